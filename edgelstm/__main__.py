@@ -1,0 +1,5 @@
+"""python -m edgelstm"""
+
+from edgelstm.cli import main
+
+main()

@@ -1,0 +1,197 @@
+"""Accuracy, latency and size of any runners, measured side by side. Prints nothing."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from edgelstm.contract import Pixels, Runner, Score
+from edgelstm.data import Digits
+from edgelstm.timing import LatencySummary, Rounds, calls_for_budget, measure_alternating, summarize
+
+SCHEMA_VERSION = 1
+N_ROUNDS = 12
+"""Every contestant runs once in each round; the statistics need at least 6."""
+N_WARMUP = 20
+WHAT_IS_TIMED = (
+    "one call from pixels in memory (uint8, NumPy) to logits (float32, NumPy); not timed: reading files, "
+    "preparing pictures, loading the model, the first run (its own column), warm-up"
+)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something to be measured: how to load it, and what is known of it before."""
+
+    name: str
+    load: Callable[[], Runner]
+    """Called once, timed."""
+    provider_requested: str
+    precision: str
+    n_parameters: int
+    file_bytes: int | None
+    threads: int
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Calls of one batch size."""
+
+    batch_size: int
+    latency: LatencySummary
+    """Seconds of one call on the whole batch."""
+    images_per_s: float
+    """batch_size over the median call."""
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """One contestant's figures."""
+
+    name: str
+    provider_requested: str
+    provider_used: str
+    precision: str
+    threads: int
+    n_parameters: int
+    file_bytes: int | None
+    load_s: float
+    first_run_s: float
+    accuracy: Score
+    batches: tuple[BatchResult, ...]
+
+    @property
+    def stable(self) -> bool:
+        """Whether every batch size was measured in a steady run."""
+        return all(batch.latency.stable for batch in self.batches)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the figures depend on besides the model."""
+
+    cpu: str
+    cores: int
+    """Cores this process may use."""
+    load_average: float | None
+    """Processes waiting for a core over the last minute, before measuring; None where unknown."""
+    system: str
+    versions: dict[str, str]
+    gpu: str | None
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All contestants of one run; only figures of one run are comparable."""
+
+    schema_version: int
+    environment: Environment
+    digits: str
+    what_is_timed: str
+    n_rounds: int
+    results: tuple[BenchResult, ...]
+
+
+def bench(
+    contestants: Sequence[Contestant],
+    digits: Digits,
+    *,
+    batch_sizes: Iterable[int] = (1, 64, 1000),
+    seconds: float = 10.0,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> BenchReport:
+    """Load each contestant, count its right answers, and time all of them in turn.
+
+    ``seconds`` is the measuring time, shared evenly by the batch sizes and contestants. Raises what a
+    contestant's ``load`` raises.
+    """
+    environment = read_environment()
+    loaded = []
+    for contestant in contestants:
+        on_progress(f"loading {contestant.name}")
+        loaded.append(_load(contestant, digits))
+    sizes = sorted(set(batch_sizes))
+    timed: dict[int, dict[str, Rounds]] = {}
+    for size in sizes:
+        on_progress(f"timing batch {size}")
+        calls = {item[0].name: _call(item[1], _batch(digits.images, size)) for item in loaded}
+        counts = calls_for_budget(calls, budget_s=seconds / len(sizes), n_rounds=N_ROUNDS)
+        timed[size] = measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=N_WARMUP)
+    results = tuple(
+        BenchResult(
+            name=contestant.name, provider_requested=contestant.provider_requested,
+            provider_used=str(getattr(runner, "provider_used", "torch")), precision=contestant.precision,
+            threads=contestant.threads, n_parameters=contestant.n_parameters, file_bytes=contestant.file_bytes,
+            load_s=load_s, first_run_s=first_run_s, accuracy=accuracy,
+            batches=tuple(_batch_result(size, timed[size][contestant.name]) for size in sizes),
+        )
+        for contestant, runner, load_s, first_run_s, accuracy in loaded
+    )  # fmt: skip
+    return BenchReport(
+        SCHEMA_VERSION, environment, f"{len(digits):,} ({digits.source})", WHAT_IS_TIMED, N_ROUNDS, results
+    )
+
+
+def _load(contestant: Contestant, digits: Digits) -> tuple[Contestant, Runner, float, float, Score]:
+    began = time.perf_counter()
+    runner = contestant.load()
+    loaded = time.perf_counter()
+    runner.logits(digits.images[:1])
+    ran = time.perf_counter()
+    n_right = sum(
+        int((runner.logits(digits.images[at : at + 1000]).argmax(1) == digits.labels[at : at + 1000]).sum())
+        for at in range(0, len(digits), 1000)
+    )
+    return contestant, runner, loaded - began, ran - loaded, Score(n_right, len(digits))
+
+
+def _call(runner: Runner, pixels: Pixels) -> Callable[[], object]:
+    return lambda: runner.logits(pixels)
+
+
+def _batch(images: Pixels, size: int) -> Pixels:
+    """``size`` real digits, repeated if there are not so many."""
+    return np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
+
+
+def _batch_result(size: int, rounds: Rounds) -> BatchResult:
+    latency = summarize(rounds)
+    return BatchResult(size, latency, size / latency.p50.value_s)
+
+
+def read_environment() -> Environment:
+    """The machine and the libraries, as far as they can be read without importing them."""
+    versions = {"python": platform.python_version()}
+    for package in ("edgelstm", "numpy", "onnxruntime", "onnxruntime-gpu", "torch"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Environment(
+        cpu=_cpu_name(), cores=cores, load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        system=f"{platform.system()} {platform.machine()}", versions=versions, gpu=_gpu_name(),
+    )  # fmt: skip
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _gpu_name() -> str | None:
+    """The name of the first NVIDIA GPU, as its driver shows it; None without one."""
+    for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in information.read_text().splitlines():
+            if line.startswith("Model:"):
+                return line.partition(":")[2].strip()
+    return None

@@ -1,0 +1,41 @@
+"""The command line: parse, call, print. One file a command, imported when it is asked for."""
+
+import importlib
+from typing import Any
+
+import click
+
+from edgelstm import __version__
+from edgelstm.errors import EdgeLstmError
+
+COMMANDS = ("train", "export", "verify", "infer", "bench", "inspect", "doctor")
+
+
+class _Commands(click.Group):
+    """Loads ``edgelstm.cli.NAME.command`` on demand; shows the user's errors as one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        found: click.Command = importlib.import_module(f"edgelstm.cli.{name}").command
+        return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EdgeLstmError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.command(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="edgelstm")
+def main() -> None:
+    """Train a small row-sequence LSTM, export it to ONNX, prove it equal, run it and measure it.
+
+    Results go to stdout, progress and notes to stderr. Exit status: 0 fine, 1 failed, 2 usage.
+    """

@@ -1,0 +1,31 @@
+"""edgelstm doctor"""
+
+import dataclasses
+import sys
+
+import click
+
+from edgelstm.cli.options import json_option, print_json
+
+
+@click.command(epilog="Example: edgelstm doctor")
+@json_option
+def command(as_json: bool) -> None:
+    """Check versions, clashing wheels, and which providers really run an LSTM.
+
+    Exits 1 if something must be mended; a machine without a GPU is in order.
+    """
+    from edgelstm.doctor import examine
+
+    findings = examine()
+    passed = all(finding.passed is not False for finding in findings)
+    if as_json:
+        print_json({"passed": passed, "findings": [dataclasses.asdict(finding) for finding in findings]})
+    else:
+        marks = {True: "ok  ", False: "FAIL", None: "    "}
+        for finding in findings:
+            click.echo(f"{marks[finding.passed]}  {finding.what:<20} {finding.found}")
+            if finding.advice:
+                click.echo(f"{'':<27}do: {finding.advice}")
+        click.echo("in order" if passed else "something must be mended: see FAIL above")
+    sys.exit(0 if passed else 1)

@@ -1,0 +1,104 @@
+"""edgelstm infer"""
+
+import glob
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgelstm.cli.options import json_option, provider_option, say
+from edgelstm.config import DEFAULT_MODEL
+from edgelstm.errors import PictureError
+
+if TYPE_CHECKING:
+    from edgelstm.classifier import Prediction
+
+MAX_STDIN_BYTES = 64 * 2**20
+SHADES = " .:-=+*#%@"
+
+
+@click.command(epilog="Example: edgelstm infer digit.png scans/ --top 3")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option(
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="An ONNX file, a run folder, or a shipped model's name.",
+)
+@provider_option
+@click.option("--top", type=click.IntRange(1), help="Show the K most probable classes.", metavar="K")
+@click.option("--show-input", is_flag=True, help="Draw what the network saw.")
+@json_option
+def command(images: tuple[str, ...], model: str, provider: str, top: int | None, show_input: bool,
+            as_json: bool) -> None:  # fmt: skip
+    """Read the digit in each picture.
+
+    IMAGE is a picture file, a folder (searched with its subfolders), a glob, or - for a picture on
+    standard input. One line per picture, in the order given; with --json one JSON object per line. A
+    picture that cannot be read gets its own error, the others are still answered, and the exit status
+    is 1.
+    """
+    from edgelstm.classifier import Classifier
+
+    classifier = Classifier(model, provider=provider, top=top or 3)
+    if provider == "auto" and classifier.runner.provider_used == "cuda":
+        say(f"{classifier.runner.provider_note}")
+    n_failed = 0
+    for prediction in classifier.classify_many(_pictures(images)):
+        n_failed += prediction.error is not None
+        if as_json:
+            click.echo(json.dumps(prediction.to_json()))
+        elif prediction.error is not None:
+            say(f"Error: {prediction.error}")
+        else:
+            click.echo(_line(prediction, with_top=top is not None))
+        if show_input and prediction.pixels is not None:
+            click.echo(drawing(prediction), err=as_json)
+    sys.exit(1 if n_failed else 0)
+
+
+def _line(prediction: "Prediction", with_top: bool) -> str:
+    shares = prediction.top if with_top else prediction.top[:1]
+    line = f"{prediction.image}  " + "   ".join(f"{name}  {100 * share:.1f} %" for name, share in shares)
+    return f"{line}  ({prediction.note})" if prediction.note else line
+
+
+def _pictures(images: Iterable[str]) -> Iterator[str | bytes]:
+    """What the arguments stand for, in order; a name that is nothing is left for the reader to refuse."""
+    from edgelstm.picture import SUFFIXES
+
+    for image in images:
+        if image == "-":
+            yield _stdin_picture()
+        elif Path(image).is_dir():
+            found = sorted(
+                path for path in Path(image).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+            )
+            if not found:
+                raise PictureError(f"no pictures in the folder {image}", expected=" ".join(sorted(SUFFIXES)))
+            yield from map(str, found)
+        elif not Path(image).exists() and glob.has_magic(image):
+            yield from sorted(glob.glob(image, recursive=True)) or [image]
+        else:
+            yield image
+
+
+def _stdin_picture() -> bytes:
+    content = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
+    if len(content) > MAX_STDIN_BYTES:
+        raise PictureError(
+            "standard input is too long for a picture", expected=f"at most {MAX_STDIN_BYTES:,} bytes"
+        )
+    return content
+
+
+def drawing(prediction: "Prediction") -> str:
+    """The model's input as text, two characters a pixel."""
+    assert prediction.pixels is not None
+    return "\n".join(
+        "".join(SHADES[int(pixel) * len(SHADES) // 256] * 2 for pixel in row).rstrip()
+        for row in prediction.pixels
+    )

@@ -1,0 +1,46 @@
+"""Options that several commands share, and the ways they speak."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgelstm.config import data_dir
+
+data_option = click.option(
+    "--data",
+    "data_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=data_dir,
+    show_default="EDGELSTM_DATA, or the user's cache folder",
+    help="Folder of the MNIST files.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+provider_option = click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Execution provider. cuda fails if the LSTM cannot run there; auto says what it chose.",
+)
+
+
+def say(line: str) -> None:
+    """A note for the person at the terminal: stderr."""
+    click.echo(line, err=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; NaN, which JSON does not have, becomes null."""
+    click.echo(json.dumps(_plain(value), indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if value != value else value

@@ -1,0 +1,154 @@
+"""edgelstm train"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgelstm.cli.options import data_option, json_option, print_json, say
+from edgelstm.config import DEFAULT_MODEL, DEFAULT_RECIPE, FAMILY, RECIPES, RUNS_DIR
+from edgelstm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from edgelstm.training.run import Event, RunEnd, RunPlan
+
+EXIT_INTERRUPTED = 130
+
+
+@click.command(epilog="Example: edgelstm train base --recipe best --seed 1 -o runs/base-1")
+@click.argument("model", type=click.Choice([*FAMILY]), default=DEFAULT_MODEL)
+@click.option(
+    "--recipe",
+    type=click.Choice([*RECIPES]),
+    default=DEFAULT_RECIPE,
+    show_default=True,
+    help="tutorial: the classic exercise. fast: about a minute. best: the shipped models.",
+)
+@click.option(
+    "--epochs", type=click.IntRange(1), help="Passes over the training images.  [default: the recipe's]"
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Fixes everything random.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train.",
+)
+@data_option
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: runs/MODEL]")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the run folder.")
+@click.option("--overwrite", is_flag=True, help="Train anew in a folder that already holds a run.")
+@click.option("--steps", "show_steps", is_flag=True, help="Print loss and accuracy every 10 steps.")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, model: str, recipe: str, epochs: int | None, seed: int, device: str,
+            data_folder: Path, output: Path | None, resume: bool, overwrite: bool, show_steps: bool,
+            as_json: bool) -> None:  # fmt: skip
+    """Train a model on MNIST, with progress, checkpoints and a TensorBoard log.
+
+    MNIST is fetched into the data folder if it is not there. After every epoch the run folder holds
+    model.safetensors (the weights, ready for export), state.safetensors (to go on with --resume),
+    log.jsonl and tensorboard/. Ctrl-C leaves them as of the last epoch.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other")
+    from edgelstm.data import ensure_mnist
+    from edgelstm.training import run
+
+    folder = output or Path(RUNS_DIR) / model
+    data_folder = ensure_mnist(data_folder, say)
+    if resume:
+        plan, events = run.resume_run(folder, data_folder, device)
+        _check_same_run(ctx, folder, plan)
+    else:
+        train = dataclasses.replace(RECIPES[recipe], seed=seed)
+        if epochs:
+            train = dataclasses.replace(train, epochs=epochs, n_samples=None)
+        plan = run.RunPlan(model, FAMILY[model], train)
+        events = run.begin_run(plan, folder, data_folder, device, overwrite=overwrite)
+    say(
+        f"{plan.name}: {plan.config.n_parameters:,} parameters, recipe {plan.train.recipe}, "
+        f"seed {plan.train.seed} -> {folder}"
+    )
+    end = _show(events, folder, show_steps or plan.train.recipe == "tutorial")
+    if as_json:
+        print_json({"folder": folder, "plan": dataclasses.asdict(plan), **dataclasses.asdict(end)})
+        return
+    click.echo(f"validation  {end.validation}")
+    click.echo(f"test        {end.test}, first 128: {end.first_test}")
+    click.echo(f"wrote       {end.model_file}")
+    say(f"next: edgelstm export {folder}")
+
+
+def _check_same_run(ctx: click.Context, folder: Path, plan: "RunPlan") -> None:
+    """What the user asked for by name must be what the folder holds."""
+    held = {
+        "model": plan.name, "recipe": plan.train.recipe, "epochs": plan.train.epochs, "seed": plan.train.seed
+    }  # fmt: skip
+    for name, value in held.items():
+        asked = ctx.params[name]
+        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and asked != value:
+            raise CheckpointError(
+                f"cannot resume: {folder} holds another run",
+                found=f"{name} {value}",
+                expected=asked,
+                fix="leave the option out, or choose another folder with -o",
+            )
+
+
+def _show(events: "Iterator[Event]", folder: Path, show_steps: bool) -> "RunEnd":
+    """Draw the progress on stderr until the run ends; Ctrl-C names the last checkpoint and exits 130."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from edgelstm.training.fit import EpochResult, StepResult
+    from edgelstm.training.run import RunEnd, RunStart
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    progress = Progress(
+        TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
+        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    epochs_done, end = 0, None
+    with progress:
+        try:
+            task = progress.add_task("starting", epoch=1, total=None)
+            for event in events:
+                if isinstance(event, RunStart):
+                    epochs_done = event.epochs_done
+                    progress.update(task, total=event.n_steps, epoch=epochs_done + 1)
+                    began = f"going on after epoch {epochs_done}" if epochs_done else "training"
+                    console.print(
+                        f"{began}: {event.n_fitting:,} images, {event.n_steps:,} steps in all, "
+                        f"{event.device}, {event.threads} threads"
+                    )
+                elif isinstance(event, StepResult):
+                    text = f"loss {event.loss:.4f}  accuracy {event.train.accuracy:.3f}"
+                    progress.update(task, completed=event.step, epoch=event.epoch, description=text)
+                    if show_steps:
+                        console.print(f"step {event.step:>5}  {text}")
+                elif isinstance(event, EpochResult):
+                    epochs_done = event.epoch
+                    console.print(
+                        f"epoch {event.epoch:>3}  loss {event.loss:.4f}  train {100 * event.train.accuracy:.2f} %  "
+                        f"validation {event.validation}  {event.images_per_s:,.0f} images/s"
+                    )
+                elif isinstance(event, RunEnd):
+                    end = event
+        except KeyboardInterrupt:
+            progress.stop()
+            if epochs_done:
+                say(
+                    f"interrupted; {folder} holds the checkpoint of epoch {epochs_done}. "
+                    f"Go on with: edgelstm train {folder.name if folder.name in FAMILY else ''} --resume -o {folder}"
+                )
+            else:
+                say("interrupted before the first checkpoint")
+            sys.exit(EXIT_INTERRUPTED)
+    assert end is not None, "a run ends with RunEnd or an exception"
+    return end

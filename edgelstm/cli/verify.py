@@ -1,0 +1,56 @@
+"""edgelstm verify"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import click
+
+from edgelstm.cli.options import data_option, json_option, print_json, say
+
+
+@click.command(epilog="Example: edgelstm verify runs/base runs/base/model.onnx --provider cpu")
+@click.argument("paths", nargs=-1, metavar="[[CHECKPOINT] MODEL]")
+@click.option(
+    "--provider",
+    "providers",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    multiple=True,
+    default=["cpu", "auto"],
+    show_default=True,
+    help="Execution provider to prove; may be given several times.",
+)
+@data_option
+@json_option
+def command(paths: tuple[str, ...], providers: tuple[str, ...], data_folder: Path, as_json: bool) -> None:  # fmt: skip
+    """Prove that an exported model decides exactly as its checkpoint.
+
+    Asks for the same names and shapes, weights, values and decisions, of torch, torch's own exporter,
+    NumPy and each provider, on all 10,000 MNIST test images (the shipped sample of 1,000 if MNIST is
+    not on this machine) and on random pixels, in batches of 1, 2, 7, 64 and 1000. Exits 1 on any
+    difference.
+
+    MODEL is an ONNX file, a run folder or a shipped model's name (default: runs/base if it is there,
+    else the shipped base model); CHECKPOINT is by default the one beside it.
+    """
+    if len(paths) > 2:
+        raise click.UsageError("give at most a CHECKPOINT and a MODEL")
+    from edgelstm.data import test_digits
+    from edgelstm.runtime import default_model, find_model
+    from edgelstm.training.checkpoint import load_checkpoint
+    from edgelstm.training.verify import checkpoint_beside, verify
+
+    model = find_model(paths[-1] if paths else default_model())
+    checkpoint = Path(paths[0]) if len(paths) == 2 else checkpoint_beside(model)
+    digits = test_digits(data_folder)
+    say(f"verifying {model} against {checkpoint} on {len(digits):,} digits ({digits.source})")
+    report = verify(
+        load_checkpoint(checkpoint), model, digits, providers=providers, checkpoint_name=str(checkpoint)
+    )
+    if as_json:
+        print_json({"passed": report.passed, **dataclasses.asdict(report)})
+    else:
+        for check in report.checks:
+            click.echo(f"{'ok  ' if check.passed else 'FAIL'}  {check.question}: {check.answer}")
+        click.echo(f"{'verified' if report.passed else 'NOT VERIFIED'}: {model}")
+    sys.exit(0 if report.passed else 1)

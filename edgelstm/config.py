@@ -1,0 +1,200 @@
+"""The one home of every default: the model family, the training recipes, the places on disk."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+DIGITS = tuple(str(digit) for digit in range(10))
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a row-sequence LSTM classifier. The defaults are the digit task."""
+
+    rows: int = 28
+    """Rows of a picture."""
+    cols: int = 28
+    """Pixels of a row."""
+    rows_per_step: int = 1
+    """Rows that the LSTM reads at each time step; divides ``rows``."""
+    hidden_size: int = 128
+    """LSTM units of each layer."""
+    n_layers: int = 1
+    """LSTM layers, each reading the outputs of the one before."""
+    class_names: tuple[str, ...] = DIGITS
+    """What each logit stands for, in order."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "cols", "rows_per_step", "hidden_size", "n_layers"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}: found {value!r}, expected a whole number of at least 1")
+        if self.rows % self.rows_per_step:
+            raise ValueError(f"rows_per_step {self.rows_per_step} does not divide the {self.rows} rows")
+        if not self.class_names or not all(isinstance(name, str) for name in self.class_names):
+            raise ValueError(f"class_names: found {self.class_names!r}, expected at least one name")
+
+    @property
+    def n_steps(self) -> int:
+        """Time steps of one picture."""
+        return self.rows // self.rows_per_step
+
+    @property
+    def step_size(self) -> int:
+        """Pixels read at one time step."""
+        return self.rows_per_step * self.cols
+
+    @property
+    def n_classes(self) -> int:
+        """Logits per picture."""
+        return len(self.class_names)
+
+    @property
+    def n_parameters(self) -> int:
+        """Trained numbers, both LSTM biases counted, as in torch and in ONNX."""
+        hidden, inputs, count = self.hidden_size, self.step_size, 0
+        for _ in range(self.n_layers):
+            count += 4 * hidden * (inputs + hidden + 2)
+            inputs = hidden
+        return count + (hidden + 1) * self.n_classes
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the matrix products for one picture, 2 per multiply-add."""
+        hidden, inputs, count = self.hidden_size, self.step_size, 0
+        for _ in range(self.n_layers):
+            count += self.n_steps * 2 * 4 * hidden * (inputs + hidden)
+            inputs = hidden
+        return count + 2 * hidden * self.n_classes
+
+
+FAMILY = {
+    "base": ModelConfig(),
+    "small": ModelConfig(hidden_size=64, rows_per_step=2),
+    "nano": ModelConfig(hidden_size=32, rows_per_step=2),
+}
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How far a training digit may be moved from the original, for each sample anew."""
+
+    rotate_deg: float = 15.0
+    """Largest rotation either way, degrees."""
+    scale: float = 0.15
+    """Largest relative change of size, for each axis apart."""
+    shear: float = 0.2
+    """Largest horizontal shear, pixels sideways per pixel down."""
+    shift_px: float = 2.0
+    """Largest shift on each axis, pixels."""
+    elastic_px: float = 1.0
+    """Standard deviation of the smooth random displacement, pixels; 0 leaves it out."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training recipe. The seed fixes the weights, the order and the augmentation."""
+
+    recipe: str
+    """The name of the recipe."""
+    epochs: int
+    """Passes over the training images."""
+    n_samples: int | None = None
+    """Stop after so many training images in all; None: after the epochs."""
+    batch_size: int = 128
+    """Images of one optimizer step."""
+    learning_rate: float = 1e-3
+    """The largest learning rate of the schedule."""
+    schedule: Literal["constant", "onecycle"] = "constant"
+    """``onecycle`` warms up over the first fifth and falls to zero along a cosine."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay; 0 is plain Adam."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient; None: not clipped."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights per step; 0 keeps the plain weights."""
+    forget_bias: float = 1.0
+    """Initial bias of the forget gate."""
+    head_init: Literal["uniform", "normal"] = "uniform"
+    """``normal`` is the classic exercise's N(0, 1) linear layer; ``uniform`` is torch's."""
+    augment: AugmentConfig | None = None
+    """Random changes to each training digit; None: the digits as they are."""
+    log_every: int = 10
+    """Steps between two reports of loss and training accuracy."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: found {getattr(self, name)}, expected at least 1")
+
+
+RECIPES = {
+    # The classic exercise: 100,000 samples, Adam 0.001, normal-initialised linear layer.
+    "tutorial": TrainConfig(recipe="tutorial", epochs=2, n_samples=100_000, head_init="normal"),
+    # About a minute on two cores.
+    "fast": TrainConfig(
+        recipe="fast", epochs=7, learning_rate=4e-3, schedule="onecycle", clip_norm=1.0, ema_decay=0.99,
+        label_smoothing=0.05,
+    ),
+    # The accuracy of the shipped models.
+    "best": TrainConfig(
+        recipe="best", epochs=40, learning_rate=3e-3, schedule="onecycle", weight_decay=0.01,
+        label_smoothing=0.05, clip_norm=1.0, ema_decay=0.999, augment=AugmentConfig(),
+    ),
+}  # fmt: skip
+
+N_VALIDATION = 5_000
+"""The last training images, held out to choose by; the test images choose nothing."""
+DEFAULT_MODEL = "base"
+DEFAULT_RECIPE = "fast"
+RUNS_DIR = "runs"
+"""Where ``edgelstm train`` puts its runs, below the current folder."""
+
+
+def data_dir() -> Path:
+    """The folder of the MNIST files: ``EDGELSTM_DATA``, or the user's cache folder."""
+    if chosen := os.environ.get("EDGELSTM_DATA"):
+        return Path(chosen)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "edgelstm" / "mnist"
+
+
+def shipped_dir() -> Path:
+    """The folder of the shipped models: inside the wheel, or at the top of a source checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "models"
+    return inside if inside.is_dir() else package.parent / "models"
+
+
+def model_config_from(values: dict[str, Any]) -> ModelConfig:
+    """A ModelConfig from JSON values. Raises ValueError if the fields are not exactly its own."""
+    _check_fields(ModelConfig, values)
+    names = values["class_names"]
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"class_names: found {names!r}, expected a list")
+    return ModelConfig(**{**values, "class_names": tuple(names)})
+
+
+def train_config_from(values: dict[str, Any]) -> TrainConfig:
+    """A TrainConfig from JSON values. Raises ValueError if the fields are not exactly its own."""
+    _check_fields(TrainConfig, values)
+    augment = values["augment"]
+    if augment is not None:
+        _check_fields(AugmentConfig, augment)
+        augment = AugmentConfig(**augment)
+    return TrainConfig(**{**values, "augment": augment})
+
+
+def _check_fields(kind: type, values: object) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{kind.__name__}: found {type(values).__name__}, expected an object")
+    expected = {field.name for field in dataclasses.fields(kind)}
+    if expected != set(values):
+        missing, unexpected = sorted(expected - set(values)), sorted(set(values) - expected)
+        raise ValueError(f"{kind.__name__}: missing {missing}, unexpected {unexpected}")

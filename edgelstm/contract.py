@@ -1,0 +1,128 @@
+"""The model contract: what every exported file promises, and the protocol of whatever runs one."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelstm.config import ModelConfig, model_config_from
+from edgelstm.errors import ModelError
+
+CONTRACT_VERSION = 1
+OPSET = 18
+"""onnxruntime's CUDA LSTM is registered for the LSTM of opset 14 to 21; 18 is inside with room."""
+INPUT_NAME = "pixels"
+OUTPUT_NAME = "logits"
+BATCH_AXIS = "batch"
+
+Precision = Literal["fp32", "fp16", "int8"]
+Pixels = npt.NDArray[np.uint8]
+"""(batch, rows, cols), 0 = background, 255 = ink."""
+Logits = npt.NDArray[np.float32]
+"""(batch, classes)."""
+
+_PREFIX = "edgelstm."
+
+
+class Runner(Protocol):
+    """Anything that turns pixels into logits: torch, onnxruntime, NumPy."""
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+        ...
+
+    def logits(self, pixels: Pixels) -> Logits:
+        """(B, rows, cols) uint8 -> (B, classes) float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """Right answers out of all."""
+
+    n_right: int
+    n: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, 0 to 1."""
+        return self.n_right / self.n
+
+    def __str__(self) -> str:
+        return f"{self.n_right:,}/{self.n:,} ({100 * self.accuracy:.2f} %)"
+
+
+@dataclass(frozen=True)
+class ModelContract:
+    """What an exported model says of itself in its ONNX metadata."""
+
+    config: ModelConfig
+    name: str = "model"
+    """Family member or run name."""
+    precision: Precision = "fp32"
+    recipe: str | None = None
+    seed: int | None = None
+    weights_sha256: str | None = None
+    """sha256 of the checkpoint's tensors, whatever else its file holds."""
+    data_sha256: str | None = None
+    """sha256 of the training images file."""
+    validation: Score | None = None
+    test: Score | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library versions that trained and exported it."""
+    version: int = CONTRACT_VERSION
+
+    def to_metadata(self) -> dict[str, str]:
+        """String keys and values for ONNX ``metadata_props``, sorted: equal contracts, equal bytes."""
+        values = asdict(self)
+        return {_PREFIX + key: json.dumps(values[key], sort_keys=True) for key in sorted(values)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], source: str = "the model") -> "ModelContract":
+        """Read it back. Raises ModelError if it is missing, newer, or says nonsense."""
+        values = {
+            key.removeprefix(_PREFIX): text for key, text in metadata.items() if key.startswith(_PREFIX)
+        }
+        if "version" not in values:
+            raise ModelError(
+                f"{source} is not an edgelstm model",
+                found="no edgelstm contract in its metadata",
+                expected="a file written by `edgelstm export`",
+                fix="export it again with `edgelstm export CHECKPOINT`",
+            )
+        try:
+            read: dict[str, Any] = {key: json.loads(text) for key, text in values.items()}
+            if read["version"] != CONTRACT_VERSION:
+                raise ModelError(
+                    f"{source} keeps another version of the model contract",
+                    found=read["version"],
+                    expected=CONTRACT_VERSION,
+                    fix="install a matching edgelstm, or export the checkpoint again",
+                )
+            for key in ("validation", "test"):
+                read[key] = Score(**read[key]) if read[key] else None
+            read["config"] = model_config_from(read["config"])
+            return cls(**read)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            if isinstance(error, ModelError):
+                raise
+            raise ModelError(
+                f"{source} has a damaged model contract",
+                found=f"{type(error).__name__}: {error}",
+                expected=f"the metadata of contract version {CONTRACT_VERSION}",
+                fix="export the checkpoint again",
+            ) from error
+
+
+def check_pixels(pixels: object, config: ModelConfig) -> Pixels:
+    """The array itself if it is (batch, rows, cols) uint8; ValueError with found and expected if not."""
+    expected = f"uint8 (batch, {config.rows}, {config.cols})"
+    if not isinstance(pixels, np.ndarray):
+        raise ValueError(f"pixels: found {type(pixels).__name__}, expected a NumPy array {expected}")
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[1:] != (config.rows, config.cols):
+        raise ValueError(f"pixels: found {pixels.dtype} {pixels.shape}, expected {expected}")
+    return pixels

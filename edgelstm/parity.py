@@ -1,0 +1,95 @@
+"""Compare two sets of logits: same shapes, same values, same decisions. Knows no backend."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelstm.contract import Logits
+
+ATOL = 1e-5
+"""Largest absolute difference of two fp32 logits of the same model on a CPU."""
+RTOL = 1e-5
+"""Largest difference relative to the reference, on top of ATOL."""
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One image that two models decide differently."""
+
+    index: int
+    """Which image."""
+    reference: int
+    """The reference's class."""
+    found: int
+    """The other's class."""
+    margin: float
+    """The reference's lead of its first class over its second, in logits; small is a near tie."""
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How far one set of logits is from its reference."""
+
+    n: int
+    """Images compared."""
+    max_difference: float
+    """Largest absolute difference of two logits; NaN if any logit is not finite."""
+    tolerance_needed: float
+    """The smallest ``atol`` that would have passed with this ``rtol``; NaN if none would."""
+    atol: float
+    rtol: float
+    disagreements: tuple[Disagreement, ...]
+    """Every image decided differently."""
+
+    @property
+    def n_same(self) -> int:
+        """Images decided alike."""
+        return self.n - len(self.disagreements)
+
+    @property
+    def values_passed(self) -> bool:
+        """All values within ``atol + rtol * |reference|``; False if anything is NaN."""
+        return self.tolerance_needed <= self.atol
+
+    @property
+    def passed(self) -> bool:
+        """Same values and same decisions."""
+        return self.values_passed and not self.disagreements
+
+
+def compare(reference: Logits, found: Logits, *, atol: float = ATOL, rtol: float = RTOL) -> ParityReport:
+    """Compare logits (N, classes) with a reference of the same shape.
+
+    A value passes if ``|found - reference| <= atol + rtol * |reference|`` (numpy.isclose's rule, the
+    reference on the right), so NaN never passes. Raises ValueError if the shapes differ.
+    """
+    if reference.shape != found.shape or reference.ndim != 2 or not len(reference):
+        raise ValueError(
+            f"logits: found {found.shape}, expected the reference's {reference.shape}, 2-D and not empty"
+        )
+    if not (np.isfinite(reference).all() and np.isfinite(found).all()):
+        nan = float("nan")
+        return ParityReport(len(reference), nan, nan, atol, rtol, _disagreements(reference, found))
+    exact, other = reference.astype(np.float64), found.astype(np.float64)
+    difference = np.abs(other - exact)
+    needed = max(0.0, float((difference - rtol * np.abs(exact)).max()))
+    return ParityReport(
+        len(reference), float(difference.max()), needed, atol, rtol, _disagreements(reference, found)
+    )
+
+
+def _disagreements(reference: Logits, found: Logits) -> tuple[Disagreement, ...]:
+    mine, other = reference.argmax(1), found.argmax(1)
+    unsure = ~(np.isfinite(reference).all(1) & np.isfinite(found).all(1))  # NaN decides nothing
+    return tuple(
+        Disagreement(int(i), int(mine[i]), int(other[i]), _margin(reference[i]))
+        for i in np.flatnonzero((mine != other) | unsure)
+    )
+
+
+def _margin(logits: npt.NDArray[np.float32]) -> float:
+    if len(logits) < 2:
+        return float("inf")
+    second, first = np.sort(logits)[-2:]
+    return float(first - second)

@@ -1,0 +1,115 @@
+"""A NumPy LSTM that reads the ONNX file's own nodes and weights: the third voice in every dispute."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelstm.contract import INPUT_NAME, OUTPUT_NAME, Logits, Pixels
+from edgelstm.errors import MissingDependencyError, ModelError
+
+Array = npt.NDArray[Any]
+
+
+class NumpyRunner:
+    """Runs an exported graph node by node, in float64, as the ONNX operator specification says.
+
+    It shares no code with torch or onnxruntime. It knows the operators that an edgelstm model may
+    hold and refuses any other with ModelError.
+    """
+
+    def __init__(self, model: bytes, *, name: str = "NumPy") -> None:
+        try:
+            import onnx
+            from onnx import numpy_helper
+        except ImportError as error:
+            raise MissingDependencyError("onnx", "train", purpose="the NumPy reference") from error
+        try:
+            graph = onnx.load_model_from_string(model).graph
+        except Exception as error:  # protobuf's DecodeError; its class differs between implementations
+            raise ModelError("the file is not an ONNX model", found=str(error)) from error
+        self.name = name
+        self._weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self._nodes = [
+            (
+                node.op_type,
+                list(node.input),
+                list(node.output),
+                {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute},
+            )
+            for node in graph.node
+        ]
+        for operator, *_ in self._nodes:
+            if operator not in _OPERATORS:
+                raise ModelError(
+                    "the NumPy reference cannot run this model",
+                    found=f"the operator {operator}", expected=", ".join(_OPERATORS),
+                )  # fmt: skip
+
+    def logits(self, pixels: Pixels, batch_size: int = 1000) -> Logits:
+        """(B, rows, cols) uint8 -> (B, classes) float32."""
+        batches = (pixels[at : at + batch_size] for at in range(0, len(pixels), batch_size))
+        return np.concatenate([self._run(batch) for batch in batches]).astype(np.float32)
+
+    def _run(self, pixels: Pixels) -> Array:
+        values: dict[str, Array] = {**self._weights, INPUT_NAME: pixels}
+        for operator, inputs, outputs, attributes in self._nodes:
+            arguments = [values[name] if name else None for name in inputs]
+            results = _OPERATORS[operator](arguments, attributes)
+            values.update(zip(outputs, results, strict=False))  # later outputs may be left unnamed
+        return values[OUTPUT_NAME]
+
+
+def _lstm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array, ...]:
+    """ONNX LSTM, forward, default activations: gates stand as i, o, f, c; B is [Wb, Rb].
+
+    x (T, B, I), w (1, 4H, I), r (1, 4H, H), b (1, 8H) -> Y (T, 1, B, H), Y_h (1, B, H), Y_c (1, B, H).
+    https://onnx.ai/onnx/operators/onnx__LSTM.html
+    """
+    x, w, r, *rest = arguments
+    hidden = attributes["hidden_size"]
+    unknown = set(attributes) - {"hidden_size", "direction"}
+    if (
+        unknown
+        or attributes.get("direction", b"forward") != b"forward"
+        or any(a is not None for a in rest[1:])
+    ):
+        raise ModelError("the NumPy reference cannot run this LSTM", found=f"attributes {sorted(attributes)}")
+    w, r = w[0].astype(np.float64), r[0].astype(np.float64)
+    b = rest[0][0].astype(np.float64) if rest and rest[0] is not None else np.zeros(8 * hidden)
+    bias = b[: 4 * hidden] + b[4 * hidden :]
+    state_h = state_c = np.zeros((x.shape[1], hidden))
+    outputs = []
+    for step in x.astype(np.float64):  # (B, I)
+        gates = step @ w.T + state_h @ r.T + bias  # (B, 4H)
+        i, o, f, c = np.split(gates, 4, axis=1)
+        state_c = _sigmoid(f) * state_c + _sigmoid(i) * np.tanh(c)
+        state_h = _sigmoid(o) * np.tanh(state_c)
+        outputs.append(state_h)
+    return np.stack(outputs)[:, None], state_h[None], state_c[None]
+
+
+def _sigmoid(x: Array) -> Array:
+    return 0.5 * (1 + np.tanh(0.5 * x))  # no overflow, whatever x
+
+
+def _gemm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array]:
+    a, b, *c = (argument.astype(np.float64) for argument in arguments)
+    product = (a.T if attributes.get("transA") else a) @ (b.T if attributes.get("transB") else b)
+    return (attributes.get("alpha", 1.0) * product + attributes.get("beta", 1.0) * sum(c),)
+
+
+def _reshape(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array]:
+    x, shape = arguments
+    return (x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)]),)
+
+
+_OPERATORS: dict[str, Callable[[list[Any], dict[str, Any]], tuple[Array, ...]]] = {
+    "Cast": lambda arguments, attributes: (arguments[0].astype(np.float64),),  # to a float type
+    "Reshape": _reshape,
+    "Transpose": lambda arguments, attributes: (arguments[0].transpose(attributes["perm"]),),
+    "LSTM": _lstm,
+    "Squeeze": lambda arguments, attributes: (np.squeeze(arguments[0], tuple(arguments[1])),),
+    "Gemm": _gemm,
+}

@@ -1,0 +1,249 @@
+"""An onnxruntime session that runs the model: choose the provider, prove it, pixels to logits."""
+
+import ctypes
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from edgelstm.config import RUNS_DIR, shipped_dir
+from edgelstm.contract import INPUT_NAME, OUTPUT_NAME, Logits, ModelContract, Pixels, check_pixels
+from edgelstm.errors import MissingDependencyError, ModelError, ProviderError
+
+MODEL_FILE = "model.onnx"
+"""The exported model of a run folder."""
+MAX_MODEL_BYTES = 128 * 2**20
+"""Larger files are refused unread; the shipped models are below 1 MB."""
+LSTM_OPERATORS = ("LSTM", "DynamicQuantizeLSTM")
+
+Provider = Literal["auto", "cpu", "cuda"]
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class SessionSettings:
+    """onnxruntime session options that matter for a model of a few hundred kilobytes."""
+
+    threads: int = 1
+    """Intra-op threads. One is fastest for a few images at a time: waking a second costs more."""
+    spinning: bool = False
+    """Let idle threads burn a core while they wait. Off: the device has better uses for it."""
+
+
+def import_onnxruntime() -> ModuleType:
+    """onnxruntime with its telemetry and its console log off; MissingDependencyError if not installed."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # must be set before the import
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError("onnxruntime", "cpu", "gpu", purpose="running a model") from error
+    onnxruntime.set_default_logger_severity(4)  # what it would log, our errors say in one line
+    return onnxruntime
+
+
+def find_model(name: str | os.PathLike[str]) -> Path:
+    """The ONNX file that a user means: a file, a run folder, or the name of a shipped model.
+
+    Raises ModelError if there is no such file or model.
+    """
+    path = Path(name)
+    if path.is_dir() and (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE
+    if path.exists() and not path.is_dir():
+        return path
+    shipped = shipped_dir() / f"{name}.onnx"
+    if shipped.is_file() and os.sep not in str(name):
+        return shipped
+    names = sorted(file.name.removesuffix(".onnx") for file in shipped_dir().glob("*.onnx"))
+    raise ModelError(
+        f"no model {name}",
+        found=f"a folder without {MODEL_FILE}" if path.is_dir() else "no such file",
+        expected=f"an .onnx file, a run folder, or a shipped model ({', '.join(names) or 'none here'})",
+        fix="export one with `edgelstm export`",
+    )
+
+
+def default_model() -> str:
+    """The run of this folder, if it has been exported, else the shipped base model."""
+    here = Path(RUNS_DIR) / "base"
+    return str(here / MODEL_FILE) if (here / MODEL_FILE).is_file() else "base"
+
+
+def read_model(name: str | os.PathLike[str]) -> bytes:
+    """The bytes of a model file. Reading bytes means that no external data file is ever followed."""
+    path = find_model(name)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{path} is not a model", found="not a regular file", expected="an .onnx file")
+        if not 0 < status.st_size <= MAX_MODEL_BYTES:
+            raise ModelError(
+                f"{path} is not a model", found=f"{status.st_size:,} bytes",
+                expected=f"1 to {MAX_MODEL_BYTES:,}", fix="export it again",
+            )  # fmt: skip
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"cannot read {path}", found=error.strerror, fix="check its name and rights"
+        ) from error
+
+
+class OrtRunner:
+    """One model in one onnxruntime session, on a provider that is proven to run its LSTM.
+
+    ``model`` is a path, a run folder, a shipped model's name, or the file's bytes. ``provider`` is
+    ``cpu``; ``cuda``, which raises ProviderError unless every LSTM node is placed on CUDA; or
+    ``auto``, CUDA if it can be had and else the CPU, with the reason in ``provider_note``.
+
+    Raises ModelError if the file is damaged or does not keep the contract.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        *,
+        provider: Provider = "auto",
+        settings: SessionSettings = SessionSettings(),
+        name: str | None = None,
+    ) -> None:
+        self._ort = import_onnxruntime()
+        self.source = "the model" if isinstance(model, bytes) else str(find_model(model))
+        content = model if isinstance(model, bytes) else read_model(model)
+        self.n_bytes = len(content)
+        self.settings = settings
+        self.provider_requested = provider
+        self.provider_note: str | None = None
+        """Why ``auto`` chose what it chose; None if the provider was named."""
+        self.provider_used, self._session = self._open(content, provider)
+        self.contract = self._checked_contract()
+        self.name = name or f"onnxruntime {self.provider_used.upper()}"
+
+    def logits(self, pixels: Pixels) -> Logits:
+        """(B, rows, cols) uint8 -> (B, classes) float32. ValueError for another shape or dtype."""
+        check_pixels(pixels, self.contract.config)
+        found: Logits = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
+        return found
+
+    def nodes(self) -> list[tuple[str, str]]:
+        """(operator, execution provider) of every node, in running order, after onnxruntime's own fusions."""
+        return [(node.op_type, provider) for provider, node in _assigned_nodes(self._session)]
+
+    def _open(self, content: bytes, provider: Provider) -> tuple[Literal["cpu", "cuda"], Any]:
+        if provider == "cpu":
+            return "cpu", self._session_on("cpu", content)
+        problem = cuda_problem(self._ort)
+        if problem is None:
+            session = self._session_on("cuda", content)
+            nodes = lstm_placement(session)
+            if nodes and all(place == _PROVIDERS["cuda"] for place in nodes.values()):
+                if provider == "auto":
+                    self.provider_note = "provider cuda: the LSTM node is placed on CUDA"
+                return "cuda", session
+            places = ", ".join(f"{node} on {place}" for node, place in nodes.items()) or "no LSTM node"
+            problem = f"onnxruntime placed {places}; {_cuda_library_problem(self._ort)}"
+        if provider == "cuda":
+            raise ProviderError(f"provider cuda cannot run this model: {problem}")
+        self.provider_note = f"provider cpu: CUDA cannot be used ({problem.split(';')[0]})"
+        return "cpu", self._session_on("cpu", content)
+
+    def _session_on(self, provider: Literal["cpu", "cuda"], content: bytes) -> Any:
+        ort = self._ort
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.settings.threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.settings.spinning)))
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        providers: list[Any] = [_PROVIDERS["cpu"]]
+        if provider == "cuda":
+            # TF32 keeps 10 of 23 mantissa bits: off, or CUDA's logits are not the CPU's
+            providers.insert(0, (_PROVIDERS["cuda"], {"use_tf32": "0"}))
+        try:
+            return ort.InferenceSession(content, options, providers=providers)
+        except onnxruntime_errors(ort) as error:
+            raise ModelError(
+                f"{self.source} cannot be loaded as an ONNX model", found=_short(error),
+                expected="an undamaged file written by `edgelstm export`", fix="export it again",
+            ) from error  # fmt: skip
+
+    def _checked_contract(self) -> ModelContract:
+        """The file's contract, held against what the session really takes and gives."""
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        contract = ModelContract.from_metadata(metadata, self.source)
+        config = contract.config
+        for what, values, expected in (
+            ("input", self._session.get_inputs(), (INPUT_NAME, "tensor(uint8)", [config.rows, config.cols])),
+            ("output", self._session.get_outputs(), (OUTPUT_NAME, "tensor(float)", [config.n_classes])),
+        ):
+            found = [(value.name, value.type, value.shape[1:]) for value in values]
+            batched = all(value.shape and not isinstance(value.shape[0], int) for value in values)
+            if found != [expected] or not batched:
+                raise ModelError(
+                    f"{self.source} breaks the model contract in its {what}",
+                    found=[(value.name, value.type, value.shape) for value in values],
+                    expected=(expected[0], expected[1], ["batch", *expected[2]]),
+                    fix="export the checkpoint again",
+                )
+        return contract
+
+
+def lstm_placement(session: Any) -> dict[str, str]:
+    """Node name -> execution provider of every LSTM node, as the session itself reports it.
+
+    The session must have been made with ``session.record_ep_graph_assignment_info``.
+    """
+    return {
+        node.name or node.op_type: provider
+        for provider, node in _assigned_nodes(session)
+        if node.op_type in LSTM_OPERATORS
+    }
+
+
+def _assigned_nodes(session: Any) -> list[tuple[str, Any]]:
+    return [
+        (subgraph.ep_name, node)
+        for subgraph in session.get_provider_graph_assignment_info()
+        for node in subgraph.get_nodes()
+    ]
+
+
+def cuda_problem(ort: ModuleType) -> str | None:
+    """Why CUDA cannot be used on this machine and what to do, or None if it is worth trying."""
+    if _PROVIDERS["cuda"] not in ort.get_available_providers():
+        return (
+            f"the installed onnxruntime {ort.__version__} is a build without CUDA; "
+            'run pip uninstall onnxruntime, then pip install "edgelstm[gpu]"'
+        )
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver on this machine; install the driver of your GPU, or use --provider cpu"
+    ort.preload_dlls()  # finds CUDA and cuDNN in torch's or NVIDIA's wheels
+    return None
+
+
+def _cuda_library_problem(ort: ModuleType) -> str:
+    """What the dynamic loader says of onnxruntime's CUDA library, and what to install."""
+    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    try:
+        ctypes.CDLL(str(library))
+    except OSError as error:
+        return f'{_short(error)}; run pip install "onnxruntime-gpu[cuda,cudnn]"'
+    return "run `edgelstm doctor` for what is installed"
+
+
+def onnxruntime_errors(ort: ModuleType) -> tuple[type[Exception], ...]:
+    """Every exception class that onnxruntime raises; they have no common base of their own."""
+    state = ort.capi.onnxruntime_pybind11_state
+    found: Callable[[str], Any] = lambda name: getattr(state, name)  # noqa: E731
+    classes = [found(name) for name in dir(state) if isinstance(found(name), type)]
+    return (*(kind for kind in classes if issubclass(kind, Exception)), RuntimeError, ValueError)
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).split()).split(" : ", 3)[-1]
+    return text if len(text) < 300 else text[:297] + "..."

@@ -1,0 +1,211 @@
+"""Prove that an exported file decides as its checkpoint does: torch, torch's exporter, NumPy, providers."""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from edgelstm.contract import INPUT_NAME, OPSET, OUTPUT_NAME, Logits, Pixels, Runner, Score
+from edgelstm.data import Digits
+from edgelstm.errors import EdgeLstmError, ModelError, ProviderError
+from edgelstm.parity import ParityReport, compare
+from edgelstm.reference import NumpyRunner
+from edgelstm.runtime import OrtRunner, Provider, read_model
+from edgelstm.training.checkpoint import Checkpoint
+from edgelstm.training.export import build_model, contract_of, probe_pixels
+from edgelstm.training.model import TorchRunner
+
+BATCH_SIZES = (1, 2, 7, 64, 1000)
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One question with its answer."""
+
+    question: str
+    passed: bool
+    answer: str
+    parity: ParityReport | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyReport:
+    """All questions, in order."""
+
+    model: str
+    checkpoint: str
+    digits: str
+    """Which real digits were compared, and how many."""
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True only if every check passed."""
+        return all(check.passed for check in self.checks)
+
+
+def verify(
+    checkpoint: Checkpoint,
+    model: Path,
+    digits: Digits,
+    *,
+    providers: tuple[Provider, ...] = ("auto",),
+    checkpoint_name: str = "the checkpoint",
+) -> VerifyReport:
+    """Ask whether names, shapes, weights, values and decisions are the checkpoint's.
+
+    The reference is eager torch. Raises ModelError if the file cannot be loaded at all, and
+    ProviderError if a provider that was asked for by name does not run the LSTM.
+    """
+    content = read_model(model)
+    checks = list(_checks(checkpoint, content, digits, providers))
+    return VerifyReport(
+        str(model), checkpoint_name, f"{len(digits):,} digits ({digits.source})", tuple(checks)
+    )
+
+
+def _checks(
+    checkpoint: Checkpoint, content: bytes, digits: Digits, providers: tuple[Provider, ...]
+) -> Iterator[Check]:
+    try:
+        runners = [OrtRunner(content, provider=provider) for provider in providers]
+    except ProviderError:
+        raise
+    except ModelError as error:
+        yield Check("same names and shapes", False, str(error))
+        return
+    runners = list({runner.provider_used: runner for runner in runners}.values())
+    yield _contract_check(checkpoint, runners[0])
+    if runners[0].contract.config != checkpoint.config:
+        return  # other shapes: nothing further can be compared
+    yield _weights_check(checkpoint, content)
+    noise = probe_pixels(checkpoint.config)
+    torch_runner = TorchRunner(checkpoint.model())
+    reference = (in_batches(torch_runner, digits.images, 1000), torch_runner.logits(noise))
+    for make, batch_sizes in (
+        (lambda: NumpyRunner(content), (1000,)),
+        (lambda: torch_exported_runner(checkpoint), (1000,)),
+        *((lambda runner=runner: runner, BATCH_SIZES) for runner in runners),
+    ):
+        try:
+            runner = make()
+        except EdgeLstmError as error:
+            yield Check("same values and decisions", False, str(error))
+            continue
+        for batch_size in batch_sizes:
+            yield _parity_check(runner, batch_size, digits.images, noise, reference)
+    yield _score_check(checkpoint, runners[0], digits, reference[0])
+
+
+def _contract_check(checkpoint: Checkpoint, runner: OrtRunner) -> Check:
+    """The session itself has confirmed names, dtypes and shapes; what is left is whose they are."""
+    found, expected = runner.contract.config, checkpoint.config
+    answer = f"{INPUT_NAME} uint8 (batch, {found.rows}, {found.cols}) -> {OUTPUT_NAME} float32 (batch, {found.n_classes})"
+    if found != expected:
+        answer = f"found {found}, expected {expected}"
+    return Check("same names and shapes", found == expected, answer)
+
+
+def _weights_check(checkpoint: Checkpoint, content: bytes) -> Check:
+    """Every initializer equal, bit for bit, to a fresh export of the checkpoint."""
+    wanted = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in build_model(checkpoint).graph.initializer
+    }
+    graph = onnx.load_model_from_string(content).graph
+    found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    wrong = sorted(wanted.keys() ^ found.keys())
+    wrong += [
+        name
+        for name in sorted(wanted.keys() & found.keys())
+        if wanted[name].tobytes() != found[name].tobytes()
+    ]
+    return Check(
+        "same weights", not wrong,
+        f"differ: {', '.join(wrong)}" if wrong else f"{len(wanted)} initializers bit for bit",
+    )  # fmt: skip
+
+
+def _parity_check(
+    runner: Runner, batch_size: int, images: Pixels, noise: Pixels, reference: tuple[Logits, Logits]
+) -> Check:
+    found = in_batches(runner, images, batch_size), in_batches(runner, noise, batch_size)
+    on_digits, on_noise = compare(reference[0], found[0]), compare(reference[1], found[1])
+    both = compare(np.concatenate(reference), np.concatenate(found))
+    answer = (
+        f"{on_digits.n_same:,}/{on_digits.n:,} digits and {on_noise.n_same}/{on_noise.n} random decided alike, "
+        f"largest difference {both.max_difference:.1e}"
+    )
+    if not both.values_passed:
+        answer += f", needs atol {both.tolerance_needed:.1e} instead of {both.atol:.0e}"
+    for one in on_digits.disagreements[:5]:
+        answer += f"; image {one.index}: {one.reference} became {one.found} (margin {one.margin:.2g})"
+    return Check(f"same values and decisions: {runner.name}, batch {batch_size}", both.passed, answer, both)
+
+
+def _score_check(checkpoint: Checkpoint, runner: OrtRunner, digits: Digits, reference: Logits) -> Check:
+    """The accuracy that the file claims, counted again; the sample can only be counted, not compared."""
+    score = Score(int((reference.argmax(1) == digits.labels).sum()), len(digits))
+    claimed = runner.contract.test
+    if claimed is None or claimed.n != score.n:
+        return Check(
+            "claimed accuracy",
+            True,
+            f"{score} of these digits; the file's claim is not about them: {claimed}",
+        )
+    return Check("claimed accuracy", claimed == score, f"counted {score}, the file says {claimed}")
+
+
+def in_batches(runner: Runner, pixels: Pixels, batch_size: int) -> Logits:
+    """(N, rows, cols) -> (N, classes), the runner called with ``batch_size`` images at a time."""
+    return np.concatenate(
+        [runner.logits(pixels[at : at + batch_size]) for at in range(0, len(pixels), batch_size)]
+    )
+
+
+def torch_exported_runner(checkpoint: Checkpoint) -> OrtRunner:
+    """The same weights through ``torch.onnx.export`` (dynamo), in onnxruntime on the CPU."""
+    content = torch_exported_model(checkpoint).SerializeToString()
+    return OrtRunner(content, provider="cpu", name="torch.onnx.export")
+
+
+def torch_exported_model(checkpoint: Checkpoint) -> onnx.ModelProto:
+    """torch's own export, with our contract in its metadata so that the runner takes it."""
+    config = checkpoint.config
+    pixels = torch.zeros(2, config.rows, config.cols, dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            checkpoint.model(), (pixels,), path, input_names=[INPUT_NAME], output_names=[OUTPUT_NAME],
+            opset_version=OPSET, dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False,
+        )  # fmt: skip
+        model = onnx.load_model(path)
+    onnx.helper.set_model_props(model, contract_of(checkpoint).to_metadata())
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporter talks on stdout, warns about its own insides and logs; the user asked for none of it."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def checkpoint_beside(model: Path) -> Path:
+    """Where the checkpoint of a model file is expected: the same name, ending .safetensors."""
+    return model.with_suffix(".safetensors")
