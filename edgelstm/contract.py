@@ -84,9 +84,7 @@ class ModelContract:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], source: str = "the model") -> "ModelContract":
         """Read it back. Raises ModelError if it is missing, newer, or says nonsense."""
-        values = {
-            key.removeprefix(_PREFIX): text for key, text in metadata.items() if key.startswith(_PREFIX)
-        }
+        values = {key.removeprefix(_PREFIX): text for key, text in metadata.items() if key.startswith(_PREFIX)}
         if "version" not in values:
             raise ModelError(
                 f"{source} is not an edgelstm model",

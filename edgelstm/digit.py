@@ -85,9 +85,7 @@ def _is_ready(picture: Bytes) -> bool:
     ink = picture > 96
     if not ink.any():
         return not picture.any()
-    edge = np.concatenate(
-        [picture[:2].ravel(), picture[-2:].ravel(), picture[:, :2].ravel(), picture[:, -2:].ravel()]
-    )
+    edge = np.concatenate([picture[:2].ravel(), picture[-2:].ravel(), picture[:, :2].ravel(), picture[:, -2:].ravel()])
     if edge.max() > 64 or np.median(edge) > 12 or picture.max() < 128 or np.median(picture[~ink]) > 12:
         return False
     ys, xs = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
@@ -111,13 +109,15 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
     level = _threshold(ink)
     if level is None:
         return None
-    mask = ink > level
-    mask = _without_lines(mask)
-    blobs = label(mask)
+    if _stroke_width(ink > level) < 2.5:  # hairlines: even out where they fall between pixels
+        ink = _blurred(ink)
+        level = _threshold(ink) or level
+    mask = _without_lines(ink > level)
+    blobs = label(_grow(mask))  # a pixel or two between two pieces of a stroke is no gap
     chosen, note = _choose(blobs, ink)
     if chosen is None:
         return None
-    keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels]
+    keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels] & _grow(mask)
     top, bottom = int(blobs.top[chosen].min()), int(blobs.bottom[chosen].max())
     left, right = int(blobs.left[chosen].min()), int(blobs.right[chosen].max())
     extent = max(bottom - top, right - left)
@@ -212,9 +212,7 @@ def _surface(grey: Floats) -> Floats:
     size = (min(width, 48), min(height, 48))
     small = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BOX)).ravel()
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (size[1], size[0]))
-    terms = np.stack(
-        [np.broadcast_to(t, (len(y), len(x))).ravel() for t in _quadratic(y[:, None], x[None])], axis=1
-    )
+    terms = np.stack([np.broadcast_to(t, (len(y), len(x))).ravel() for t in _quadratic(y[:, None], x[None])], axis=1)
     level, fitted = np.zeros(6), np.full_like(small, np.median(small))
     for _ in range(8):
         weighted = terms / (np.abs(small - fitted) + 2)[:, None]
@@ -233,9 +231,13 @@ def _ink_is_dark(grey: Floats) -> bool:
     """Whether the things in the picture are darker than the majority, and than what is around them."""
     weight = _centre_weight((grey.shape[0], grey.shape[1]))
     away = grey - _surface(grey)
-    dark = np.clip(_ground(grey, 0.3, dark=True) - grey, 0, np.maximum(-away, 0))
-    light = np.clip(grey - _ground(grey, 0.3, dark=False), 0, np.maximum(away, 0))
-    return float((weight * dark * dark).sum()) >= float((weight * light * light).sum())
+    darker, lighter = np.maximum(-away, 0), np.maximum(away, 0)
+    balance = 0.0
+    for share, trust in ((0.06, 4), (0.12, 2), (0.3, 1)):  # thin things say more than wide ones
+        dark = np.clip(_ground(grey, share, dark=True) - grey, 0, darker)
+        light = np.clip(grey - _ground(grey, share, dark=False), 0, lighter)
+        balance += trust * float((weight * (dark * dark - light * light)).sum())
+    return balance >= 0
 
 
 def _ink(grey: Floats, dark: bool) -> Floats:
@@ -266,6 +268,16 @@ def _threshold(ink: Floats) -> float | None:
     return max(float((weight * ink[1:-1, 1:-1]).sum()) / total, MIN_CONTRAST / 2)
 
 
+def _blurred(ink: Floats) -> Floats:
+    """Averaged over 3 x 3 pixels with the weights 1, 2, 1 each way."""
+    for axis in (0, 1):
+        padded = np.pad(ink, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        n = ink.shape[axis]
+        before, after = (np.take(padded, range(i, i + n), axis) for i in (0, 2))
+        ink = (before + 2 * ink + after) / 4
+    return ink
+
+
 def _grow(mask: Mask) -> Mask:
     """The mask and its eight neighbours."""
     out = mask.copy()
@@ -278,8 +290,50 @@ def _grow(mask: Mask) -> Mask:
 
 
 def _without_lines(mask: Mask) -> Mask:
-    """Placeholder: lines stay."""
-    return mask
+    """The mask without printed lines that cross the whole picture, whatever they cross on the way."""
+    across = _without_rules(mask)
+    return _without_rules(across.T).T
+
+
+def _without_rules(mask: Mask) -> Mask:
+    """Take away near-horizontal lines. Where a stroke crosses one, the ink is too high to be a line."""
+    height, width = mask.shape
+    highest = max(3, height // 70)
+    thin = mask & ~_opened(mask, highest + 1)
+    y, x = np.nonzero(thin)
+    if len(y) < width // 2:
+        return mask
+    found: list[tuple[int, Ints]] = []
+    n_partial = 0
+    for slope in np.arange(-0.2, 0.2001, 0.005):
+        level = y - np.rint(slope * (x - width / 2)).astype(np.int64) + height
+        counts = np.bincount(level, minlength=3 * height)
+        peaks = np.flatnonzero(counts[:-1] + counts[1:] > 0.5 * width)
+        for peak in peaks:
+            on = np.flatnonzero((level >= peak - 1) & (level <= peak + 2))
+            columns = np.bincount(x[on], minlength=width) > 0
+            edge = max(2, width // 25)
+            whole = columns[:edge].any() and columns[-edge:].any()
+            if columns.sum() > (0.55 if whole else 0.65) * width:
+                found.append((int(whole), on))
+    n_partial = len({int(y[on].mean()) // max(4, height // 30) for whole, on in found})
+    out = mask.copy()
+    for whole, on in found:
+        if whole or n_partial >= 3:
+            out[y[on], x[on]] = False
+    return out if out.sum() > 0.02 * mask.sum() else mask
+
+
+def _opened(mask: Mask, length: int) -> Mask:
+    """Only what lies in vertical runs of at least ``length`` pixels."""
+    padded = np.pad(mask, ((length - 1, length - 1), (0, 0)))
+    full = padded[: len(padded) - length + 1].copy()
+    for step in range(1, length):
+        full &= padded[step : len(padded) - length + 1 + step]
+    out = full[: len(mask)].copy()
+    for step in range(1, length):
+        out |= full[step : step + len(mask)]
+    return out
 
 
 # --- pieces of ink ----------------------------------------------------------------------------------

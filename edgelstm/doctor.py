@@ -2,7 +2,6 @@
 
 import ctypes.util
 import platform
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -40,7 +39,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Everything, in the order a person would check it. Raises nothing: what fails is a finding."""
     return [
-        Finding("edgelstm", None, f"{__version__} on Python {platform.python_version()}, {sys.platform} {platform.machine()}"),
+        Finding("edgelstm", None, f"{__version__} on Python {platform.python_version()}, {platform.platform()}"),
         *_packages(),
         _wheels(installed_runtimes()),
         *_providers(),
@@ -63,9 +62,7 @@ def _packages() -> Iterator[Finding]:
         minimum = MINIMUMS.get(name)
         if minimum and tuple(int(part) for part in version.split(".")[:2]) < minimum:
             wanted = ".".join(map(str, minimum))
-            yield Finding(
-                name, False, f"{version}, which has known security holes", f'pip install "{name}>={wanted}"'
-            )
+            yield Finding(name, False, f"{version}, which has known security holes", f'pip install "{name}>={wanted}"')
         else:
             yield Finding(name, None, version)
 
@@ -92,9 +89,7 @@ def _providers() -> Iterator[Finding]:
             # no GPU is a fact, not a fault: only the CPU must work everywhere
             yield Finding(f"LSTM on {provider}", False if provider == "cpu" else None, str(error))
         else:
-            yield Finding(
-                f"LSTM on {provider}", bool(np.isfinite(logits).all()), f"runs, {logits.shape} logits"
-            )
+            yield Finding(f"LSTM on {provider}", bool(np.isfinite(logits).all()), f"runs, {logits.shape} logits")
 
 
 def _cuda() -> Iterator[Finding]:
@@ -117,9 +112,7 @@ def _models() -> Finding:
 
 def _data() -> Finding:
     place = find_mnist(data_dir())
-    return Finding(
-        "MNIST", None, str(place) if place else f"not in {data_dir()}; `edgelstm train` fetches it"
-    )
+    return Finding("MNIST", None, str(place) if place else f"not in {data_dir()}; `edgelstm train` fetches it")
 
 
 def _version(package: str) -> str | None:

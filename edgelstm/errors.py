@@ -8,9 +8,7 @@ class EdgeLstmError(Exception):
     ``what: found X, expected Y; fix``.
     """
 
-    def __init__(
-        self, what: str, *, found: object = None, expected: object = None, fix: str | None = None
-    ) -> None:
+    def __init__(self, what: str, *, found: object = None, expected: object = None, fix: str | None = None) -> None:
         parts = []
         if found is not None:
             parts.append(f"found {found}")
@@ -58,6 +56,4 @@ class MissingDependencyError(EdgeLstmError, ImportError):
 
     def __init__(self, package: str, *extras: str, purpose: str) -> None:
         commands = " or ".join(f'pip install "edgelstm[{extra}]"' for extra in extras)
-        super().__init__(
-            f"{purpose} needs the package {package}, which is not installed", fix=f"run {commands}"
-        )
+        super().__init__(f"{purpose} needs the package {package}, which is not installed", fix=f"run {commands}")

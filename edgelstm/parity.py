@@ -65,18 +65,14 @@ def compare(reference: Logits, found: Logits, *, atol: float = ATOL, rtol: float
     reference on the right), so NaN never passes. Raises ValueError if the shapes differ.
     """
     if reference.shape != found.shape or reference.ndim != 2 or not len(reference):
-        raise ValueError(
-            f"logits: found {found.shape}, expected the reference's {reference.shape}, 2-D and not empty"
-        )
+        raise ValueError(f"logits: found {found.shape}, expected the reference's {reference.shape}, 2-D and not empty")
     if not (np.isfinite(reference).all() and np.isfinite(found).all()):
         nan = float("nan")
         return ParityReport(len(reference), nan, nan, atol, rtol, _disagreements(reference, found))
     exact, other = reference.astype(np.float64), found.astype(np.float64)
     difference = np.abs(other - exact)
     needed = max(0.0, float((difference - rtol * np.abs(exact)).max()))
-    return ParityReport(
-        len(reference), float(difference.max()), needed, atol, rtol, _disagreements(reference, found)
-    )
+    return ParityReport(len(reference), float(difference.max()), needed, atol, rtol, _disagreements(reference, found))
 
 
 def _disagreements(reference: Logits, found: Logits) -> tuple[Disagreement, ...]:

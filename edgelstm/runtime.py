@@ -37,11 +37,12 @@ def import_onnxruntime() -> ModuleType:
     """onnxruntime with its telemetry and its console log off; MissingDependencyError if not installed."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # must be set before the import
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: TID251 - the one place that imports it
     except ImportError as error:
         raise MissingDependencyError("onnxruntime", "cpu", "gpu", purpose="running a model") from error
     onnxruntime.set_default_logger_severity(4)  # what it would log, our errors say in one line
-    return onnxruntime
+    module: ModuleType = onnxruntime
+    return module
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:
@@ -86,9 +87,7 @@ def read_model(name: str | os.PathLike[str]) -> bytes:
             )  # fmt: skip
         return path.read_bytes()
     except OSError as error:
-        raise ModelError(
-            f"cannot read {path}", found=error.strerror, fix="check its name and rights"
-        ) from error
+        raise ModelError(f"cannot read {path}", found=error.strerror, fix="check its name and rights") from error
 
 
 class OrtRunner:
@@ -228,7 +227,7 @@ def cuda_problem(ort: ModuleType) -> str | None:
 
 def _cuda_library_problem(ort: ModuleType) -> str:
     """What the dynamic loader says of onnxruntime's CUDA library, and what to install."""
-    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+    library = Path(str(ort.__file__)).parent / "capi" / "libonnxruntime_providers_cuda.so"
     try:
         ctypes.CDLL(str(library))
     except OSError as error:

@@ -247,8 +247,7 @@ def measure_alternating(
     was, also when a contestant raises. ``clock`` counts nanoseconds.
     """
     counts = {
-        name: calls_per_round[name] if isinstance(calls_per_round, Mapping) else calls_per_round
-        for name in contestants
+        name: calls_per_round[name] if isinstance(calls_per_round, Mapping) else calls_per_round for name in contestants
     }
     if not counts or n_rounds < 1 or min(counts.values()) < 1 or n_warmup < 0 or n_settle < 0:
         raise ValueError("expected contestants, n_rounds and calls_per_round >= 1, untimed calls >= 0")
@@ -314,8 +313,7 @@ def _instability(rounds: Rounds, p50: Percentile) -> str | None:
         reasons.append(f"p50 moved {drift:+.1%} from the first to the last third of the rounds")
     if spread > MAX_ROUND_SPREAD:
         reasons.append(f"the middle half of the rounds' medians spreads over {spread:.1%} of p50")
-    if p50.low_s is None or p50.high_s is None:
-        reasons.append("too few calls for an interval of p50")
-    elif (width := (p50.high_s - p50.low_s) / p50.value_s) > MAX_P50_WIDTH:
+    assert p50.low_s is not None and p50.high_s is not None, "MIN_ROUNDS calls have an interval of p50"
+    if (width := (p50.high_s - p50.low_s) / p50.value_s) > MAX_P50_WIDTH:
         reasons.append(f"the interval of p50 is {width:.1%} of p50 wide")
     return "; ".join(reasons) or None

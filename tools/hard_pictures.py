@@ -91,6 +91,11 @@ def strokes(digit: npt.NDArray[np.uint8], scene: Scene, rng: Rng) -> Image.Image
     large = Image.fromarray(np.pad(crop, 2)).resize((size[0] + 40, size[1] + 40), Image.Resampling.BICUBIC)
     line = skeleton(np.asarray(large.filter(ImageFilter.GaussianBlur(4))) > 110)
     ys, xs = np.nonzero(line)
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):  # points between neighbours, or large digits are dotted
+        beside = line & np.roll(line, (-dy, -dx), (0, 1))
+        by, bx = np.nonzero(beside)
+        for share in (0.25, 0.5, 0.75):
+            ys, xs = np.append(ys, by + share * dy), np.append(xs, bx + share * dx)
     k = scene.extent / max(np.ptp(ys), np.ptp(xs), 1)
     angle = np.deg2rad(rng.uniform(-scene.turn_deg, scene.turn_deg))
     cos, sin = np.cos(angle) * k, np.sin(angle) * k
@@ -98,9 +103,7 @@ def strokes(digit: npt.NDArray[np.uint8], scene: Scene, rng: Rng) -> Image.Image
     cy, cx = scene.place[0] * scene.height, scene.place[1] * scene.width
     points = np.stack([cy + cos * y + sin * x, cx - sin * y + cos * x], axis=1)
     if scene.gaps:
-        wave = np.sin(points @ rng.normal(0, 0.25, 2) + rng.uniform(0, 6)) + np.sin(
-            points @ rng.normal(0, 0.5, 2)
-        )
+        wave = np.sin(points @ rng.normal(0, 0.25, 2) + rng.uniform(0, 6)) + np.sin(points @ rng.normal(0, 0.5, 2))
         points = points[wave > np.quantile(wave, scene.gaps)]
     canvas = np.zeros((scene.height, scene.width), np.float64)
     radius = scene.pen / 2 + 1
@@ -149,9 +152,7 @@ def lines(scene: Scene, rng: Rng) -> Floats:
     phase = rng.uniform(0, pitch, 2)
     cover = np.clip(thick - np.abs((y + tilt * x + phase[0]) % pitch - pitch / 2), 0, 1)
     if scene.squared:
-        cover = np.maximum(
-            cover, np.clip(thick - np.abs((x - tilt * y + phase[1]) % pitch - pitch / 2), 0, 1)
-        )
+        cover = np.maximum(cover, np.clip(thick - np.abs((x - tilt * y + phase[1]) % pitch - pitch / 2), 0, 1))
     return np.asarray(scene.ruled * cover)
 
 
@@ -170,9 +171,7 @@ def draw(digit: npt.NDArray[np.uint8], scene: Scene, rng: Rng) -> Image.Image:
     if scene.desk is not None:
         slant = rng.uniform(-0.1, 0.1) * (np.arange(scene.height) - scene.height / 2)
         picture[np.arange(scene.width)[None] < (0.12 * scene.width + slant)[:, None]] = scene.desk
-    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(
-        ImageFilter.GaussianBlur(scene.blur)
-    )
+    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(scene.blur))
     if scene.perspective:
         a, b, c, d = rng.uniform(-scene.perspective, scene.perspective, 4)
         bend = (
@@ -293,12 +292,8 @@ def pictures(kind: str, split: str, n: int, seed: int) -> list[tuple[int, bytes]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--split", choices=("train", "test"), default="train", help="train to tune, test to report"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", choices=("train", "test"), default="train", help="train to tune, test to report")
     parser.add_argument("-n", type=int, default=50, help="pictures of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", action="append", choices=ALL_KINDS, help="only this kind; may be repeated")

@@ -30,9 +30,7 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-@click.command(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="edgelstm")
 def main() -> None:
     """Train a small row-sequence LSTM, export it to ONNX, prove it equal, run it and measure it.

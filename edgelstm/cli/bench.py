@@ -11,7 +11,7 @@ from edgelstm.cli.options import data_option, json_option, print_json, say
 
 if TYPE_CHECKING:
     from edgelstm.bench import Contestant
-    from edgelstm.runtime import SessionSettings
+    from edgelstm.runtime import OrtRunner, Provider, SessionSettings
 
 
 @click.command(epilog="Example: edgelstm bench base runs/base --batch-size 1 --batch-size 64 --threads 2")
@@ -34,12 +34,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Images of one call; may be given several times.",
 )
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each model."
-)
-@click.option(
-    "--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Measuring time."
-)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each model.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Measuring time.")
 @click.option(
     "--torch/--no-torch",
     "with_torch",
@@ -49,8 +45,16 @@ if TYPE_CHECKING:
 )
 @data_option
 @json_option
-def command(models: tuple[str, ...], providers: tuple[str, ...], batch_sizes: tuple[int, ...], threads: int,
-            seconds: float, with_torch: bool, data_folder: Path, as_json: bool) -> None:  # fmt: skip
+def command(
+    models: tuple[str, ...],
+    providers: "tuple[Provider, ...]",
+    batch_sizes: tuple[int, ...],
+    threads: int,
+    seconds: float,
+    with_torch: bool,
+    data_folder: Path,
+    as_json: bool,
+) -> None:
     """Measure accuracy, latency and size side by side.
 
     MODELS are ONNX files, run folders or shipped models' names (default: runs/base if it is there, else
@@ -59,12 +63,12 @@ def command(models: tuple[str, ...], providers: tuple[str, ...], batch_sizes: tu
     machine hurts all alike; compare the figures of one run only.
     """
     from edgelstm.bench import bench
-    from edgelstm.data import test_digits
+    from edgelstm.data import evaluation_digits
     from edgelstm.report import bench_text
     from edgelstm.runtime import SessionSettings, default_model
 
     models = models or (default_model(),)
-    digits = test_digits(data_folder)
+    digits = evaluation_digits(data_folder)
     say(f"measuring {', '.join(models)} with {len(digits):,} digits ({digits.source}), {threads} thread(s)")
     settings = SessionSettings(threads=threads)
     contestants: list[Contestant] = []
@@ -78,38 +82,45 @@ def command(models: tuple[str, ...], providers: tuple[str, ...], batch_sizes: tu
 
 
 def _contestants(
-    model: str, providers: tuple[str, ...], settings: "SessionSettings", with_torch: bool
+    model: str, providers: "tuple[Provider, ...]", settings: "SessionSettings", with_torch: bool
 ) -> "list[Contestant]":
     """One for each provider that differs, and one for torch if it and the checkpoint are there."""
-    from edgelstm.bench import Contestant
     from edgelstm.runtime import OrtRunner, find_model
 
-    path, found = find_model(model), {}
+    path = find_model(model)
+    contestants: list[Contestant] = []
+    used = set()
     for provider in providers:
-        runner = OrtRunner(model, provider=provider, settings=settings)
+        runner = OrtRunner(path, provider=provider, settings=settings)
         if runner.provider_note:
             say(f"{model}: {runner.provider_note}")
-        found.setdefault(runner.provider_used, (provider, runner))
-    contestants = [
-        Contestant(
-            name=f"{model} {used}",
-            load=lambda provider=provider: OrtRunner(path, provider=provider, settings=settings),
-            provider_requested=provider,
-            precision=runner.contract.precision,
-            n_parameters=runner.contract.config.n_parameters,
-            file_bytes=runner.n_bytes,
-            threads=settings.threads,
-        )
-        for used, (provider, runner) in found.items()
-    ]
+        if runner.provider_used not in used:
+            used.add(runner.provider_used)
+            contestants.append(_ort_contestant(f"{model} {runner.provider_used}", path, runner))
     checkpoint = path.with_suffix(".safetensors")
     if with_torch and checkpoint.is_file() and importlib.util.find_spec("torch"):
         contestants.append(_torch_contestant(model, checkpoint, settings.threads))
     return contestants
 
 
+def _ort_contestant(name: str, path: Path, runner: "OrtRunner") -> "Contestant":
+    from edgelstm.bench import Contestant
+    from edgelstm.runtime import OrtRunner
+
+    provider, settings = runner.provider_requested, runner.settings
+    return Contestant(
+        name=name,
+        load=lambda: OrtRunner(path, provider=provider, settings=settings),
+        provider_requested=provider,
+        precision=runner.contract.precision,
+        n_parameters=runner.contract.config.n_parameters,
+        file_bytes=runner.n_bytes,
+        threads=settings.threads,
+    )
+
+
 def _torch_contestant(model: str, path: Path, threads: int) -> "Contestant":
-    import torch
+    import torch  # noqa: TID251 - only when it is there: torch is one of the contestants
 
     from edgelstm.bench import Contestant
     from edgelstm.training.checkpoint import load_checkpoint

@@ -18,7 +18,7 @@ from edgelstm.config import DEFAULT_MODEL, RUNS_DIR
     help="ONNX file.  [default: model.onnx in the run folder, or beside the checkpoint]",
 )
 @json_option
-def command(checkpoint: Path, output: Path | None, as_json: bool) -> None:  # fmt: skip
+def command(checkpoint: Path, output: Path | None, as_json: bool) -> None:
     """Write a checkpoint as ONNX with one real LSTM op per layer.
 
     CHECKPOINT is a run folder or a .safetensors file (default: runs/base). The file gets its name only

@@ -15,6 +15,7 @@ from edgelstm.errors import PictureError
 
 if TYPE_CHECKING:
     from edgelstm.classifier import Prediction
+    from edgelstm.runtime import Provider
 
 MAX_STDIN_BYTES = 64 * 2**20
 SHADES = " .:-=+*#%@"
@@ -32,8 +33,9 @@ SHADES = " .:-=+*#%@"
 @click.option("--top", type=click.IntRange(1), help="Show the K most probable classes.", metavar="K")
 @click.option("--show-input", is_flag=True, help="Draw what the network saw.")
 @json_option
-def command(images: tuple[str, ...], model: str, provider: str, top: int | None, show_input: bool,
-            as_json: bool) -> None:  # fmt: skip
+def command(
+    images: tuple[str, ...], model: str, provider: "Provider", top: int | None, show_input: bool, as_json: bool
+) -> None:
     """Read the digit in each picture.
 
     IMAGE is a picture file, a folder (searched with its subfolders), a glob, or - for a picture on
@@ -89,9 +91,7 @@ def _pictures(images: Iterable[str]) -> Iterator[str | bytes]:
 def _stdin_picture() -> bytes:
     content = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
     if len(content) > MAX_STDIN_BYTES:
-        raise PictureError(
-            "standard input is too long for a picture", expected=f"at most {MAX_STDIN_BYTES:,} bytes"
-        )
+        raise PictureError("standard input is too long for a picture", expected=f"at most {MAX_STDIN_BYTES:,} bytes")
     return content
 
 
@@ -99,6 +99,5 @@ def drawing(prediction: "Prediction") -> str:
     """The model's input as text, two characters a pixel."""
     assert prediction.pixels is not None
     return "\n".join(
-        "".join(SHADES[int(pixel) * len(SHADES) // 256] * 2 for pixel in row).rstrip()
-        for row in prediction.pixels
+        "".join(SHADES[int(pixel) * len(SHADES) // 256] * 2 for pixel in row).rstrip() for row in prediction.pixels
     )

@@ -27,9 +27,7 @@ EXIT_INTERRUPTED = 130
     show_default=True,
     help="tutorial: the classic exercise. fast: about a minute. best: the shipped models.",
 )
-@click.option(
-    "--epochs", type=click.IntRange(1), help="Passes over the training images.  [default: the recipe's]"
-)
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.  [default: the recipe's]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Fixes everything random.")
 @click.option(
     "--device",
@@ -45,9 +43,20 @@ EXIT_INTERRUPTED = 130
 @click.option("--steps", "show_steps", is_flag=True, help="Print loss and accuracy every 10 steps.")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, model: str, recipe: str, epochs: int | None, seed: int, device: str,
-            data_folder: Path, output: Path | None, resume: bool, overwrite: bool, show_steps: bool,
-            as_json: bool) -> None:  # fmt: skip
+def command(
+    ctx: click.Context,
+    model: str,
+    recipe: str,
+    epochs: int | None,
+    seed: int,
+    device: str,
+    data_folder: Path,
+    output: Path | None,
+    resume: bool,
+    overwrite: bool,
+    show_steps: bool,
+    as_json: bool,
+) -> None:
     """Train a model on MNIST, with progress, checkpoints and a TensorBoard log.
 
     MNIST is fetched into the data folder if it is not there. After every epoch the run folder holds
@@ -78,6 +87,8 @@ def command(ctx: click.Context, model: str, recipe: str, epochs: int | None, see
     if as_json:
         print_json({"folder": folder, "plan": dataclasses.asdict(plan), **dataclasses.asdict(end)})
         return
+    if end.train:
+        click.echo(f"training    {end.train}, in the last epoch")
     click.echo(f"validation  {end.validation}")
     click.echo(f"test        {end.test}, first 128: {end.first_test}")
     click.echo(f"wrote       {end.model_file}")

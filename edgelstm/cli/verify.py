@@ -3,10 +3,14 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
+
+if TYPE_CHECKING:
+    from edgelstm.runtime import Provider
 
 
 @click.command(epilog="Example: edgelstm verify runs/base runs/base/model.onnx --provider cpu")
@@ -22,7 +26,7 @@ from edgelstm.cli.options import data_option, json_option, print_json, say
 )
 @data_option
 @json_option
-def command(paths: tuple[str, ...], providers: tuple[str, ...], data_folder: Path, as_json: bool) -> None:  # fmt: skip
+def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_folder: Path, as_json: bool) -> None:
     """Prove that an exported model decides exactly as its checkpoint.
 
     Asks for the same names and shapes, weights, values and decisions, of torch, torch's own exporter,
@@ -35,18 +39,16 @@ def command(paths: tuple[str, ...], providers: tuple[str, ...], data_folder: Pat
     """
     if len(paths) > 2:
         raise click.UsageError("give at most a CHECKPOINT and a MODEL")
-    from edgelstm.data import test_digits
+    from edgelstm.data import evaluation_digits
     from edgelstm.runtime import default_model, find_model
     from edgelstm.training.checkpoint import load_checkpoint
     from edgelstm.training.verify import checkpoint_beside, verify
 
     model = find_model(paths[-1] if paths else default_model())
     checkpoint = Path(paths[0]) if len(paths) == 2 else checkpoint_beside(model)
-    digits = test_digits(data_folder)
+    digits = evaluation_digits(data_folder)
     say(f"verifying {model} against {checkpoint} on {len(digits):,} digits ({digits.source})")
-    report = verify(
-        load_checkpoint(checkpoint), model, digits, providers=providers, checkpoint_name=str(checkpoint)
-    )
+    report = verify(load_checkpoint(checkpoint), model, digits, providers=providers, checkpoint_name=str(checkpoint))
     if as_json:
         print_json({"passed": report.passed, **dataclasses.asdict(report)})
     else:

@@ -26,9 +26,7 @@ def augment(pixels: torch.Tensor, config: AugmentConfig, generator: torch.Genera
     return moved.squeeze(1).round_().to(torch.uint8)
 
 
-def _source_points(
-    batch: int, rows: int, cols: int, config: AugmentConfig, generator: torch.Generator
-) -> torch.Tensor:
+def _source_points(batch: int, rows: int, cols: int, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
     """(B, R, C, 2): where in the original, -1 to 1 in x and y, each new pixel is read."""
     # (B, 6) in -1 to 1: rotation, two scales, shear, two shifts
     draw = torch.rand(batch, 6, generator=generator) * 2 - 1
@@ -60,4 +58,4 @@ def _spread(size: int) -> torch.Tensor:
     """(size, knots): Gaussian weights of the knots at each pixel, rows of unit length."""
     pixels = torch.linspace(0, _KNOTS - 1, size).unsqueeze(1)
     weights = torch.exp(-0.5 * ((pixels - torch.arange(_KNOTS)) / 0.8) ** 2)
-    return weights / weights.norm(dim=1, keepdim=True)
+    return functional.normalize(weights, dim=1)

@@ -144,7 +144,5 @@ def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
             fix="train again or take another checkpoint",
         ) from error
     if not isinstance(values, dict):
-        raise CheckpointError(
-            f"{path} has damaged metadata", found=type(values).__name__, expected="an object"
-        )
+        raise CheckpointError(f"{path} has damaged metadata", found=type(values).__name__, expected="an object")
     return tensors, values

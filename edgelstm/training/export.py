@@ -100,9 +100,7 @@ def build_model(checkpoint: Checkpoint) -> onnx.ModelProto:
         value = f"{name}.last" if last else f"{name}.sequence"
         nodes.append(helper.make_node("Squeeze", [outputs[-1], axis], [value], name=f"{name}_squeeze"))
     tensors |= {"head.weight": weights["head.weight"], "head.bias": weights["head.bias"]}
-    nodes.append(
-        helper.make_node("Gemm", [value, "head.weight", "head.bias"], [OUTPUT_NAME], name="head", transB=1)
-    )
+    nodes.append(helper.make_node("Gemm", [value, "head.weight", "head.bias"], [OUTPUT_NAME], name="head", transB=1))
     graph = helper.make_graph(
         nodes, "edgelstm",
         [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, [BATCH_AXIS, config.rows, config.cols])],
@@ -170,9 +168,7 @@ def check_graph(model: onnx.ModelProto, config: ModelConfig) -> None:
     ]  # fmt: skip
     for what, found, expected in checks:
         if found != expected:
-            raise ModelError(
-                f"the exported graph breaks the contract in its {what}", found=found, expected=expected
-            )
+            raise ModelError(f"the exported graph breaks the contract in its {what}", found=found, expected=expected)
 
 
 def probe_pixels(config: ModelConfig, n: int = 256) -> npt.NDArray[np.uint8]:

@@ -100,9 +100,7 @@ def learning_rate_at(step: int, train: TrainConfig, total: int) -> float:
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def fit(
-    state: TrainState, train: TrainConfig, fitting: Split, validation: Split
-) -> Iterator[StepResult | EpochResult]:
+def fit(state: TrainState, train: TrainConfig, fitting: Split, validation: Split) -> Iterator[StepResult | EpochResult]:
     """Train ``state`` in place from the epoch it stands at.
 
     Yields a StepResult every ``log_every`` steps and an EpochResult after each epoch, when ``state``
@@ -141,7 +139,7 @@ def fit(
                     f"training stopped in epoch {state.epoch + 1}, step {step}", found=f"a loss of {loss_value}",
                     expected="a finite loss", fix="lower the learning rate",
                 )  # fmt: skip
-            right = int((logits.argmax(1) == labels).sum())
+            right = int((logits.argmax(1) == labels).sum().item())
             loss_sum, n_right, n_seen = loss_sum + loss_value, n_right + right, n_seen + len(batch)
             if step % train.log_every == 0:
                 yield StepResult(step, state.epoch + 1, loss_value, Score(right, len(batch)), rate)
@@ -165,16 +163,14 @@ def evaluate(model: RowLstm, split: Split, batch_size: int = 1000) -> Score:
     """Right answers of the model on a split."""
     model.eval()
     n_right = sum(
-        int((model(images).argmax(1) == labels).sum())
+        int((model(images).argmax(1) == labels).sum().item())
         for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
     )
     return Score(n_right, len(split))
 
 
 @torch.no_grad()
-def _update_average(
-    average: dict[str, torch.Tensor], live: dict[str, torch.Tensor], decay: float, step: int
-) -> None:
+def _update_average(average: dict[str, torch.Tensor], live: dict[str, torch.Tensor], decay: float, step: int) -> None:
     """average <- decay * average + (1 - decay) * live, with a shorter memory while the run is young."""
     decay = min(decay, step / (step + 10))
     torch._foreach_lerp_(list(average.values()), list(live.values()), 1 - decay)

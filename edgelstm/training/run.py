@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ class RunEnd:
     """The last thing a run yields: the test images, looked at once."""
 
     model_file: Path
+    train: Score | None
+    """Right answers while training in the last epoch; None if no epoch was left to train."""
     validation: Score
     test: Score
     first_test: Score
@@ -119,9 +122,7 @@ def resume_run(folder: Path, data_folder: Path, device: str = "auto") -> tuple[R
     """
     tensors, values = load_tensors(folder / STATE_FILE)
     try:
-        plan = RunPlan(
-            values["name"], model_config_from(values["config"]), train_config_from(values["train"])
-        )
+        plan = RunPlan(values["name"], model_config_from(values["config"]), train_config_from(values["train"]))
         epoch, threads = int(values["epoch"]), int(values["threads"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -150,10 +151,12 @@ def _run(plan: RunPlan, state: TrainState, folder: Path, data_folder: Path) -> I
         weights=state.average, config=plan.config, train=plan.train, name=plan.name, epoch=done,
         data_sha256=data_sha256, versions=_versions(),
     )  # fmt: skip
+    trained: Score | None = None
     with _RunLog(folder, steps_done, state.model) as log:
         yield RunStart(len(fitting), total, done, str(device), torch.get_num_threads())
         for result in fit(state, plan.train, fitting, validation):
             if isinstance(result, EpochResult):
+                trained = result.train
                 checkpoint = dataclasses.replace(checkpoint, epoch=result.epoch, validation=result.validation)
                 _save_state(folder / STATE_FILE, plan, state)
                 save_checkpoint(folder / MODEL_FILE, checkpoint)
@@ -162,7 +165,7 @@ def _run(plan: RunPlan, state: TrainState, folder: Path, data_folder: Path) -> I
     test = _split(load_mnist("test", data_folder), slice(None), device)
     model = averaged_model(state)
     end = RunEnd(
-        folder / MODEL_FILE, evaluate(model, validation), evaluate(model, test),
+        folder / MODEL_FILE, trained, evaluate(model, validation), evaluate(model, test),
         evaluate(model, Split(test.images[:N_FIRST], test.labels[:N_FIRST])),
     )  # fmt: skip
     checkpoint = dataclasses.replace(checkpoint, validation=end.validation, test=end.test)
@@ -184,7 +187,9 @@ class _RunLog:
         self._board = SummaryWriter(str(folder / BOARD_DIR), purge_step=steps_done + 1)
         if not steps_done:
             pixels = torch.zeros(1, model.config.rows, model.config.cols, dtype=torch.uint8)
-            self._board.add_graph(model, pixels.to(model.head.weight.device))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # TensorBoard traces with torch.jit
+                self._board.add_graph(model, pixels.to(model.head.weight.device))
 
     def __enter__(self) -> Self:
         return self
@@ -248,9 +253,7 @@ def _state_tensors(state: TrainState) -> Tensors:
 
 def _save_state(path: Path, plan: RunPlan, state: TrainState) -> None:
     values: dict[str, Any] = dataclasses.asdict(plan)
-    save_tensors(
-        path, _state_tensors(state), values | {"epoch": state.epoch, "threads": torch.get_num_threads()}
-    )
+    save_tensors(path, _state_tensors(state), values | {"epoch": state.epoch, "threads": torch.get_num_threads()})
 
 
 def _fill_state(path: Path, state: TrainState, tensors: Tensors) -> None:

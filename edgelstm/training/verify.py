@@ -6,11 +6,10 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 
@@ -68,14 +67,10 @@ def verify(
     """
     content = read_model(model)
     checks = list(_checks(checkpoint, content, digits, providers))
-    return VerifyReport(
-        str(model), checkpoint_name, f"{len(digits):,} digits ({digits.source})", tuple(checks)
-    )
+    return VerifyReport(str(model), checkpoint_name, f"{len(digits):,} digits ({digits.source})", tuple(checks))
 
 
-def _checks(
-    checkpoint: Checkpoint, content: bytes, digits: Digits, providers: tuple[Provider, ...]
-) -> Iterator[Check]:
+def _checks(checkpoint: Checkpoint, content: bytes, digits: Digits, providers: tuple[Provider, ...]) -> Iterator[Check]:
     try:
         runners = [OrtRunner(content, provider=provider) for provider in providers]
     except ProviderError:
@@ -91,13 +86,14 @@ def _checks(
     noise = probe_pixels(checkpoint.config)
     torch_runner = TorchRunner(checkpoint.model())
     reference = (in_batches(torch_runner, digits.images, 1000), torch_runner.logits(noise))
-    for make, batch_sizes in (
+    others: list[tuple[Callable[[], Runner], tuple[int, ...]]] = [
         (lambda: NumpyRunner(content), (1000,)),
         (lambda: torch_exported_runner(checkpoint), (1000,)),
-        *((lambda runner=runner: runner, BATCH_SIZES) for runner in runners),
-    ):
+    ]
+    others += [(lambda runner=runner: runner, BATCH_SIZES) for runner in runners]  # type: ignore[misc]
+    for load, batch_sizes in others:
         try:
-            runner = make()
+            runner = load()
         except EdgeLstmError as error:
             yield Check("same values and decisions", False, str(error))
             continue
@@ -109,7 +105,9 @@ def _checks(
 def _contract_check(checkpoint: Checkpoint, runner: OrtRunner) -> Check:
     """The session itself has confirmed names, dtypes and shapes; what is left is whose they are."""
     found, expected = runner.contract.config, checkpoint.config
-    answer = f"{INPUT_NAME} uint8 (batch, {found.rows}, {found.cols}) -> {OUTPUT_NAME} float32 (batch, {found.n_classes})"
+    answer = (
+        f"{INPUT_NAME} uint8 (batch, {found.rows}, {found.cols}) -> {OUTPUT_NAME} float32 (batch, {found.n_classes})"
+    )
     if found != expected:
         answer = f"found {found}, expected {expected}"
     return Check("same names and shapes", found == expected, answer)
@@ -117,18 +115,11 @@ def _contract_check(checkpoint: Checkpoint, runner: OrtRunner) -> Check:
 
 def _weights_check(checkpoint: Checkpoint, content: bytes) -> Check:
     """Every initializer equal, bit for bit, to a fresh export of the checkpoint."""
-    wanted = {
-        tensor.name: onnx.numpy_helper.to_array(tensor)
-        for tensor in build_model(checkpoint).graph.initializer
-    }
+    wanted = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in build_model(checkpoint).graph.initializer}
     graph = onnx.load_model_from_string(content).graph
     found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     wrong = sorted(wanted.keys() ^ found.keys())
-    wrong += [
-        name
-        for name in sorted(wanted.keys() & found.keys())
-        if wanted[name].tobytes() != found[name].tobytes()
-    ]
+    wrong += [name for name in sorted(wanted.keys() & found.keys()) if wanted[name].tobytes() != found[name].tobytes()]
     return Check(
         "same weights", not wrong,
         f"differ: {', '.join(wrong)}" if wrong else f"{len(wanted)} initializers bit for bit",
@@ -167,9 +158,7 @@ def _score_check(checkpoint: Checkpoint, runner: OrtRunner, digits: Digits, refe
 
 def in_batches(runner: Runner, pixels: Pixels, batch_size: int) -> Logits:
     """(N, rows, cols) -> (N, classes), the runner called with ``batch_size`` images at a time."""
-    return np.concatenate(
-        [runner.logits(pixels[at : at + batch_size]) for at in range(0, len(pixels), batch_size)]
-    )
+    return np.concatenate([runner.logits(pixels[at : at + batch_size]) for at in range(0, len(pixels), batch_size)])
 
 
 def torch_exported_runner(checkpoint: Checkpoint) -> OrtRunner:

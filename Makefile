@@ -1,0 +1,29 @@
+# make demo: the whole path on real digits. make test: everything that can fail. Python 3.11+ and a package index.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test lint wheel clean
+
+demo: $(READY)
+	$(BIN)/python tools/demo.py
+
+test: $(READY) lint
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+wheel: $(READY)
+	$(BIN)/python -m build --wheel --outdir dist
+
+clean:
+	rm -rf .venv dist build runs/demo
+
+$(READY): pyproject.toml tools/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade --constraint tools/constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint tools/constraints.txt --editable '.[train,gpu]' --group dev
+	touch $(READY)
