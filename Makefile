@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test lint wheel models clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py
@@ -18,6 +18,9 @@ lint: $(READY)
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel --outdir dist
+
+models: $(READY)
+	$(BIN)/python tools/build_models.py
 
 clean:
 	rm -rf .venv dist build runs/demo

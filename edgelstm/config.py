@@ -127,6 +127,8 @@ class TrainConfig:
     """Steps between two reports of loss and training accuracy."""
     seed: int = 0
     """Seed of everything random."""
+    threads: int | None = None
+    """CPU threads; None: as many as torch takes. Another number splits sums elsewhere, so it rounds otherwise."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every"):

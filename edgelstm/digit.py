@@ -54,7 +54,8 @@ class Blobs:
     @property
     def extent(self) -> Ints:
         """Longer side of each bounding box."""
-        return np.maximum(self.bottom - self.top, self.right - self.left)
+        extent: Ints = np.maximum(self.bottom - self.top, self.right - self.left)
+        return extent
 
 
 def digit_from_array(picture: Bytes, rows: int = 28, cols: int = 28) -> DigitPicture:
@@ -82,20 +83,19 @@ def digit_from_array(picture: Bytes, rows: int = 28, cols: int = 28) -> DigitPic
 def _is_ready(picture: Bytes) -> bool:
     """Whether it looks like a picture out of MNIST: light ink on black, boxed and centred."""
     rows, cols = picture.shape
-    ink = picture > 96
-    if not ink.any():
-        return not picture.any()
-    edge = np.concatenate([picture[:2].ravel(), picture[-2:].ravel(), picture[:, :2].ravel(), picture[:, -2:].ravel()])
-    if edge.max() > 64 or np.median(edge) > 12 or picture.max() < 128 or np.median(picture[~ink]) > 12:
+    if not picture.any():
+        return True
+    edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    if np.median(edge) > 8 or edge.mean() > 16 or np.median(picture) > 140 or picture.max() < 128:
         return False
+    ink = picture > 96
     ys, xs = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    height, width = ys[-1] - ys[0] + 1, xs[-1] - xs[0] + 1
-    if not 0.5 * rows < max(height, width) <= (BOX_SHARE + 0.08) * max(rows, cols):
+    if not 0.45 * rows < max(ys[-1] - ys[0], xs[-1] - xs[0]) + 1 <= (BOX_SHARE + 0.08) * max(rows, cols):
         return False
     total = float(picture.sum())
-    y = float(picture.sum(axis=1) @ np.arange(rows)) / total
-    x = float(picture.sum(axis=0) @ np.arange(cols)) / total
-    return abs(y + 0.5 - rows / 2) <= 0.08 * rows and abs(x + 0.5 - cols / 2) <= 0.08 * cols
+    y = float(picture.sum(axis=1) @ np.arange(rows)) / total + 0.5
+    x = float(picture.sum(axis=0) @ np.arange(cols)) / total + 0.5
+    return bool(abs(y - rows / 2) < 0.05 * rows and abs(x - cols / 2) < 0.05 * cols)
 
 
 # --- where the ink is -------------------------------------------------------------------------------
@@ -104,6 +104,11 @@ def _is_ready(picture: Bytes) -> bool:
 def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
     """The digit's ink, cropped: (h, w) float32, above 0.5 inside the strokes; and a note. None: no ink."""
     grey = _grey(_reduce(picture, WORK_PX))
+    scale = max(picture.shape[:2]) / max(grey.shape)
+    pasted = _pasted(grey) if depth < 2 else None
+    if pasted is not None:
+        y0, y1, x0, x1 = (round(n * scale) for n in pasted)
+        return _find(picture[y0:y1, x0:x1], depth + 1)
     dark = _ink_is_dark(grey)
     ink = _ink(grey, dark)
     level = _threshold(ink)
@@ -112,27 +117,52 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
     if _stroke_width(ink > level) < 2.5:  # hairlines: even out where they fall between pixels
         ink = _blurred(ink)
         level = _threshold(ink) or level
-    mask = _without_lines(ink > level)
+    mask = (ink > level) & _without_lines(ink > 0.6 * level)
     blobs = label(_grow(mask))  # a pixel or two between two pieces of a stroke is no gap
     chosen, note = _choose(blobs, ink)
     if chosen is None:
         return None
+    inside = _sheet(blobs, int(chosen[0]), mask) if depth < 2 else None
+    if inside is not None:
+        y0, y1, x0, x1 = (round(n * scale) for n in inside)
+        found = _find(picture[y0:y1, x0:x1], depth + 1)
+        if found is not None:
+            return found
     keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels] & _grow(mask)
     top, bottom = int(blobs.top[chosen].min()), int(blobs.bottom[chosen].max())
     left, right = int(blobs.left[chosen].min()), int(blobs.right[chosen].max())
     extent = max(bottom - top, right - left)
-    scale = max(picture.shape[:2]) / max(grey.shape)
     if depth == 0 and extent < 100 and scale > 1.5:  # small in a large picture: look closer
         margin = 0.6 * extent
         y0, y1 = max(0, int((top - margin) * scale)), int((bottom + margin) * scale)
         x0, x1 = max(0, int((left - margin) * scale)), int((right + margin) * scale)
-        closer = _find(picture[y0:y1, x0:x1], depth=1)
+        closer = _find(picture[y0:y1, x0:x1], depth + 1)
         if closer is not None:
             return closer[0], note
     box = (slice(top, bottom), slice(left, right))
     level = _threshold(ink[box]) or level
     crop = np.where(_grow(keep[box]), ink[box], 0) * np.float32(0.5 / level)
     return crop, note
+
+
+def _pasted(grey: Floats) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left and right of a sheet that lies on an even margin, as a frame or a saved plot has."""
+    height, width = grey.shape
+    rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    margin = np.median(rim)
+    if np.mean(np.abs(rim - margin) < 8) < 0.98:
+        return None
+    other = np.abs(grey - margin) > 12
+    ys = np.flatnonzero(other.mean(axis=1) > 0.4)
+    xs = np.flatnonzero(other.mean(axis=0) > 0.4)
+    if not len(ys) or not len(xs):
+        return None
+    top, bottom, left, right = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
+    sheet = other[top:bottom, left:right]
+    full = [float(side.mean()) for side in (sheet[:3], sheet[-3:], sheet[:, :3], sheet[:, -3:])]
+    if bottom - top < 0.4 * height or right - left < 0.4 * width or min(full) < 0.9:
+        return None
+    return top + 2, bottom - 2, left + 2, right - 2
 
 
 def _reduce(picture: Bytes, longest: int) -> Bytes:
@@ -162,7 +192,7 @@ def _grey(picture: Bytes) -> Floats:
         grey = grey - min(0.0, float(255 * main[main < 0].sum()))
     else:
         grey = flat @ luma
-    return grey.reshape(picture.shape[:2])
+    return np.asarray(grey.reshape(picture.shape[:2]), np.float32)
 
 
 def _extreme(values: Floats, size: int, highest: bool) -> Floats:
@@ -212,7 +242,8 @@ def _surface(grey: Floats) -> Floats:
     size = (min(width, 48), min(height, 48))
     small = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BOX)).ravel()
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (size[1], size[0]))
-    terms = np.stack([np.broadcast_to(t, (len(y), len(x))).ravel() for t in _quadratic(y[:, None], x[None])], axis=1)
+    shape = (len(y), len(x))
+    terms = np.stack([np.broadcast_to(t, shape).ravel() for t in _quadratic(y[:, None], x[None])], axis=1)
     level, fitted = np.zeros(6), np.full_like(small, np.median(small))
     for _ in range(8):
         weighted = terms / (np.abs(small - fitted) + 2)[:, None]
@@ -241,11 +272,34 @@ def _ink_is_dark(grey: Floats) -> bool:
 
 
 def _ink(grey: Floats, dark: bool) -> Floats:
-    """How much ink covers each pixel, (H, W) float32 from 0 to about 1."""
-    ground = _ground(grey, 0.35, dark)
+    """How much ink covers each pixel, (H, W) float32 from 0 to about 1.
+
+    The ground is looked for under wide strokes only if there are any: under narrow ones it keeps to
+    the edges of shadows and folds.
+    """
+    wide = np.abs(_ground(grey, 0.35, dark) - grey)
+    narrow = np.abs(_ground(grey, 0.08, dark) - grey)
+    votes = _slope_votes(grey)
+    inner = (slice(1, -1), slice(1, -1))
+    if votes is not None:
+        votes = np.where(_centre_weight((grey.shape[0], grey.shape[1]))[inner] > 0.6, votes, 0)
+    if votes is not None and float((votes * narrow[inner]).sum()) > 0.85 * float((votes * wide[inner]).sum()):
+        wide = np.abs(_ground(grey, 0.16, dark) - grey)
     if dark:  # ink takes a share of the light, in the sun as in the shadow
-        return np.maximum(ground - grey, 0) / np.maximum(ground, 32)
-    return np.maximum(grey - ground, 0) / np.float32(255)
+        return np.asarray(wide / np.maximum(grey + wide, 32), np.float32)
+    return np.asarray(wide / 255, np.float32)
+
+
+def _slope_votes(values: Floats) -> Floats | None:
+    """How far each inner pixel, (H-2, W-2), is an edge of something in the middle; None if there are none."""
+    if min(values.shape) < 3:
+        return None
+    down = np.abs(values[2:, 1:-1] - values[:-2, 1:-1])
+    across = np.abs(values[1:-1, 2:] - values[1:-1, :-2])
+    slope = np.maximum(down, across)
+    slope = np.where(slope > 4 * float(np.median(slope)), slope, 0)  # the median slope is grain
+    votes = slope * slope * _centre_weight((values.shape[0], values.shape[1]))[1:-1, 1:-1]
+    return votes if float(votes.sum()) > 0 else None
 
 
 def _threshold(ink: Floats) -> float | None:
@@ -254,18 +308,10 @@ def _threshold(ink: Floats) -> float | None:
     Each pixel votes with its own level, weighted by the square of its gradient (Kittler,
     Illingworth and Foeglein's robust automatic threshold selection): hairlines count as much as blots.
     """
-    if min(ink.shape) < 3:
+    votes = _slope_votes(ink)
+    if votes is None or float(ink.max()) < MIN_CONTRAST:
         return None
-    down = np.abs(ink[2:, 1:-1] - ink[:-2, 1:-1])
-    across = np.abs(ink[1:-1, 2:] - ink[1:-1, :-2])
-    slope = np.maximum(down, across)
-    noise = float(np.median(slope))
-    slope = np.where(slope > 4 * noise, slope, 0)
-    weight = slope * slope * _centre_weight((ink.shape[0], ink.shape[1]))[1:-1, 1:-1]
-    total = float(weight.sum())
-    if total == 0 or float(ink.max()) < MIN_CONTRAST:
-        return None
-    return max(float((weight * ink[1:-1, 1:-1]).sum()) / total, MIN_CONTRAST / 2)
+    return max(float((votes * ink[1:-1, 1:-1]).sum() / votes.sum()), MIN_CONTRAST / 2)
 
 
 def _blurred(ink: Floats) -> Floats:
@@ -274,7 +320,7 @@ def _blurred(ink: Floats) -> Floats:
         padded = np.pad(ink, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
         n = ink.shape[axis]
         before, after = (np.take(padded, range(i, i + n), axis) for i in (0, 2))
-        ink = (before + 2 * ink + after) / 4
+        ink = np.asarray((before + 2 * ink + after) / 4, np.float32)
     return ink
 
 
@@ -303,8 +349,7 @@ def _without_rules(mask: Mask) -> Mask:
     y, x = np.nonzero(thin)
     if len(y) < width // 2:
         return mask
-    found: list[tuple[int, Ints]] = []
-    n_partial = 0
+    found: list[tuple[bool, Ints]] = []
     for slope in np.arange(-0.2, 0.2001, 0.005):
         level = y - np.rint(slope * (x - width / 2)).astype(np.int64) + height
         counts = np.bincount(level, minlength=3 * height)
@@ -315,8 +360,8 @@ def _without_rules(mask: Mask) -> Mask:
             edge = max(2, width // 25)
             whole = columns[:edge].any() and columns[-edge:].any()
             if columns.sum() > (0.55 if whole else 0.65) * width:
-                found.append((int(whole), on))
-    n_partial = len({int(y[on].mean()) // max(4, height // 30) for whole, on in found})
+                found.append((bool(whole), on))
+    n_partial = len({int(y[on].mean()) // max(4, height // 30) for _, on in found})
     out = mask.copy()
     for whole, on in found:
         if whole or n_partial >= 3:
@@ -384,12 +429,18 @@ def _choose(blobs: Blobs, ink: Floats) -> tuple[Ints | None, str | None]:
         return None, None
     flat = blobs.labels.ravel()
     inside = flat >= 0
+    mask = blobs.labels >= 0
     n = len(blobs)
-    height, width = ink.shape
-    weight = np.bincount(flat[inside], (ink * _centre_weight((height, width))).ravel()[inside], n)
+    votes = _slope_votes(ink)
+    if votes is None:
+        return None, None
+    weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n)
     border = np.concatenate([blobs.labels[0], blobs.labels[-1], blobs.labels[:, 0], blobs.labels[:, -1]])
     contact = np.bincount(border[border >= 0], minlength=n) / blobs.extent
-    score = weight * np.sqrt(blobs.extent) / (1 + (3 * contact) ** 2)
+    solid = np.pad(mask, 1)
+    rim_pixels = mask & ~(solid[:-2, 1:-1] & solid[2:, 1:-1] & solid[1:-1, :-2] & solid[1:-1, 2:])
+    thick = 2 * blobs.area / np.bincount(flat[inside], rim_pixels.ravel()[inside], n)
+    score = weight / (1 + (3 * contact) ** 2) / (1 + (2.5 * thick / blobs.extent) ** 4)
     main = int(score.argmax())
     size = blobs.extent[main]
     if size < 4:
@@ -399,10 +450,13 @@ def _choose(blobs: Blobs, ink: Floats) -> tuple[Ints | None, str | None]:
     rivals = 0
     order = np.argsort(-score)
     for i in order[:40]:
-        if group[i] or contact[i] > 0.5 or blobs.area[i] < 0.015 * blobs.area[main]:
+        if group[i] or contact[i] > 0.3 or blobs.area[i] < 0.02 * blobs.area[main]:
             continue
         top, bottom = blobs.top[group].min(), blobs.bottom[group].max()
         left, right = blobs.left[group].min(), blobs.right[group].max()
+        taller = blobs.top[i] < top and blobs.bottom[i] > bottom
+        if taller and blobs.left[i] < left and blobs.right[i] > right:  # a frame
+            continue
         gap_y = max(0, blobs.top[i] - bottom, top - blobs.bottom[i])
         gap_x = max(0, blobs.left[i] - right, left - blobs.right[i])
         gap = max(gap_x, gap_y) / size
@@ -414,7 +468,35 @@ def _choose(blobs: Blobs, ink: Floats) -> tuple[Ints | None, str | None]:
                 group[i] = True
         elif score[i] > 0.3 * score[main]:
             rivals += 1
-    return np.flatnonzero(group), "more than one object: read the largest" if rivals else None
+    members = np.flatnonzero(group)
+    members = np.append(main, members[members != main])
+    return members, "more than one object: read the largest" if rivals else None
+
+
+def _sheet(blobs: Blobs, i: int, mask: Mask) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left and right of the inside of piece ``i``, if it is a box around something else.
+
+    Either a frame with another piece in it, or a filled sheet that leaves something out.
+    """
+    top, bottom, left, right = (int(side[i]) for side in (blobs.top, blobs.bottom, blobs.left, blobs.right))
+    height, width = bottom - top, right - left
+    own = blobs.labels[top:bottom, left:right] == i
+    depth = max(2, min(height, width) // 16)
+    ends = slice(None, depth), slice(-depth, None)
+    sides = [own[end].any(axis=0) for end in ends] + [own[:, end].any(axis=1) for end in ends]
+    if min(height, width) < 24 or max(height, width) > 3 * min(height, width):
+        return None
+    if min(float(side.mean()) for side in sides) < 0.9:
+        return None
+    within = (blobs.top > top) & (blobs.bottom < bottom) & (blobs.left > left) & (blobs.right < right)
+    framed = bool((blobs.extent[within] > 0.25 * max(height, width)).any())
+    holed = 0.5 < float((own & mask[top:bottom, left:right]).mean()) < 0.97
+    if not framed and not holed:
+        return None
+    edge = depth + 2
+    while edge < min(height, width) // 4 and (own[edge].mean() > 0.9 or own[:, edge].mean() > 0.9) and framed:
+        edge += 1
+    return top + edge, bottom - edge, left + edge, right - edge
 
 
 # --- as MNIST draws ---------------------------------------------------------------------------------
@@ -491,4 +573,4 @@ def _centre(mask: Mask, rows: int, cols: int) -> Bytes:
     height, width = (min(n, m) for n, m in zip(mask.shape, canvas.shape, strict=True))
     canvas[places[0] : places[0] + height, places[1] : places[1] + width] = mask[:height, :width]
     small = canvas.reshape(rows, FINE, cols, FINE).mean(axis=(1, 3))
-    return np.rint(255 * small).astype(np.uint8)
+    return np.asarray(np.rint(255 * small), np.uint8)

@@ -1,5 +1,6 @@
 """Compare two sets of logits: same shapes, same values, same decisions. Knows no backend."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,30 @@ class ParityReport:
     def passed(self) -> bool:
         """Same values and same decisions."""
         return self.values_passed and not self.disagreements
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two models on the same images: is one right more often, or is it chance?"""
+
+    n_lost: int
+    """Images that only the reference gets right."""
+    n_won: int
+    """Images that only the other gets right."""
+    p_value: float
+    """Two-sided exact binomial probability of a split at least so uneven, were both equally good."""
+
+
+def mcnemar(reference_right: npt.NDArray[np.bool_], found_right: npt.NDArray[np.bool_]) -> McNemar:
+    """McNemar's exact test on (N,) right answers of a reference and another model.
+
+    Q. McNemar, Psychometrika 12 (1947): only the images on which they differ say anything.
+    """
+    n_lost = int((reference_right & ~found_right).sum())
+    n_won = int((~reference_right & found_right).sum())
+    n = n_lost + n_won
+    tail = sum(math.comb(n, k) for k in range(min(n_lost, n_won) + 1))
+    return McNemar(n_lost, n_won, min(1.0, 2 * tail / 2**n))
 
 
 def compare(reference: Logits, found: Logits, *, atol: float = ATOL, rtol: float = RTOL) -> ParityReport:

@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgelstm.digit import DigitPicture, digit_from_array
 from edgelstm.errors import PictureError
@@ -75,6 +75,8 @@ def decode(content: bytes, name: str = "the picture") -> Bytes:
                 array = np.asarray(_reduced(image))
         except PictureError:
             raise
+        except Image.DecompressionBombError as error:  # Pillow's own limit, seen before ours
+            raise _too_many_pixels(str(error).split(",")[0].lower(), name) from error
         except Exception as error:  # fed with hostile bytes, a decoder may raise anything
             raise _damaged(format_name, name, error) from error
     return _upright(_opaque(_eight_bits(array)), orientation)
@@ -110,7 +112,9 @@ def _read(path: str | os.PathLike[str], name: str) -> bytes:
 def _check_regular(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise PictureError(f"cannot read {name}", found=found, expected="a picture file", fix="check the path")
+        raise PictureError(
+            f"cannot read {name}", found=found, expected="a picture file", fix="check the path"
+        )
     if status.st_size > MAX_FILE_BYTES:
         raise _too_large(status.st_size, name)
 
@@ -178,20 +182,22 @@ def _webp_size(content: bytes) -> tuple[int, int]:
 
 def _check_size(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
-        raise PictureError(
-            f"{name} has too many pixels",
-            found=f"{width:,} x {height:,}",
-            expected=f"at most {MAX_PIXELS / 1e6:.0f} million",
-            fix="make the picture smaller",
-        )
+        raise _too_many_pixels(f"{width:,} x {height:,}", name)
+
+
+def _too_many_pixels(found: str, name: str) -> PictureError:
+    return PictureError(
+        f"{name} has too many pixels",
+        found=found,
+        expected=f"at most {MAX_PIXELS / 1e6:.0f} million",
+        fix="make the picture smaller",
+    )
 
 
 def _damaged(format_name: str, name: str, error: Exception) -> PictureError:
     reason = str(error)
-    if isinstance(error, Image.UnidentifiedImageError):  # its text is the address of our buffer
+    if isinstance(error, UnidentifiedImageError):  # its text is the address of our buffer
         reason = "a header that makes no sense"
-    elif isinstance(error, Image.DecompressionBombError):
-        reason = "far too many pixels"
     elif "truncated" in reason.lower() or isinstance(error, EOFError):
         reason = "an end that comes too early"
     return PictureError(
@@ -232,7 +238,7 @@ def _eight_bits(array: npt.NDArray[np.generic]) -> Bytes:
     deep = np.nan_to_num(array.astype(np.float64))
     deep = deep - min(0.0, deep.min())
     top = deep.max()
-    return np.rint(deep * (255 / top if top > 0 else 0)).astype(np.uint8)
+    return np.asarray(np.rint(deep * (255 / top if top > 0 else 0)), np.uint8)
 
 
 def _opaque(array: Bytes) -> Bytes:
@@ -260,7 +266,7 @@ def _opaque(array: Bytes) -> Bytes:
     else:
         ground = np.full(3, 0.0 if luma.mean() > 127 else 255.0)
     share = alpha[:, :, None].astype(np.float32) / 255
-    return np.rint(colour * share + ground.astype(np.float32) * (1 - share)).astype(np.uint8)
+    return np.asarray(np.rint(colour * share + ground.astype(np.float32) * (1 - share)), np.uint8)
 
 
 def _upright(array: Bytes, orientation: object) -> Bytes:

@@ -74,12 +74,40 @@ def _lstm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array, ...]
         raise ModelError("the NumPy reference cannot run this LSTM", found=f"attributes {sorted(attributes)}")
     w, r = w[0].astype(np.float64), r[0].astype(np.float64)
     b = rest[0][0].astype(np.float64) if rest and rest[0] is not None else np.zeros(8 * hidden)
+    return _recurrence(x.astype(np.float64) @ w.T, r.T, b, lambda state: state)
+
+
+def _quantized_lstm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array, ...]:
+    """com.microsoft DynamicQuantizeLSTM: weights (1, K, 4H) int8 with a scale a column, activations uint8.
+
+    The input is quantized once over all steps and images, the state at each step over all images, so an
+    image's logits depend on the others of its batch. (onnxruntime, docs/ContribOperators.md)
+    """
+    x, w, r, b, _, _, _, _, w_scale, w_zero, r_scale, r_zero = arguments
+    w = (w[0].astype(np.float64) - w_zero[0]) * w_scale[0]
+    r = (r[0].astype(np.float64) - r_zero[0]) * r_scale[0]
+    return _recurrence(_through_uint8(x) @ w, r, b[0].astype(np.float64), _through_uint8)
+
+
+def _through_uint8(values: Array) -> Array:
+    """Round to the 256 levels between the smallest and the largest value, 0 being one of them."""
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    if low == high:
+        return np.zeros_like(values)
+    scale = (high - low) / 255
+    zero = np.rint(-low / scale)
+    rounded: Array = (np.clip(np.rint(values / scale) + zero, 0, 255) - zero) * scale
+    return rounded
+
+
+def _recurrence(from_input: Array, r: Array, b: Array, seen: Callable[[Array], Array]) -> tuple[Array, ...]:
+    """(T, B, 4H) input gates, r (H, 4H), b (8H) -> Y, Y_h, Y_c; ``seen`` is what the weights see of the state."""
+    hidden = r.shape[0]
     bias = b[: 4 * hidden] + b[4 * hidden :]
-    state_h = state_c = np.zeros((x.shape[1], hidden))
+    state_h = state_c = np.zeros((from_input.shape[1], hidden))
     outputs = []
-    for step in x.astype(np.float64):  # (B, I)
-        gates = step @ w.T + state_h @ r.T + bias  # (B, 4H)
-        i, o, f, c = np.split(gates, 4, axis=1)
+    for step in from_input:  # (B, 4H)
+        i, o, f, c = np.split(step + seen(state_h) @ r + bias, 4, axis=1)
         state_c = _sigmoid(f) * state_c + _sigmoid(i) * np.tanh(c)
         state_h = _sigmoid(o) * np.tanh(state_c)
         outputs.append(state_h)
@@ -106,6 +134,7 @@ _OPERATORS: dict[str, Callable[[list[Any], dict[str, Any]], tuple[Array, ...]]] 
     "Reshape": _reshape,
     "Transpose": lambda arguments, attributes: (arguments[0].transpose(attributes["perm"]),),
     "LSTM": _lstm,
+    "DynamicQuantizeLSTM": _quantized_lstm,
     "Squeeze": lambda arguments, attributes: (np.squeeze(arguments[0], tuple(arguments[1])),),
     "Gemm": _gemm,
 }

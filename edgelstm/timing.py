@@ -246,10 +246,10 @@ def measure_alternating(
     and one reading of the clock. Garbage is collected before, not during; the collector is put back as it
     was, also when a contestant raises. ``clock`` counts nanoseconds.
     """
-    counts = {
-        name: calls_per_round[name] if isinstance(calls_per_round, Mapping) else calls_per_round for name in contestants
-    }
-    if not counts or n_rounds < 1 or min(counts.values()) < 1 or n_warmup < 0 or n_settle < 0:
+    if not isinstance(calls_per_round, Mapping):
+        calls_per_round = dict.fromkeys(contestants, calls_per_round)
+    counts = [calls_per_round[name] for name in contestants]
+    if not counts or n_rounds < 1 or min(counts) < 1 or n_warmup < 0 or n_settle < 0:
         raise ValueError("expected contestants, n_rounds and calls_per_round >= 1, untimed calls >= 0")
     shuffler, order = random.Random(seed), list(contestants)
     measured: dict[str, Rounds] = {name: [] for name in contestants}
@@ -266,7 +266,7 @@ def measure_alternating(
                 shuffler.shuffle(order)
             for name in order:
                 _turn(contestants[name], n_settle, clock)
-                measured[name].append(_turn(contestants[name], counts[name], clock))
+                measured[name].append(_turn(contestants[name], calls_per_round[name], clock))
     finally:
         if gc_was_enabled:
             gc.enable()
@@ -313,7 +313,8 @@ def _instability(rounds: Rounds, p50: Percentile) -> str | None:
         reasons.append(f"p50 moved {drift:+.1%} from the first to the last third of the rounds")
     if spread > MAX_ROUND_SPREAD:
         reasons.append(f"the middle half of the rounds' medians spreads over {spread:.1%} of p50")
-    assert p50.low_s is not None and p50.high_s is not None, "MIN_ROUNDS calls have an interval of p50"
+    assert p50.low_s is not None, "MIN_ROUNDS calls are enough for an interval of p50"
+    assert p50.high_s is not None
     if (width := (p50.high_s - p50.low_s) / p50.value_s) > MAX_P50_WIDTH:
         reasons.append(f"the interval of p50 is {width:.1%} of p50 wide")
     return "; ".join(reasons) or None

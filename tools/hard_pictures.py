@@ -64,32 +64,40 @@ class Scene:
     gaps: float = 0.0
     """Share of the strokes that a dry pen leaves out."""
     vignette: float = 0.0
+    box: float = 0.0
+    """Thickness of a box drawn around the digit, pixels."""
+    margin: int = 0
+    """White margin around the picture, as of a saved plot, pixels."""
 
 
 def skeleton(mask: Mask) -> Mask:
-    """Thin a mask to its middle lines (Zhang and Suen 1984)."""
-    mask = np.pad(mask, 1).astype(np.uint8)
+    """Thin a mask to its middle lines (Guo and Hall 1989)."""
+    mask = np.pad(mask, 1)
     while True:
         before = mask.sum()
-        for a, b in (((0, 2, 4), (2, 4, 6)), ((0, 2, 6), (0, 4, 6))):
-            rolls = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
-            ring = np.stack([np.roll(mask, (-y, -x), (0, 1)) for y, x in rolls])
-            count = ring.sum(axis=0)
-            steps = ((ring == 0) & (np.roll(ring, -1, axis=0) == 1)).sum(axis=0)
-            off = (count >= 2) & (count <= 6) & (steps == 1) & (ring[list(a)].min(axis=0) == 0)
-            mask = np.where(off & (ring[list(b)].min(axis=0) == 0), 0, mask).astype(np.uint8)
+        for start in (4, 0):
+            around = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
+            p = [np.roll(mask, (-y, -x), (0, 1)) for y, x in around]
+            either = [p[i] | p[i - 7] for i in range(8)]  # p[i] or the one after it
+            rises = sum((~p[i] & either[i + 1]).astype(int) for i in (0, 2, 4, 6))
+            odd = sum(either[i].astype(int) for i in (7, 1, 3, 5))
+            even = sum(either[i].astype(int) for i in (0, 2, 4, 6))
+            n = np.minimum(odd, even)
+            held = (p[start] | p[start + 1] | ~p[(start + 3) % 8]) & p[(start + 2) % 8]
+            mask = mask & ~((rises == 1) & (n >= 2) & (n <= 3) & ~held)
         if mask.sum() == before:
-            return mask[1:-1, 1:-1].astype(bool)
+            return mask[1:-1, 1:-1]
 
 
 def strokes(digit: npt.NDArray[np.uint8], scene: Scene, rng: Rng) -> Image.Image:
     """The digit's coverage, drawn anew with the scene's pen: mode L, the size of the picture."""
     ys, xs = np.nonzero(digit > 96)
     crop = digit[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
-    scale = 200 / max(crop.shape)
-    size = tuple(max(8, round(n * scale)) for n in crop.shape[::-1])
+    height, width = crop.shape
+    scale = 200 / max(height, width)
+    size = (max(8, round(width * scale)), max(8, round(height * scale)))
     large = Image.fromarray(np.pad(crop, 2)).resize((size[0] + 40, size[1] + 40), Image.Resampling.BICUBIC)
-    line = skeleton(np.asarray(large.filter(ImageFilter.GaussianBlur(4))) > 110)
+    line = skeleton(np.asarray(large.filter(ImageFilter.GaussianBlur(2.5))) > 70)
     ys, xs = np.nonzero(line)
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):  # points between neighbours, or large digits are dotted
         beside = line & np.roll(line, (-dy, -dx), (0, 1))
@@ -103,7 +111,9 @@ def strokes(digit: npt.NDArray[np.uint8], scene: Scene, rng: Rng) -> Image.Image
     cy, cx = scene.place[0] * scene.height, scene.place[1] * scene.width
     points = np.stack([cy + cos * y + sin * x, cx - sin * y + cos * x], axis=1)
     if scene.gaps:
-        wave = np.sin(points @ rng.normal(0, 0.25, 2) + rng.uniform(0, 6)) + np.sin(points @ rng.normal(0, 0.5, 2))
+        wave = np.sin(points @ rng.normal(0, 0.25, 2) + rng.uniform(0, 6)) + np.sin(
+            points @ rng.normal(0, 0.5, 2)
+        )
         points = points[wave > np.quantile(wave, scene.gaps)]
     canvas = np.zeros((scene.height, scene.width), np.float64)
     radius = scene.pen / 2 + 1
@@ -152,7 +162,9 @@ def lines(scene: Scene, rng: Rng) -> Floats:
     phase = rng.uniform(0, pitch, 2)
     cover = np.clip(thick - np.abs((y + tilt * x + phase[0]) % pitch - pitch / 2), 0, 1)
     if scene.squared:
-        cover = np.maximum(cover, np.clip(thick - np.abs((x - tilt * y + phase[1]) % pitch - pitch / 2), 0, 1))
+        cover = np.maximum(
+            cover, np.clip(thick - np.abs((x - tilt * y + phase[1]) % pitch - pitch / 2), 0, 1)
+        )
     return np.asarray(scene.ruled * cover)
 
 
@@ -164,6 +176,12 @@ def draw(digit: npt.NDArray[np.uint8], scene: Scene, rng: Rng) -> Image.Image:
     if scene.ruled:
         sheet = sheet + lines(scene, rng)[:, :, None] * (ink + np.array([10, 15, 40]) - paper)
     picture = (sheet * (1 - cover) + ink * cover) * light(scene, rng)[:, :, None]
+    if scene.box:
+        cy, cx = scene.place[0] * scene.height, scene.place[1] * scene.width
+        far = np.maximum(
+            np.abs(np.arange(scene.height) - cy)[:, None], np.abs(np.arange(scene.width) - cx)[None]
+        )
+        picture[np.abs(far - 0.75 * scene.extent) < scene.box / 2] = ink
     for _ in range(scene.specks):
         y, x, r = rng.integers(0, scene.height), rng.integers(0, scene.width), rng.uniform(0.7, 3.5)
         yy, xx = np.ogrid[: scene.height, : scene.width]
@@ -171,7 +189,9 @@ def draw(digit: npt.NDArray[np.uint8], scene: Scene, rng: Rng) -> Image.Image:
     if scene.desk is not None:
         slant = rng.uniform(-0.1, 0.1) * (np.arange(scene.height) - scene.height / 2)
         picture[np.arange(scene.width)[None] < (0.12 * scene.width + slant)[:, None]] = scene.desk
-    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(scene.blur))
+    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(scene.blur)
+    )
     if scene.perspective:
         a, b, c, d = rng.uniform(-scene.perspective, scene.perspective, 4)
         bend = (
@@ -184,23 +204,30 @@ def draw(digit: npt.NDArray[np.uint8], scene: Scene, rng: Rng) -> Image.Image:
             a / scene.width,
             d / scene.height,
         )
-        image = image.transform(image.size, Image.Transform.PERSPECTIVE, bend, Image.Resampling.BICUBIC,
-                                fillcolor=tuple(int(v) for v in scene.paper))  # fmt: skip
+        image = image.transform(
+            image.size,
+            Image.Transform.PERSPECTIVE,
+            bend,
+            Image.Resampling.BICUBIC,
+            fillcolor=tuple(int(v) for v in scene.paper),
+        )
     grain = rng.normal(0, scene.noise, (scene.height, scene.width, 1)) if scene.noise else 0.0
     pixels = np.clip(np.asarray(image, np.float64) + grain, 0, 255).astype(np.uint8)
     if scene.frame:
         inner = pixels[scene.frame : -scene.frame, scene.frame : -scene.frame].copy()
         pixels[:] = int(rng.choice([0, 20, 128]))
         pixels[scene.frame : -scene.frame, scene.frame : -scene.frame] = inner
+    if scene.margin:
+        pixels = np.pad(pixels, [(scene.margin, scene.margin)] * 2 + [(0, 0)], constant_values=255)
     return Image.fromarray(pixels)
 
 
-def colours(rng: Rng) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """A colour of ink and one of ground that a person tells apart."""
+def coloured(rng: Rng) -> Scene:
+    """Ink and paper of two colours that a person tells apart."""
     while True:
         ink, ground = rng.integers(0, 256, (2, 3)).astype(float)
         if np.linalg.norm(ink - ground) > 150:
-            return tuple(ink), tuple(ground)
+            return Scene(ink=tuple(ink), paper=tuple(ground))
 
 
 def transparent(digit: npt.NDArray[np.uint8], level: int, rng: Rng) -> Image.Image:
@@ -245,24 +272,58 @@ KINDS: dict[str, Callable[[Rng], Scene]] = {
     "squared": lambda rng: replace(PLAIN, ruled=rng.uniform(0.2, 0.5), squared=True),
     "squared, dark lines": lambda rng: replace(PLAIN, ruled=rng.uniform(0.6, 0.9), squared=True),
     "perspective": lambda rng: replace(PLAIN, perspective=0.15, turn_deg=12),
-    "coloured": lambda rng: replace(PLAIN, **dict(zip(("ink", "paper"), colours(rng), strict=True))),
+    "coloured": coloured,
     "specks": lambda rng: replace(PLAIN, specks=40),
     "desk at the edge": lambda rng: replace(PLAIN, desk=float(rng.choice([30, 90, 150]))),
     "frame": lambda rng: replace(PLAIN, frame=int(rng.integers(3, 40))),
     "white on black, framed": lambda rng: replace(
         SCREEN, ink=(255, 255, 255), paper=(0, 0, 0), frame=int(rng.integers(3, 40)), extent=200
     ),
-    "tiny": lambda rng: replace(PLAIN, width=1400, height=1100, extent=int(rng.integers(40, 90)), pen=4,
-                                place=tuple(rng.uniform(0.2, 0.8, 2))),  # fmt: skip
-    "filling": lambda rng: replace(PLAIN, width=300, height=300, extent=255, pen=rng.uniform(10, 30), turn_deg=0),
+    "box around": lambda rng: replace(PLAIN, box=float(rng.integers(2, 9)), turn_deg=3),
+    "plot, white on black": lambda rng: replace(
+        SCREEN,
+        ink=(255, 255, 255),
+        paper=(0, 0, 0),
+        width=300,
+        height=300,
+        pen=24,
+        margin=int(rng.integers(10, 150)),
+    ),
+    "photo pasted on white": lambda rng: replace(
+        PLAIN, paper=(150, 150, 145), margin=int(rng.integers(10, 150)), shading=0.3
+    ),
+    "tiny": lambda rng: replace(
+        PLAIN,
+        width=1400,
+        height=1100,
+        extent=int(rng.integers(40, 90)),
+        pen=4,
+        place=tuple(rng.uniform(0.2, 0.8, 2)),
+    ),
+    "filling": lambda rng: replace(
+        PLAIN, width=300, height=300, extent=255, pen=rng.uniform(10, 30), turn_deg=0
+    ),
     "off centre": lambda rng: replace(PLAIN, extent=140, place=tuple(rng.uniform(0.25, 0.75, 2)), pen=7),
     "dry pen": lambda rng: replace(PLAIN, gaps=rng.uniform(0.08, 0.2), pen=8),
     "phone photo": lambda rng: replace(
-        PLAIN, width=1200, height=900, extent=int(rng.integers(150, 500)), pen=rng.uniform(5, 14), shading=0.4,
-        shadow=rng.uniform(0, 0.5), texture=0.04, noise=5, quality=50, perspective=0.08, turn_deg=10,
-        ruled=float(rng.choice([0, 0.3])), specks=8, vignette=0.4, place=tuple(rng.uniform(0.35, 0.65, 2)),
+        PLAIN,
+        width=1200,
+        height=900,
+        extent=int(rng.integers(150, 500)),
+        pen=rng.uniform(5, 14),
+        shading=0.4,
+        shadow=rng.uniform(0, 0.5),
+        texture=0.04,
+        noise=5,
+        quality=50,
+        perspective=0.08,
+        turn_deg=10,
+        ruled=float(rng.choice([0, 0.3])),
+        specks=8,
+        vignette=0.4,
+        place=tuple(rng.uniform(0.35, 0.65, 2)),
     ),
-}  # fmt: skip
+}
 
 
 def encode(kind: str, digit: npt.NDArray[np.uint8], rng: Rng) -> bytes:
@@ -292,8 +353,12 @@ def pictures(kind: str, split: str, n: int, seed: int) -> list[tuple[int, bytes]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--split", choices=("train", "test"), default="train", help="train to tune, test to report")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--split", choices=("train", "test"), default="train", help="train to tune, test to report"
+    )
     parser.add_argument("-n", type=int, default=50, help="pictures of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", action="append", choices=ALL_KINDS, help="only this kind; may be repeated")

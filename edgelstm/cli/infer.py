@@ -11,13 +11,11 @@ import click
 
 from edgelstm.cli.options import json_option, provider_option, say
 from edgelstm.config import DEFAULT_MODEL
-from edgelstm.errors import PictureError
 
 if TYPE_CHECKING:
     from edgelstm.classifier import Prediction
     from edgelstm.runtime import Provider
 
-MAX_STDIN_BYTES = 64 * 2**20
 SHADES = " .:-=+*#%@"
 
 
@@ -70,29 +68,18 @@ def _line(prediction: "Prediction", with_top: bool) -> str:
 
 def _pictures(images: Iterable[str]) -> Iterator[str | bytes]:
     """What the arguments stand for, in order; a name that is nothing is left for the reader to refuse."""
-    from edgelstm.picture import SUFFIXES
+    from edgelstm.picture import MAX_FILE_BYTES, SUFFIXES
 
     for image in images:
         if image == "-":
-            yield _stdin_picture()
+            yield sys.stdin.buffer.read(MAX_FILE_BYTES + 1)  # one more byte is refused like a long file
         elif Path(image).is_dir():
-            found = sorted(
-                path for path in Path(image).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
-            )
-            if not found:
-                raise PictureError(f"no pictures in the folder {image}", expected=" ".join(sorted(SUFFIXES)))
-            yield from map(str, found)
+            paths = Path(image).rglob("*")
+            yield from sorted(str(path) for path in paths if path.suffix.lower() in SUFFIXES) or [image]
         elif not Path(image).exists() and glob.has_magic(image):
             yield from sorted(glob.glob(image, recursive=True)) or [image]
         else:
             yield image
-
-
-def _stdin_picture() -> bytes:
-    content = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
-    if len(content) > MAX_STDIN_BYTES:
-        raise PictureError("standard input is too long for a picture", expected=f"at most {MAX_STDIN_BYTES:,} bytes")
-    return content
 
 
 def drawing(prediction: "Prediction") -> str:

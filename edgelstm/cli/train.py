@@ -36,6 +36,9 @@ EXIT_INTERRUPTED = 130
     show_default=True,
     help="Where to train.",
 )
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads; they are part of what fixes the bits.  [default: all]"
+)
 @data_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: runs/MODEL]")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the run folder.")
@@ -50,6 +53,7 @@ def command(
     epochs: int | None,
     seed: int,
     device: str,
+    threads: int | None,
     data_folder: Path,
     output: Path | None,
     resume: bool,
@@ -74,7 +78,7 @@ def command(
         plan, events = run.resume_run(folder, data_folder, device)
         _check_same_run(ctx, folder, plan)
     else:
-        train = dataclasses.replace(RECIPES[recipe], seed=seed)
+        train = dataclasses.replace(RECIPES[recipe], seed=seed, threads=threads)
         if epochs:
             train = dataclasses.replace(train, epochs=epochs, n_samples=None)
         plan = run.RunPlan(model, FAMILY[model], train)
@@ -98,8 +102,12 @@ def command(
 def _check_same_run(ctx: click.Context, folder: Path, plan: "RunPlan") -> None:
     """What the user asked for by name must be what the folder holds."""
     held = {
-        "model": plan.name, "recipe": plan.train.recipe, "epochs": plan.train.epochs, "seed": plan.train.seed
-    }  # fmt: skip
+        "model": plan.name,
+        "recipe": plan.train.recipe,
+        "epochs": plan.train.epochs,
+        "seed": plan.train.seed,
+        "threads": plan.train.threads,
+    }
     for name, value in held.items():
         asked = ctx.params[name]
         given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE

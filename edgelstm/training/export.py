@@ -11,13 +11,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgelstm import __version__
 from edgelstm.config import ModelConfig
-from edgelstm.contract import BATCH_AXIS, INPUT_NAME, OPSET, OUTPUT_NAME, ModelContract
+from edgelstm.contract import BATCH_AXIS, INPUT_NAME, OPSET, OUTPUT_NAME, ModelContract, Precision
 from edgelstm.errors import ModelError, ParityError
 from edgelstm.files import write_bytes
 from edgelstm.parity import ParityReport, compare
 from edgelstm.runtime import OrtRunner
+from edgelstm.training import quantize
 from edgelstm.training.checkpoint import Checkpoint
 from edgelstm.training.model import PIXEL_SCALE, TorchRunner, numpy_weights
+from edgelstm.training.quantize import quantized
 
 IR_VERSION = 10
 """The ONNX file format that came with opset 21; every onnxruntime since 1.18 reads it."""
@@ -63,7 +65,7 @@ def export(checkpoint: Checkpoint, target: Path) -> Exported:
     return Exported(target, len(content), tuple(node.op_type for node in model.graph.node), parity)
 
 
-def build_model(checkpoint: Checkpoint) -> onnx.ModelProto:
+def build_model(checkpoint: Checkpoint, precision: Precision = "fp32") -> onnx.ModelProto:
     """The ONNX model of a checkpoint, the same bytes every time.
 
     Cast, (Reshape), Transpose, one LSTM per layer with a Squeeze behind each, Gemm. The pixels' scale
@@ -86,14 +88,14 @@ def build_model(checkpoint: Checkpoint) -> onnx.ModelProto:
     for layer in range(config.n_layers):
         name, last = f"lstm_{layer}", layer == config.n_layers - 1
         w, r, b = onnx_lstm_weights(weights, layer, scale=PIXEL_SCALE if layer == 0 else 1.0)
-        tensors |= {f"{name}.W": w, f"{name}.R": r, f"{name}.B": b}
         outputs = ["", f"{name}.Y_h"] if last else [f"{name}.Y"]
-        nodes.append(
-            helper.make_node(
-                "LSTM", [value, f"{name}.W", f"{name}.R", f"{name}.B"], outputs, name=name,
-                hidden_size=config.hidden_size,
-            )
-        )  # fmt: skip
+        if precision == "int8":
+            node, added = _quantized_lstm(name, value, outputs, w, r, b)
+        else:
+            added = {f"{name}.W": w, f"{name}.R": r, f"{name}.B": b}
+            node = helper.make_node("LSTM", [value, *added], outputs, name=name, hidden_size=config.hidden_size)
+        nodes.append(node)
+        tensors |= added
         # Y_h (1, B, H) -> (B, H); Y (T, 1, B, H) -> (T, B, H)
         axis = "direction_axis" if last else "step_direction_axis"
         tensors[axis] = np.array([0 if last else 1], np.int64)
@@ -109,10 +111,35 @@ def build_model(checkpoint: Checkpoint) -> onnx.ModelProto:
     )  # fmt: skip
     model = helper.make_model(
         graph, producer_name="edgelstm", producer_version=__version__, ir_version=IR_VERSION,
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=_opsets(precision),
     )  # fmt: skip
-    helper.set_model_props(model, contract_of(checkpoint).to_metadata())
+    helper.set_model_props(model, contract_of(checkpoint, precision).to_metadata())
     return model
+
+
+def _quantized_lstm(
+    name: str, value: str, outputs: list[str], w: Array, r: Array, b: Array
+) -> tuple[onnx.NodeProto, dict[str, npt.NDArray[np.generic]]]:
+    """The LSTM with int8 weights; its activations are quantized as it runs, one scale for each call."""
+    tensors: dict[str, npt.NDArray[np.generic]] = {}
+    for key, weights in (("W", w), ("R", r)):
+        integers, scales = quantized(weights)
+        tensors[f"{name}.{key}"] = integers
+        tensors[f"{name}.{key}_scale"] = scales
+        tensors[f"{name}.{key}_zero_point"] = np.zeros(scales.shape, np.int8)
+    tensors[f"{name}.B"] = b
+    scaling = [f"{name}.{key}_{part}" for key in "WR" for part in ("scale", "zero_point")]
+    # lengths, initial states and peepholes are left out
+    inputs = [value, f"{name}.W", f"{name}.R", f"{name}.B", "", "", "", "", *scaling]
+    node = helper.make_node(
+        quantize.OPERATOR, inputs, outputs, name=name, domain=quantize.DOMAIN, hidden_size=r.shape[2]
+    )
+    return node, tensors
+
+
+def _opsets(precision: Precision) -> list[onnx.OperatorSetIdProto]:
+    opsets = [helper.make_opsetid("", OPSET)]
+    return opsets + ([helper.make_opsetid(quantize.DOMAIN, quantize.DOMAIN_VERSION)] if precision == "int8" else [])
 
 
 def onnx_lstm_weights(weights: dict[str, Array], layer: int, scale: float) -> tuple[Array, Array, Array]:
@@ -130,36 +157,39 @@ def onnx_lstm_weights(weights: dict[str, Array], layer: int, scale: float) -> tu
     return w[None].astype(np.float32), r[None].astype(np.float32), b[None].astype(np.float32)
 
 
-def contract_of(checkpoint: Checkpoint) -> ModelContract:
+def contract_of(checkpoint: Checkpoint, precision: Precision = "fp32") -> ModelContract:
     """What the exported file says of itself: everything here is a function of the checkpoint."""
     versions = {"edgelstm": __version__, "onnx": importlib.metadata.version("onnx")}
     return ModelContract(
         config=checkpoint.config,
         name=checkpoint.name,
+        precision=precision,
         recipe=checkpoint.train.recipe,
         seed=checkpoint.train.seed,
         weights_sha256=checkpoint.weights_sha256,
         data_sha256=checkpoint.data_sha256,
-        validation=checkpoint.validation,
-        test=checkpoint.test,
+        validation=checkpoint.validation if precision == "fp32" else None,
+        test=checkpoint.test if precision == "fp32" else None,  # not this file's
         versions=checkpoint.versions | versions,
     )
 
 
-def check_graph(model: onnx.ModelProto, config: ModelConfig) -> None:
+def check_graph(model: onnx.ModelProto, config: ModelConfig, precision: Precision = "fp32") -> None:
     """The gates: raise ModelError unless the graph is exactly what the contract promises."""
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError("the ONNX checker refuses the graph", found=str(error)) from error
     reshape = ["Reshape"] if config.rows_per_step > 1 else []
-    layers = ["LSTM", "Squeeze"] * config.n_layers
+    operator = quantize.OPERATOR if precision == "int8" else "LSTM"
+    layers = [operator, "Squeeze"] * config.n_layers
     graph = model.graph
+    opsets = [(opset.domain, opset.version) for opset in model.opset_import]
     initializers = {tensor.name for tensor in graph.initializer}
-    lstm_inputs = {name for node in graph.node if node.op_type == "LSTM" for name in node.input[1:4]}
+    lstm_inputs = {name for node in graph.node if node.op_type == operator for name in node.input[1:] if name}
     checks: list[tuple[str, object, object]] = [
         ("operators", [node.op_type for node in graph.node], ["Cast", *reshape, "Transpose", *layers, "Gemm"]),
-        ("opsets", [(opset.domain, opset.version) for opset in model.opset_import], [("", OPSET)]),
+        ("opsets", opsets, [(opset.domain, opset.version) for opset in _opsets(precision)]),
         ("LSTM weights that are not initializers", sorted(lstm_inputs - initializers), []),
         ("input", _signature(graph.input), [(INPUT_NAME, TensorProto.UINT8, [BATCH_AXIS, config.rows, config.cols])]),
         ("output", _signature(graph.output), [(OUTPUT_NAME, TensorProto.FLOAT, [BATCH_AXIS, config.n_classes])]),

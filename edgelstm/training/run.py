@@ -106,6 +106,9 @@ def begin_run(
     for path in held:
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / BOARD_DIR, ignore_errors=True)
+    if plan.train.threads:
+        torch.set_num_threads(plan.train.threads)
+    plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, threads=torch.get_num_threads()))
     generator = torch.Generator().manual_seed(plan.train.seed)
     model = new_model(
         plan.config, generator, forget_bias=plan.train.forget_bias,
@@ -123,13 +126,13 @@ def resume_run(folder: Path, data_folder: Path, device: str = "auto") -> tuple[R
     tensors, values = load_tensors(folder / STATE_FILE)
     try:
         plan = RunPlan(values["name"], model_config_from(values["config"]), train_config_from(values["train"]))
-        epoch, threads = int(values["epoch"]), int(values["threads"])
+        epoch = int(values["epoch"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / STATE_FILE} has damaged metadata", found=f"{type(error).__name__}: {error}",
             fix="train anew with --overwrite",
         ) from error  # fmt: skip
-    torch.set_num_threads(threads)
+    torch.set_num_threads(plan.train.threads or torch.get_num_threads())
     state = new_state(RowLstm(plan.config).to(_device(device)), plan.train)
     _fill_state(folder / STATE_FILE, state, tensors)
     state.epoch = epoch
@@ -253,7 +256,7 @@ def _state_tensors(state: TrainState) -> Tensors:
 
 def _save_state(path: Path, plan: RunPlan, state: TrainState) -> None:
     values: dict[str, Any] = dataclasses.asdict(plan)
-    save_tensors(path, _state_tensors(state), values | {"epoch": state.epoch, "threads": torch.get_num_threads()})
+    save_tensors(path, _state_tensors(state), values | {"epoch": state.epoch})
 
 
 def _fill_state(path: Path, state: TrainState, tensors: Tensors) -> None:

@@ -1,0 +1,141 @@
+"""Tests of edgelstm.training.augment: digits move by what was asked, and alike for the same seed."""
+
+import numpy as np
+import pytest
+import torch
+
+from edgelstm.config import AugmentConfig
+from edgelstm.training.augment import augment
+
+STILL = AugmentConfig(rotate_deg=0, scale=0, shear=0, shift_px=0, elastic_px=0)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def digits(sample):
+    return torch.from_numpy(sample.images[:200].copy())
+
+
+def spot(batch=500, size=28):
+    """A 2 x 2 spot in the very middle of each picture."""
+    pixels = torch.zeros(batch, size, size, dtype=torch.uint8)
+    pixels[:, size // 2 - 1 : size // 2 + 1, size // 2 - 1 : size // 2 + 1] = 255
+    return pixels
+
+
+def centres(pixels):
+    """(B, 2): the centre of mass of each picture, x and y in pixels from the middle."""
+    mass = pixels.double()
+    places = torch.arange(mass.shape[1]) - (mass.shape[1] - 1) / 2
+    total = mass.sum((1, 2))
+    return torch.stack([(mass.sum(1) * places).sum(1) / total, (mass.sum(2) * places).sum(1) / total], 1)
+
+
+def test_nothing_to_change_changes_nothing(digits):
+    assert torch.equal(digits, augment(digits, STILL, seeded()))
+
+
+def test_pixels_stay_uint8_of_the_same_shape(digits):
+    moved = augment(digits, AugmentConfig(), seeded())
+    assert (torch.uint8, digits.shape) == (moved.dtype, moved.shape)
+
+
+def test_the_original_digits_are_left_alone(digits):
+    before = digits.clone()
+    augment(digits, AugmentConfig(), seeded())
+    assert torch.equal(before, digits)
+
+
+def test_the_same_seed_moves_digits_alike(digits):
+    first, second = (augment(digits, AugmentConfig(), seeded(3)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_another_seed_moves_digits_otherwise(digits):
+    assert not torch.equal(augment(digits, AugmentConfig(), seeded(3)), augment(digits, AugmentConfig(), seeded(4)))
+
+
+def test_each_digit_of_a_batch_moves_on_its_own():
+    moved = augment(spot(50), AugmentConfig(), seeded())
+    assert len({picture.numpy().tobytes() for picture in moved}) == 50
+
+
+def test_a_shift_is_at_most_what_was_asked_and_uses_all_of_it():
+    moved = centres(augment(spot(), AugmentConfig(0, 0, 0, shift_px=2.0, elastic_px=0), seeded()))
+    largest = moved.abs().max(0).values
+    assert (largest <= 2.02).all(), f"shifted by {largest.tolist()} pixels"
+    assert (largest > 1.9).all(), f"shifted by only {largest.tolist()} pixels"
+    mean = moved.mean(0)
+    assert (mean.abs() < 0.2).all(), f"500 shifts average {mean.tolist()} pixels"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AugmentConfig(15, 0, 0, 0, 0), AugmentConfig(0, 0.15, 0, 0, 0), AugmentConfig(0, 0, 0.2, 0, 0),
+    ],
+    ids=["rotation", "scale", "shear"],
+)  # fmt: skip
+def test_other_changes_keep_the_middle_in_its_place(config):
+    moved = augment(spot(100), config, seeded())
+    assert not torch.equal(spot(100), moved)
+    assert (centres(moved).abs() < 0.05).all(), f"the middle moved by {centres(moved).abs().max()} pixels"
+
+
+def bars():
+    """A bar above the middle in each picture: its direction shows rotation, its distance the scale."""
+    pixels = torch.zeros(500, 56, 56, dtype=torch.uint8)
+    pixels[:, 10:14, 27:29] = 255
+    return pixels, -16.0  # rows from the middle
+
+
+def test_a_rotation_is_at_most_what_was_asked_and_uses_all_of_it():
+    pixels, _ = bars()
+    moved = centres(augment(pixels, AugmentConfig(rotate_deg=15, scale=0, shear=0, shift_px=0, elastic_px=0), seeded()))
+    angles = torch.rad2deg(torch.atan2(moved[:, 0], -moved[:, 1]))
+    assert 14.5 < angles.max() < 15.2, f"turned by {angles.max():.2f} degrees"
+    assert -15.2 < angles.min() < -14.5, f"turned by {angles.min():.2f} degrees"
+
+
+def test_a_scale_is_at_most_what_was_asked_and_uses_all_of_it():
+    pixels, height = bars()
+    moved = centres(
+        augment(pixels, AugmentConfig(rotate_deg=0, scale=0.15, shear=0, shift_px=0, elastic_px=0), seeded())
+    )
+    scales = height / moved[:, 1]  # grid_sample goes from the new picture to the old one
+    assert 1.14 < scales.max() < 1.16, f"scaled by {scales.max():.3f}"
+    assert 0.84 < scales.min() < 0.86, f"scaled by {scales.min():.3f}"
+
+
+def test_a_shear_moves_rows_sideways_and_none_up_or_down():
+    pixels, height = bars()
+    moved = centres(
+        augment(pixels, AugmentConfig(rotate_deg=0, scale=0, shear=0.2, shift_px=0, elastic_px=0), seeded())
+    )
+    slopes = (moved[:, 0] / height).abs()
+    assert 0.195 < slopes.max() < 0.205, f"sheared by {slopes.max():.3f}"
+    assert (moved[:, 1] - height).abs().max() < 0.05
+
+
+def test_an_elastic_displacement_has_the_deviation_asked_for():
+    moved = centres(augment(spot(2000), AugmentConfig(0, 0, 0, 0, elastic_px=1.0), seeded()))
+    deviations = moved.std(0)
+    # 2,000 draws know a deviation to 1.6 %; bending changes a spot's shape a little too
+    np.testing.assert_allclose(deviations, [1, 1], atol=0.12)
+
+
+def test_an_elastic_displacement_bends_smoothly():
+    """Neighbouring pixels move together: the digit's ink stays about what it was."""
+    line = torch.zeros(100, 28, 28, dtype=torch.uint8)
+    line[:, 4:24, 13:15] = 255
+    moved = augment(line, AugmentConfig(0, 0, 0, 0, elastic_px=1.0), seeded())
+    ink = moved.double().sum((1, 2)) / line.double().sum((1, 2))
+    assert 0.6 < ink.min() < ink.max() < 1.6, f"ink from {ink.min():.2f} to {ink.max():.2f}"
+
+
+def test_pictures_need_not_be_square():
+    pixels = torch.zeros(3, 10, 20, dtype=torch.uint8)
+    assert tuple(augment(pixels, AugmentConfig(), seeded()).shape) == (3, 10, 20)

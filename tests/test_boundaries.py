@@ -1,0 +1,254 @@
+"""Tests of the borders inside edgelstm: who may import whom, and what works without torch and onnx."""
+
+import ast
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+
+import edgelstm
+
+PACKAGE = Path(edgelstm.__file__).parent
+TIMEOUT_S = 120
+BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "tensorboard", "matplotlib")
+
+# Which of our modules each module may import, and which packages besides the standard library.
+# *: inside functions only.
+LEVEL_0 = {"errors", "config", "contract", "files"}
+LEVEL_1 = {"data", "digit", "picture", "parity", "timing", "reference"}
+LEVEL_2 = {"runtime", "bench", "report", "classifier", "doctor"}
+PACKAGES = {
+    "contract": {"numpy"},
+    "data": {"numpy", "*torchvision"},
+    "digit": {"numpy", "PIL"},
+    "picture": {"numpy", "PIL"},
+    "parity": {"numpy"},
+    "timing": {"numpy"},
+    "reference": {"numpy", "*onnx"},
+    "runtime": {"numpy", "*onnxruntime"},
+    "bench": {"numpy"},
+    "report": {"*rich", "*matplotlib"},
+    "classifier": {"numpy"},
+    "doctor": {"numpy"},
+}
+TRAINING_PACKAGES = {"numpy", "torch", "torchvision", "onnx", "safetensors"}
+CLI_PACKAGES = {"click", "*rich", "*torch", "*numpy"}
+
+
+class Import(NamedTuple):
+    """One imported module, and whether importing its file is enough to have it imported."""
+
+    name: str
+    at_top: bool
+    line: int
+
+
+def modules():
+    return sorted(str(path.relative_to(PACKAGE).with_suffix("")) for path in PACKAGE.rglob("*.py"))
+
+
+def tree(module):
+    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+
+
+def imports(module) -> Iterator[Import]:
+    """Every import but those for type checkers only."""
+
+    def walk(node, at_top):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(alias.name, at_top, child.lineno)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{module}:{child.lineno} imports relatively"
+                names = [alias.name for alias in child.names]
+                # `from edgelstm.training import run` imports a module, `from edgelstm import __version__` a name
+                nested = [f"{child.module}.{name}" for name in names if exists(f"{child.module}.{name}")]
+                yield from (Import(name, at_top, child.lineno) for name in nested or [child.module])
+            else:
+                inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                yield from walk(child, at_top and not inside)
+
+    return walk(tree(module), True)
+
+
+def exists(name):
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def packages(module):
+    """Names of other packages, with * if they are imported inside functions only."""
+    found = {}
+    for one in imports(module):
+        name = one.name.split(".")[0]
+        if name != "edgelstm" and name not in sys.stdlib_module_names:
+            found[name] = found.get(name, False) or one.at_top
+    return {name if at_top else f"*{name}" for name, at_top in found.items()}
+
+
+def ours(module):
+    """The parts of edgelstm that a module imports: their names below the package, '' for the package itself."""
+    return {
+        (one.name.removeprefix("edgelstm").removeprefix("."), one.at_top)
+        for one in imports(module)
+        if one.name.split(".")[0] == "edgelstm"
+    }
+
+
+def in_level(*levels):
+    return sorted(set().union(*levels))
+
+
+def test_every_module_has_its_place():
+    placed = LEVEL_0 | LEVEL_1 | LEVEL_2 | {"__init__", "__main__"}
+    found = {module for module in modules() if not module.startswith(("training/", "cli/"))}
+    assert placed == found
+
+
+@pytest.mark.parametrize("module", in_level(LEVEL_0, LEVEL_1, LEVEL_2))
+def test_a_module_imports_no_package_but_its_own(module):
+    allowed = PACKAGES.get(module, set())
+    allowed = allowed | {f"*{name}" for name in allowed}
+    assert packages(module) <= allowed, f"{module} imports {sorted(packages(module) - allowed)}"
+
+
+@pytest.mark.parametrize("module", in_level(LEVEL_0, LEVEL_1, LEVEL_2))
+def test_a_module_imports_its_own_level_and_those_below(module):
+    allowed = {""} | LEVEL_0
+    allowed |= LEVEL_1 if module not in LEVEL_0 else set()
+    allowed |= LEVEL_2 if module in LEVEL_2 else set()
+    found = {name for name, _ in ours(module)}
+    assert found <= allowed, f"{module} imports {sorted(found - allowed)}"
+
+
+def test_importing_the_package_imports_nothing_else():
+    assert set() == packages("__init__")
+    assert set() == {name for name, at_top in ours("__init__") if at_top}
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if module.startswith("training/")])
+def test_training_is_the_home_of_torch_and_onnx_and_knows_no_command_line(module):
+    assert {name.removeprefix("*") for name in packages(module)} <= TRAINING_PACKAGES
+    found = {name for name, _ in ours(module) if not name.startswith("training.") and name != "training"}
+    assert found <= {"", "runtime", *LEVEL_0, *LEVEL_1}, f"{module} imports {sorted(found)}"
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if not module.startswith(("training/", "cli/"))])
+def test_nothing_outside_the_command_line_imports_training(module):
+    found = {name.split(".")[0] for name, _ in ours(module)}
+    if module == "__main__":
+        found.discard("cli")
+    assert set() == found & {"training", "cli"}
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if module.startswith("cli/")])
+def test_the_command_line_imports_only_click_and_level_0_at_its_top(module):
+    assert packages(module) <= CLI_PACKAGES
+    found = {name for name, at_top in ours(module) if at_top and not name.startswith("cli")}
+    assert found <= {"", "errors", "config"}, f"{module} imports {sorted(found)}"
+
+
+@pytest.mark.parametrize("module", [module for module in modules() if not module.startswith("cli/")])
+def test_library_code_does_not_print_or_write_to_the_terminal(module):
+    spoken = [
+        f"line {node.lineno}: {ast.unparse(node.func)}"
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in {"print", "sys.stdout.write", "sys.stderr.write", "click.echo", "pprint.pprint"}
+    ]
+    assert spoken == []
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_module_configures_logging(module):
+    configured = [
+        f"line {node.lineno}: {ast.unparse(node.func)}"
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).split(".")[-1]
+        in {"basicConfig", "addHandler", "setLevel", "dictConfig", "fileConfig", "captureWarnings"}
+    ]
+    assert configured == []
+
+
+# Without torch and onnx
+
+RUN = """
+import sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None
+from edgelstm.cli import main
+main(sys.argv[2:], prog_name="edgelstm")
+"""
+
+
+def run_without(blocked, *arguments, folder, **options):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", RUN, ",".join(blocked), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent), "EDGELSTM_DATA": str(folder)},
+        cwd=folder, capture_output=True, timeout=TIMEOUT_S, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def picture(sample):
+    stream = io.BytesIO()
+    Image.fromarray(sample.images[0]).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_infer_reads_a_digit_without_torch_and_onnx(tmp_path, picture, sample):
+    (tmp_path / "digit.png").write_bytes(picture)
+    done = run_without(BLOCKED, "infer", "digit.png", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert int(sample.labels[0]) == json.loads(done.stdout)["digit"]
+
+
+def test_bench_measures_without_torch_and_onnx(tmp_path):
+    done = run_without(
+        BLOCKED, "bench", "--provider", "cpu", "--seconds", 0.1, "--batch-size", 1, "--json", folder=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    [result] = json.loads(done.stdout)["results"]
+    assert (result["provider_used"], result["accuracy"]["n"]) == ("cpu", 1000)
+    assert result["accuracy"]["n_right"] > 900
+
+
+@pytest.mark.parametrize("command", ["inspect", "doctor"])
+def test_inspect_and_doctor_work_without_torch_and_onnx(tmp_path, command):
+    done = run_without(BLOCKED, command, folder=tmp_path)
+    assert b"Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("command", ["export", "verify", "train"])
+@pytest.mark.parametrize("blocked", [BLOCKED, ["torch"], ["onnx"], ["safetensors"]], ids=lambda names: names[0])
+def test_export_verify_and_train_say_what_to_install(tmp_path, command, blocked):
+    if command == "train" and blocked != BLOCKED:
+        pytest.skip("train looks for MNIST first, with whatever is installed")
+    (tmp_path / "t10k").touch()
+    arguments = ["--data", tmp_path] if command != "export" else []
+    done = run_without(blocked, command, *arguments, folder=tmp_path)
+    lines = done.stderr.decode().splitlines()
+    assert (done.returncode, done.stdout) == (1, b""), done.stderr
+    assert 'pip install "edgelstm[train]"' in lines[-1]
+    assert [line for line in lines if "Traceback" in line] == []
+
+
+def test_importing_every_public_name_prints_nothing(tmp_path):
+    code = "import edgelstm; [getattr(edgelstm, name) for name in edgelstm.__all__]"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True, text=True, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,149 @@
+"""Tests of edgelstm.config: shapes follow from the config, bad values are refused, JSON comes back equal."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgelstm.config import (
+    FAMILY,
+    RECIPES,
+    AugmentConfig,
+    ModelConfig,
+    TrainConfig,
+    data_dir,
+    model_config_from,
+    shipped_dir,
+    train_config_from,
+)
+from edgelstm.training.model import RowLstm
+
+SHAPES = {
+    "default": ModelConfig(),
+    "three layers": ModelConfig(hidden_size=5, n_layers=3),
+    "four rows a step": ModelConfig(rows_per_step=4, hidden_size=7),
+    "not square": ModelConfig(rows=12, cols=9, rows_per_step=3, hidden_size=4, n_layers=2, class_names=("a", "b", "c")),
+}
+
+
+def test_the_default_is_the_classic_exercise():
+    config = ModelConfig()
+    assert (config.n_steps, config.step_size, config.hidden_size, config.n_classes) == (28, 28, 128, 10)
+
+
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+def test_parameters_are_counted_as_torch_counts_them(config):
+    assert sum(weight.numel() for weight in RowLstm(config).parameters()) == config.n_parameters
+
+
+@pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES)
+def test_flops_are_two_for_each_weight_of_a_matrix_product_at_each_step(config):
+    model = RowLstm(config)
+    matrices = [weight.numel() for name, weight in model.lstm.named_parameters() if name.startswith("weight")]
+    assert 2 * (config.n_steps * sum(matrices) + model.head.weight.numel()) == config.flops
+
+
+@pytest.mark.parametrize("name", ["rows", "cols", "rows_per_step", "hidden_size", "n_layers"])
+@pytest.mark.parametrize("value", [0, -1, 1.0, "8", None, True])
+def test_a_size_that_is_no_positive_whole_number_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name}: found {value!r}"):
+        ModelConfig(**{name: value})
+
+
+def test_rows_per_step_must_divide_the_rows():
+    with pytest.raises(ValueError, match="rows_per_step 3 does not divide the 28 rows"):
+        ModelConfig(rows_per_step=3)
+
+
+@pytest.mark.parametrize("names", [(), (1, 2)])
+def test_class_names_must_be_at_least_one_text(names):
+    with pytest.raises(ValueError, match="class_names"):
+        ModelConfig(class_names=names)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "log_every"])
+def test_a_recipe_that_would_do_nothing_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: found 0"):
+        TrainConfig(**{"recipe": "x", "epochs": 1, name: 0})
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ModelConfig().hidden_size = 1
+
+
+@pytest.mark.parametrize("config", [*FAMILY.values(), *SHAPES.values()], ids=[*FAMILY, *SHAPES])
+def test_a_model_config_comes_back_equal_from_json(config):
+    assert config == model_config_from(json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_comes_back_equal_from_json(name):
+    assert RECIPES[name] == train_config_from(json.loads(json.dumps(dataclasses.asdict(RECIPES[name]))))
+
+
+def test_recipes_are_called_by_the_name_they_hold():
+    assert {name: name for name in RECIPES} == {name: recipe.recipe for name, recipe in RECIPES.items()}
+
+
+@pytest.mark.parametrize(
+    ("read", "config"),
+    [(model_config_from, ModelConfig()), (train_config_from, RECIPES["best"])],
+    ids=["model", "train"],
+)
+def test_a_missing_and_an_unexpected_field_are_both_named(read, config):
+    values = dataclasses.asdict(config)
+    missing, _ = values.popitem()
+    with pytest.raises(ValueError, match=rf"missing \['{missing}'\], unexpected \['extra'\]"):
+        read({**values, "extra": 1})
+
+
+def test_an_unexpected_field_of_the_augmentation_is_named():
+    values = dataclasses.asdict(RECIPES["best"])
+    values["augment"]["extra"] = 1
+    with pytest.raises(ValueError, match=r"AugmentConfig: missing \[\], unexpected \['extra'\]"):
+        train_config_from(values)
+
+
+@pytest.mark.parametrize("values", [None, [], 3, "text"])
+def test_json_that_is_no_object_is_refused(values):
+    with pytest.raises(ValueError, match="expected an object"):
+        model_config_from(values)
+
+
+def test_class_names_in_one_text_are_not_taken_letter_by_letter():
+    with pytest.raises(ValueError, match="class_names: found 'abc', expected a list"):
+        model_config_from({**dataclasses.asdict(ModelConfig()), "class_names": "abc"})
+
+
+def test_augmentation_is_part_of_a_recipe_only_where_asked_for():
+    assert {"tutorial": None, "fast": None, "best": AugmentConfig()} == {
+        name: recipe.augment for name, recipe in RECIPES.items()
+    }
+
+
+def test_the_data_folder_is_the_users_choice_then_the_cache_of_the_desktop_then_the_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("EDGELSTM_DATA", "")
+    found = [data_dir()]
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    found.append(data_dir())
+    monkeypatch.setenv("EDGELSTM_DATA", "here")
+    found.append(data_dir())
+    assert [tmp_path / ".cache/edgelstm/mnist", Path("cache/edgelstm/mnist"), Path("here")] == found
+
+
+def test_shipped_models_are_in_the_package_or_at_the_top_of_the_checkout():
+    assert shipped_dir().is_dir(), f"no folder {shipped_dir()}"
+
+
+def test_torch_is_given_every_size_of_the_config():
+    config = SHAPES["not square"]
+    shapes = {name: tuple(weight.shape) for name, weight in RowLstm(config).state_dict().items()}
+    assert shapes["lstm.weight_ih_l0"] == (16, 27)
+    assert shapes["lstm.weight_ih_l1"] == (16, 4)
+    assert shapes["head.weight"] == (3, 4)
+    assert torch.float32 == RowLstm(config).head.weight.dtype

@@ -1,0 +1,92 @@
+"""Tests of edgelstm.contract: metadata comes back equal, nonsense in it is refused, pixels are checked."""
+
+import json
+
+import numpy as np
+import pytest
+
+from edgelstm.config import FAMILY, ModelConfig
+from edgelstm.contract import ModelContract, Score, check_pixels
+from edgelstm.errors import ModelError
+
+FULL = ModelContract(
+    FAMILY["small"], name="small", recipe="best", seed=3, weights_sha256="a" * 64, data_sha256="b" * 64,
+    validation=Score(4_950, 5_000), test=Score(9_901, 10_000), versions={"torch": "2.10", "edgelstm": "0.1.0"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("contract", [FULL, ModelContract(ModelConfig())], ids=["full", "default"])
+def test_a_contract_comes_back_equal_from_its_metadata(contract):
+    assert contract == ModelContract.from_metadata(contract.to_metadata())
+
+
+def test_equal_contracts_make_the_same_metadata_in_the_same_order():
+    other = ModelContract.from_metadata(dict(reversed(FULL.to_metadata().items())))
+    assert list(FULL.to_metadata().items()) == list(other.to_metadata().items())
+
+
+def test_metadata_of_others_is_left_alone():
+    assert ModelContract.from_metadata({**FULL.to_metadata(), "author": "someone"}) == FULL
+
+
+def test_a_model_without_a_contract_is_told_from_a_damaged_one():
+    with pytest.raises(ModelError, match=r"digits.onnx is not an edgelstm model: found no edgelstm contract"):
+        ModelContract.from_metadata({"author": "someone"}, "digits.onnx")
+
+
+def test_a_contract_of_another_version_says_both_versions():
+    metadata = FULL.to_metadata() | {"edgelstm.version": "2"}
+    with pytest.raises(ModelError, match="another version of the model contract: found 2, expected 1; install"):
+        ModelContract.from_metadata(metadata)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("config", "{"),
+        ("config", "[]"),
+        ("config", json.dumps({"hidden_size": 3})),
+        ("config", FULL.to_metadata()["edgelstm.config"].replace("64", "0")),
+        ("test", "[1, 2]"),
+        ("test", json.dumps({"n_right": 1})),
+        ("unknown", "1"),
+        ("version", "one"),
+        ("config", "[" * 100_000),
+    ],
+)
+def test_a_damaged_contract_is_refused_in_one_line(key, text):
+    with pytest.raises(ModelError, match="damaged model contract") as caught:
+        ModelContract.from_metadata(FULL.to_metadata() | {f"edgelstm.{key}": text})
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_contract_without_a_config_is_refused():
+    metadata = FULL.to_metadata()
+    del metadata["edgelstm.config"]
+    with pytest.raises(ModelError, match="KeyError: 'config'"):
+        ModelContract.from_metadata(metadata)
+
+
+def test_a_score_is_written_as_right_of_all_with_its_share():
+    assert str(Score(9_871, 10_000)) == "9,871/10,000 (98.71 %)"
+
+
+def test_good_pixels_are_handed_back_as_they_are():
+    pixels = np.zeros((2, 28, 28), np.uint8)
+    assert pixels is check_pixels(pixels, ModelConfig())
+
+
+@pytest.mark.parametrize(
+    ("pixels", "found"),
+    [
+        ([[0]], "found list"),
+        (np.zeros((1, 28, 28), np.float32), r"found float32 \(1, 28, 28\)"),
+        (np.zeros((28, 28), np.uint8), r"found uint8 \(28, 28\)"),
+        (np.zeros((1, 28, 27), np.uint8), r"found uint8 \(1, 28, 27\)"),
+        (np.zeros((1, 27, 28), np.uint8), r"found uint8 \(1, 27, 28\)"),
+        (np.zeros((1, 1, 28, 28), np.uint8), r"found uint8 \(1, 1, 28, 28\)"),
+    ],
+)
+def test_other_pixels_are_refused_with_found_and_expected(pixels, found):
+    with pytest.raises(ValueError, match=rf"{found}, expected .*uint8 \(batch, 28, 28\)"):
+        check_pixels(pixels, ModelConfig())

@@ -1,0 +1,122 @@
+"""Tests of edgelstm.report: the figures of a made-up report, as text in known units."""
+
+from edgelstm.bench import BatchResult, BenchReport, BenchResult, Environment
+from edgelstm.contract import Score
+from edgelstm.report import bench_text, table
+from edgelstm.timing import LatencySummary, Percentile
+
+ENVIRONMENT = Environment(
+    cpu="Abacus 3", cores=2, load_average=0.5, system="Linux x", versions={"python": "3.11.0", "numpy": "2.0"}, gpu=None
+)
+
+
+def percentile(p, value_us, low_us=None, high_us=None):
+    ends = [None if end is None else end / 1e6 for end in (low_us, high_us)]
+    return Percentile(p, value_us / 1e6, *ends, confidence=0.95)
+
+
+def latency(p50_us, reason=None):
+    return LatencySummary(
+        n=600, n_rounds=12, mean_s=p50_us / 1e6, min_s=0.0, max_s=1.0,
+        p50=percentile(50, p50_us, p50_us - 10, p50_us + 10),
+        p90=percentile(90, 2 * p50_us, 150, 2500), p99=percentile(99, 3 * p50_us, 250), early_stopping_p90_s=None,
+        early_stopping_p99_s=None, stable=reason is None, reason=reason,
+    )  # fmt: skip
+
+
+def result(name, p50_us, **values):
+    known = {
+        "provider_requested": "auto", "provider_used": "cpu", "precision": "fp32", "threads": 1, "n_parameters": 82_186,
+        "file_bytes": 329_893, "load_s": 0.0125, "first_run_s": 0.0005, "accuracy": Score(9_965, 10_000),
+        "batches": (BatchResult(1, latency(p50_us), 1e6 / p50_us),),
+    }  # fmt: skip
+    return BenchResult(name=name, **{**known, **values})
+
+
+def report(*results, environment=ENVIRONMENT):
+    return BenchReport(1, environment, "10,000 (MNIST)", "one call", 12, results)
+
+
+def line_with(text, beginning, nth=0):
+    return [line for line in text.splitlines() if line.startswith(beginning)][nth]
+
+
+def test_a_table_is_aligned_text_left_and_numbers_right():
+    expected = "\n".join(
+        [
+            "name  n",
+            "----  -----",
+            "a         1",
+            "bb    1,000",
+        ]
+    ).replace("name  n", "name      n")
+    assert expected == table([["name", "n"], ["a", "1"], ["bb", "1,000"]])
+
+
+def test_more_columns_of_a_table_can_be_text():
+    assert table([["a", "b", "n"], ["x", "yes", "1"], ["x", "no", "10"]], left=2).splitlines() == [
+        "a  b     n",
+        "-  ---  --",
+        "x  yes   1",
+        "x  no   10",
+    ]
+
+
+def test_no_line_ends_in_blanks():
+    text = bench_text(report(result("base cpu", 100), result("x", 100)))
+    assert [line for line in text.splitlines() if line != line.rstrip()] == []
+
+
+def test_the_header_names_machine_versions_digits_and_what_is_timed():
+    lines = bench_text(report(result("base", 100))).splitlines()
+    assert lines[:5] == [
+        "machine   Abacus 3, 2 cores, Linux x, load 0.50",
+        "gpu       none found",
+        "versions  python 3.11.0, numpy 2.0",
+        "digits    10,000 (MNIST)",
+        "timed     one call",
+    ]
+
+
+def test_what_is_not_known_is_said_to_be_unknown():
+    environment = Environment("Abacus", 1, None, "Linux", {}, gpu="Slate 1")
+    text = bench_text(report(result("torch", 100, file_bytes=None), environment=environment))
+    assert "load unknown" in text
+    assert "gpu       Slate 1" in text
+    assert " -  " in line_with(text, "torch")
+
+
+def test_the_model_row_holds_both_providers_size_load_first_run_and_accuracy():
+    row = line_with(bench_text(report(result("base", 100, provider_requested="cuda"))), "base")
+    expected = ["base", "cuda", "cpu", "1", "fp32", "82,186", "330", "12.5", "0.50", "9,965/10,000", "(99.65", "%)"]
+    assert expected == row.split()
+
+
+def test_the_batch_row_holds_microseconds_with_their_intervals_and_images_a_second():
+    row = line_with(bench_text(report(result("base", 1000))), "base", nth=1)
+    assert row == "base   1,000 [990 1,010]  2,000 [150 2,500]  3,000 [250 ?]     1,000             1.00"
+
+
+def test_the_last_column_is_the_time_over_the_first_models_time():
+    text = bench_text(report(result("first", 200), result("second", 100), result("third", 500)))
+    ratios = [line_with(text, name, nth=1).split()[-1] for name in ("first", "second", "third")]
+    assert ratios == ["1.00", "0.50", "2.50"]
+
+
+def test_every_batch_size_has_its_table():
+    batches = tuple(BatchResult(size, latency(100 * size), 1e4) for size in (1, 64))
+    text = bench_text(report(result("a", 1, batches=batches), result("b", 1, batches=batches)))
+    assert [line for line in text.splitlines() if line.startswith("batch ")] == ["batch 1", "batch 64"]
+    assert "6,400 [6,390 6,410]" in line_with(text, "b ", nth=2)
+
+
+def test_an_unsteady_batch_has_a_warning_with_the_reason():
+    shaky = (BatchResult(1, latency(100, "p50 moved"), 1e4), BatchResult(64, latency(100), 1e4))
+    calm = tuple(BatchResult(size, latency(100), 1e4) for size in (1, 64))
+    text = bench_text(report(result("a", 1, batches=calm), result("b", 1, batches=shaky)))
+    warnings = [line for line in text.splitlines() if line.startswith("warning")]
+    assert warnings == ["warning: b, batch 1: unsteady, believe the ratios more than the times (p50 moved)"]
+
+
+def test_a_steady_run_has_no_warning():
+    assert "warning" not in bench_text(report(result("a", 100)))
