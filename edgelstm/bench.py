@@ -47,6 +47,8 @@ class BatchResult:
     """Seconds of one call on the whole batch."""
     images_per_s: float
     """batch_size over the median call."""
+    quantiles_s: tuple[float, ...]
+    """101 quantiles of the calls, from the fastest to the slowest, for a plot of their distribution."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def bench(
     timed: dict[int, dict[str, Rounds]] = {}
     for size in sizes:
         on_progress(f"timing batch {size}")
-        calls = {item[0].name: _call(item[1], _batch(digits.images, size)) for item in loaded}
+        calls = {str(i): _call(item[1], _batch(digits.images, size)) for i, item in enumerate(loaded)}
         counts = calls_for_budget(calls, budget_s=seconds / len(sizes), n_rounds=N_ROUNDS)
         timed[size] = measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=N_WARMUP)
     results = tuple(
@@ -128,9 +130,9 @@ def bench(
             provider_used=str(getattr(runner, "provider_used", "torch")), precision=contestant.precision,
             threads=contestant.threads, n_parameters=contestant.n_parameters, file_bytes=contestant.file_bytes,
             load_s=load_s, first_run_s=first_run_s, accuracy=accuracy,
-            batches=tuple(_batch_result(size, timed[size][contestant.name]) for size in sizes),
+            batches=tuple(_batch_result(size, timed[size][str(i)]) for size in sizes),
         )
-        for contestant, runner, load_s, first_run_s, accuracy in loaded
+        for i, (contestant, runner, load_s, first_run_s, accuracy) in enumerate(loaded)
     )  # fmt: skip
     return BenchReport(
         SCHEMA_VERSION, environment, f"{len(digits):,} ({digits.source})", WHAT_IS_TIMED, N_ROUNDS, results
@@ -161,7 +163,8 @@ def _batch(images: Pixels, size: int) -> Pixels:
 
 def _batch_result(size: int, rounds: Rounds) -> BatchResult:
     latency = summarize(rounds)
-    return BatchResult(size, latency, size / latency.p50.value_s)
+    quantiles = np.quantile(np.concatenate(rounds), np.linspace(0, 1, 101))
+    return BatchResult(size, latency, size / latency.p50.value_s, tuple(map(float, quantiles)))
 
 
 def read_environment() -> Environment:

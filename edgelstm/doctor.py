@@ -2,6 +2,7 @@
 
 import ctypes.util
 import platform
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -60,7 +61,7 @@ def _packages() -> Iterator[Finding]:
         if version is None:
             continue
         minimum = MINIMUMS.get(name)
-        if minimum and tuple(int(part) for part in version.split(".")[:2]) < minimum:
+        if minimum and tuple(map(int, re.findall(r"\d+", version)[:2])) < minimum:
             wanted = ".".join(map(str, minimum))
             yield Finding(name, False, f"{version}, which has known security holes", f'pip install "{name}>={wanted}"')
         else:

@@ -112,9 +112,7 @@ def _read(path: str | os.PathLike[str], name: str) -> bytes:
 def _check_regular(status: os.stat_result, name: str) -> None:
     if not stat.S_ISREG(status.st_mode):
         found = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise PictureError(
-            f"cannot read {name}", found=found, expected="a picture file", fix="check the path"
-        )
+        raise PictureError(f"cannot read {name}", found=found, expected="a picture file", fix="check the path")
     if status.st_size > MAX_FILE_BYTES:
         raise _too_large(status.st_size, name)
 

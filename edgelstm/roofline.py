@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgelstm.config import ModelConfig
-from edgelstm.runtime import SessionSettings
+from edgelstm.runtime import SessionSettings, open_session
 
 SIDE = 512
 """Rows and columns of the measured product: large enough for the full rate, small enough for the caches."""

@@ -9,9 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+import numpy as np
+
 from edgelstm.config import RUNS_DIR, shipped_dir
 from edgelstm.contract import INPUT_NAME, OUTPUT_NAME, Logits, ModelContract, Pixels, check_pixels
 from edgelstm.errors import MissingDependencyError, ModelError, ProviderError
+from edgelstm.weights import check_weights
 
 MODEL_FILE = "model.onnx"
 """The exported model of a run folder."""
@@ -111,7 +114,9 @@ class OrtRunner:
         self._ort = import_onnxruntime()
         self.source = "the model" if isinstance(model, bytes) else str(find_model(model))
         content = model if isinstance(model, bytes) else read_model(model)
+        check_weights(content, self.source)
         self.n_bytes = len(content)
+        self._errors = onnxruntime_errors(self._ort)
         self.settings = settings
         self.provider_requested = provider
         self.provider_note: str | None = None
@@ -121,9 +126,19 @@ class OrtRunner:
         self.name = name or f"onnxruntime {self.provider_used.upper()}"
 
     def logits(self, pixels: Pixels) -> Logits:
-        """(B, rows, cols) uint8 -> (B, classes) float32. ValueError for another shape or dtype."""
+        """(B, rows, cols) uint8 -> (B, classes) float32.
+
+        Raises ValueError for another shape or dtype, ModelError if the model's own shapes do not fit.
+        """
         check_pixels(pixels, self.contract.config)
-        found: Logits = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
+        if not len(pixels):  # onnxruntime's LSTM ends the whole process on an empty batch
+            return np.empty((0, self.contract.config.n_classes), np.float32)
+        try:
+            found: Logits = self._session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
+        except self._errors as error:
+            raise ModelError(
+                f"{self.source} cannot be run", found=_short(error), fix="export the checkpoint again"
+            ) from error
         return found
 
     def nodes(self) -> list[tuple[str, str]]:
@@ -135,35 +150,27 @@ class OrtRunner:
             return "cpu", self._session_on("cpu", content)
         problem = cuda_problem(self._ort)
         if problem is None:
-            session = self._session_on("cuda", content)
+            on_cpu = self._session_on("cpu", content)  # a damaged file is the file's fault, not CUDA's
+            try:
+                session = self._session_on("cuda", content)
+            except ModelError as error:
+                session, problem = on_cpu, f"its session failed ({error.__cause__})"
             nodes = lstm_placement(session)
             if nodes and all(place == _PROVIDERS["cuda"] for place in nodes.values()):
                 if provider == "auto":
                     self.provider_note = "provider cuda: the LSTM node is placed on CUDA"
                 return "cuda", session
             places = ", ".join(f"{node} on {place}" for node, place in nodes.items()) or "no LSTM node"
-            problem = f"onnxruntime placed {places}; {_cuda_library_problem(self._ort)}"
+            problem = f"{problem or f'onnxruntime placed {places}'}; {_cuda_library_problem(self._ort)}"
         if provider == "cuda":
             raise ProviderError(f"provider cuda cannot run this model: {problem}")
         self.provider_note = f"provider cpu: CUDA cannot be used ({problem.split(';')[0]})"
         return "cpu", self._session_on("cpu", content)
 
     def _session_on(self, provider: Literal["cpu", "cuda"], content: bytes) -> Any:
-        ort = self._ort
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.settings.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(self.settings.spinning)))
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        providers: list[Any] = [_PROVIDERS["cpu"]]
-        if provider == "cuda":
-            # TF32 keeps 10 of 23 mantissa bits: off, or CUDA's logits are not the CPU's
-            providers.insert(0, (_PROVIDERS["cuda"], {"use_tf32": "0"}))
         try:
-            return ort.InferenceSession(content, options, providers=providers)
-        except onnxruntime_errors(ort) as error:
+            return open_session(content, self.settings, provider)
+        except self._errors as error:
             raise ModelError(
                 f"{self.source} cannot be loaded as an ONNX model", found=_short(error),
                 expected="an undamaged file written by `edgelstm export`", fix="export it again",
@@ -188,6 +195,24 @@ class OrtRunner:
                     fix="export the checkpoint again",
                 )
         return contract
+
+
+def open_session(content: bytes, settings: SessionSettings, provider: Literal["cpu", "cuda"] = "cpu") -> Any:
+    """An onnxruntime session with these settings; raises onnxruntime's own errors."""
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = settings.threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    providers: list[Any] = [_PROVIDERS["cpu"]]
+    if provider == "cuda":
+        # TF32 keeps 10 of 23 mantissa bits: off, or CUDA's logits are not the CPU's
+        providers.insert(0, (_PROVIDERS["cuda"], {"use_tf32": "0"}))
+    # its own fallback to the CPU would print on stdout; ours is silent until it is asked
+    return ort.InferenceSession(content, options, providers=providers, enable_fallback=0)
 
 
 def lstm_placement(session: Any) -> dict[str, str]:

@@ -157,7 +157,6 @@ def test_the_exported_model_is_measured_like_any_runner(tiny_model_bytes, sample
     assert (Score(expected, 1000), "cpu") == (result.accuracy, result.provider_used)
 
 
-@pytest.mark.xfail(strict=True, reason="calls are kept by name: of two contestants with one name the last is timed")
 def test_two_contestants_of_one_name_are_both_timed(digits):
     runners = FakeRunner(N), FakeRunner(N)
     run(digits, contestant(load=lambda: runners[0]), contestant(load=lambda: runners[1]), batch_sizes=(5,))

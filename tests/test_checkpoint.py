@@ -99,6 +99,13 @@ def test_an_unexpected_weight_is_named(saved):
         load_checkpoint(saved)
 
 
+def test_every_difference_is_named_in_one_line(saved):
+    change(saved, tensors={"head.bias": None, "extra": torch.zeros(1), "head.weight": torch.zeros(1)})
+    expected = r"found no weight head\.bias, unexpected weight extra, weight head\.weight is"
+    with pytest.raises(CheckpointError, match=expected):
+        load_checkpoint(saved)
+
+
 def test_a_misshaped_weight_is_named_with_both_shapes(saved):
     change(saved, tensors={"head.weight": torch.zeros(10, 9)})
     expected = r"weight head.weight is torch.float32 \(10, 9\) instead of torch.float32 \(10, 8\)"

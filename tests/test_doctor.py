@@ -82,7 +82,6 @@ def test_a_version_without_known_holes_is_only_told(installed, name, version):
     assert (None, version, None) == (package.passed, package.found, package.advice)
 
 
-@pytest.mark.xfail(strict=True, reason="the parts of a version are taken for whole numbers")
 def test_a_version_of_an_unusual_form_is_no_traceback(installed):
     installed(onnx="1.22rc1")
     assert finding("onnx").passed is None

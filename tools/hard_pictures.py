@@ -1,7 +1,7 @@
 """Draw MNIST digits as people photograph, scan and paint them, one folder for each kind of trouble.
 
     python tools/hard_pictures.py --split test -n 100 --model runs/base/model.safetensors
-    python tools/hard_pictures.py --split train -n 20 -o /tmp/hard
+    python tools/hard_pictures.py --split train -n 20 -o hard
 
 The first prints how many pictures of each kind a checkpoint reads right, the second writes the pictures.
 """
@@ -104,16 +104,14 @@ def strokes(digit: npt.NDArray[np.uint8], scene: Scene, rng: Rng) -> Image.Image
         by, bx = np.nonzero(beside)
         for share in (0.25, 0.5, 0.75):
             ys, xs = np.append(ys, by + share * dy), np.append(xs, bx + share * dx)
-    k = scene.extent / max(np.ptp(ys), np.ptp(xs), 1)
+    k = scene.extent / max(float(np.ptp(ys)), float(np.ptp(xs)), 1.0)
     angle = np.deg2rad(rng.uniform(-scene.turn_deg, scene.turn_deg))
     cos, sin = np.cos(angle) * k, np.sin(angle) * k
     y, x = ys - (ys.min() + ys.max()) / 2, xs - (xs.min() + xs.max()) / 2
     cy, cx = scene.place[0] * scene.height, scene.place[1] * scene.width
     points = np.stack([cy + cos * y + sin * x, cx - sin * y + cos * x], axis=1)
     if scene.gaps:
-        wave = np.sin(points @ rng.normal(0, 0.25, 2) + rng.uniform(0, 6)) + np.sin(
-            points @ rng.normal(0, 0.5, 2)
-        )
+        wave = np.sin(points @ rng.normal(0, 0.25, 2) + rng.uniform(0, 6)) + np.sin(points @ rng.normal(0, 0.5, 2))
         points = points[wave > np.quantile(wave, scene.gaps)]
     canvas = np.zeros((scene.height, scene.width), np.float64)
     radius = scene.pen / 2 + 1
@@ -162,9 +160,7 @@ def lines(scene: Scene, rng: Rng) -> Floats:
     phase = rng.uniform(0, pitch, 2)
     cover = np.clip(thick - np.abs((y + tilt * x + phase[0]) % pitch - pitch / 2), 0, 1)
     if scene.squared:
-        cover = np.maximum(
-            cover, np.clip(thick - np.abs((x - tilt * y + phase[1]) % pitch - pitch / 2), 0, 1)
-        )
+        cover = np.maximum(cover, np.clip(thick - np.abs((x - tilt * y + phase[1]) % pitch - pitch / 2), 0, 1))
     return np.asarray(scene.ruled * cover)
 
 
@@ -178,9 +174,7 @@ def draw(digit: npt.NDArray[np.uint8], scene: Scene, rng: Rng) -> Image.Image:
     picture = (sheet * (1 - cover) + ink * cover) * light(scene, rng)[:, :, None]
     if scene.box:
         cy, cx = scene.place[0] * scene.height, scene.place[1] * scene.width
-        far = np.maximum(
-            np.abs(np.arange(scene.height) - cy)[:, None], np.abs(np.arange(scene.width) - cx)[None]
-        )
+        far = np.maximum(np.abs(np.arange(scene.height) - cy)[:, None], np.abs(np.arange(scene.width) - cx)[None])
         picture[np.abs(far - 0.75 * scene.extent) < scene.box / 2] = ink
     for _ in range(scene.specks):
         y, x, r = rng.integers(0, scene.height), rng.integers(0, scene.width), rng.uniform(0.7, 3.5)
@@ -189,9 +183,7 @@ def draw(digit: npt.NDArray[np.uint8], scene: Scene, rng: Rng) -> Image.Image:
     if scene.desk is not None:
         slant = rng.uniform(-0.1, 0.1) * (np.arange(scene.height) - scene.height / 2)
         picture[np.arange(scene.width)[None] < (0.12 * scene.width + slant)[:, None]] = scene.desk
-    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(
-        ImageFilter.GaussianBlur(scene.blur)
-    )
+    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(scene.blur))
     if scene.perspective:
         a, b, c, d = rng.uniform(-scene.perspective, scene.perspective, 4)
         bend = (
@@ -300,9 +292,7 @@ KINDS: dict[str, Callable[[Rng], Scene]] = {
         pen=4,
         place=tuple(rng.uniform(0.2, 0.8, 2)),
     ),
-    "filling": lambda rng: replace(
-        PLAIN, width=300, height=300, extent=255, pen=rng.uniform(10, 30), turn_deg=0
-    ),
+    "filling": lambda rng: replace(PLAIN, width=300, height=300, extent=255, pen=rng.uniform(10, 30), turn_deg=0),
     "off centre": lambda rng: replace(PLAIN, extent=140, place=tuple(rng.uniform(0.25, 0.75, 2)), pen=7),
     "dry pen": lambda rng: replace(PLAIN, gaps=rng.uniform(0.08, 0.2), pen=8),
     "phone photo": lambda rng: replace(
@@ -353,12 +343,8 @@ def pictures(kind: str, split: str, n: int, seed: int) -> list[tuple[int, bytes]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--split", choices=("train", "test"), default="train", help="train to tune, test to report"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--split", choices=("train", "test"), default="train", help="train to tune, test to report")
     parser.add_argument("-n", type=int, default=50, help="pictures of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", action="append", choices=ALL_KINDS, help="only this kind; may be repeated")

@@ -1,6 +1,9 @@
 """The command line: parse, call, print. One file a command, imported when it is asked for."""
 
+import errno
 import importlib
+import os
+import sys
 from typing import Any
 
 import click
@@ -28,6 +31,11 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except EdgeLstmError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader has what it wants; click ends quietly
+                raise
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python tries to write there again at its end
+            raise click.ClickException(f"the system says: {error}") from error
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,12 @@ from edgelstm.cli.options import data_option, json_option, print_json, say
 if TYPE_CHECKING:
     from edgelstm.bench import Contestant
     from edgelstm.runtime import OrtRunner, Provider, SessionSettings
+
+
+def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):  # nan slips through every range
+        raise click.BadParameter(f"{value} is not a number of seconds")
+    return value
 
 
 @click.command(epilog="Example: edgelstm bench base runs/base --batch-size 1 --batch-size 64 --threads 2")
@@ -35,7 +42,14 @@ if TYPE_CHECKING:
     help="Images of one call; may be given several times.",
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each model.")
-@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Measuring time.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 3600),
+    callback=_finite,
+    default=10.0,
+    show_default=True,
+    help="Measuring time.",
+)
 @click.option(
     "--torch/--no-torch",
     "with_torch",

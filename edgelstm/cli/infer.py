@@ -44,8 +44,8 @@ def command(
     from edgelstm.classifier import Classifier
 
     classifier = Classifier(model, provider=provider, top=top or 3)
-    if provider == "auto" and classifier.runner.provider_used == "cuda":
-        say(f"{classifier.runner.provider_note}")
+    if classifier.runner.provider_note:
+        say(classifier.runner.provider_note)
     n_failed = 0
     for prediction in classifier.classify_many(_pictures(images)):
         n_failed += prediction.error is not None

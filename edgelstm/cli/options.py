@@ -1,6 +1,7 @@
 """Options that several commands share, and the ways they speak."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def say(line: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout; NaN, which JSON does not have, becomes null."""
+    """One JSON document on stdout; NaN and infinity, which JSON does not have, become null."""
     click.echo(json.dumps(_plain(value), indent=2))
 
 
@@ -43,4 +44,4 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, Path):
         return str(value)
-    return None if value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -96,16 +96,13 @@ def begin_run(
     Raises OutputError if the folder cannot be written, or already holds a run and ``overwrite`` is
     not given; then the old run is removed.
     """
-    held = [folder / name for name in (STATE_FILE, MODEL_FILE, LOG_FILE) if (folder / name).exists()]
-    if held and not overwrite:
+    if not overwrite and any((folder / name).exists() for name in (STATE_FILE, MODEL_FILE, LOG_FILE)):
         raise OutputError(
             f"{folder} already holds a run",
             fix="go on with --resume, choose another folder with -o, or give --overwrite to train anew",
         )
-    write_bytes(folder / LOG_FILE, b"")  # finds out now, not after the first epoch, if it can be written
-    for path in held:
-        path.unlink(missing_ok=True)
-    shutil.rmtree(folder / BOARD_DIR, ignore_errors=True)
+    write_bytes(folder / ".writable", b"")  # finds out now, not after the first epoch, if it can be written
+    (folder / ".writable").unlink()
     if plan.train.threads:
         torch.set_num_threads(plan.train.threads)
     plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, threads=torch.get_num_threads()))
@@ -115,6 +112,12 @@ def begin_run(
         normal_head=plan.train.head_init == "normal",
     )  # fmt: skip
     return _run(plan, new_state(model.to(_device(device)), plan.train), folder, data_folder)
+
+
+def _remove_run(folder: Path) -> None:
+    for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / BOARD_DIR, ignore_errors=True)
 
 
 def resume_run(folder: Path, data_folder: Path, device: str = "auto") -> tuple[RunPlan, Iterator[Event]]:
@@ -147,6 +150,9 @@ def _run(plan: RunPlan, state: TrainState, folder: Path, data_folder: Path) -> I
     fitting, validation = (
         _split(digits, slice(None, -N_VALIDATION), device), _split(digits, slice(-N_VALIDATION, None), device)
     )  # fmt: skip
+    test = _split(load_mnist("test", data_folder), slice(None), device)
+    if not state.epoch:
+        _remove_run(folder)  # only now that nothing is missing for the new one
     data_sha256 = FILES["train", "images"].sha256
     total, done = n_steps(plan.train, len(fitting)), state.epoch
     steps_done = min(total, done * (len(fitting) // plan.train.batch_size))
@@ -165,7 +171,6 @@ def _run(plan: RunPlan, state: TrainState, folder: Path, data_folder: Path) -> I
                 save_checkpoint(folder / MODEL_FILE, checkpoint)
             log.write(result)
             yield result
-    test = _split(load_mnist("test", data_folder), slice(None), device)
     model = averaged_model(state)
     end = RunEnd(
         folder / MODEL_FILE, trained, evaluate(model, validation), evaluate(model, test),

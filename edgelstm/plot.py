@@ -1,0 +1,83 @@
+"""A bench report as a picture: latency distributions, throughput against batch, accuracy against latency."""
+
+import io
+from typing import TYPE_CHECKING
+
+from edgelstm.bench import BenchReport, BenchResult
+from edgelstm.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
+"""Okabe and Ito's palette, which people with any colour vision can tell apart."""
+
+
+def bench_plot(report: BenchReport, file_format: str = "png") -> bytes:
+    """The picture's bytes, ``png`` or ``svg``. Raises MissingDependencyError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "train", purpose="drawing a plot") from error
+    figure = Figure(figsize=(15, 5), layout="constrained")
+    distribution, throughput, front = figure.subplots(1, 3)
+    colours = {result.name: COLOURS[i % len(COLOURS)] for i, result in enumerate(report.results)}
+    _draw_distribution(distribution, report.results, colours)
+    _draw_throughput(throughput, report.results, colours)
+    _draw_front(front, report.results, colours)
+    environment = report.environment
+    versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
+    figure.suptitle(
+        f"{environment.cpu}, {environment.cores} cores, {environment.gpu or 'no GPU'} - {versions}", fontsize=9
+    )
+    buffer = io.BytesIO()
+    # no date in the file: the same report draws the same bytes
+    figure.savefig(buffer, format=file_format, dpi=130, metadata={"Date": None} if file_format == "svg" else None)
+    return buffer.getvalue()
+
+
+def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (latency, accuracy) points those that no other beats in both, by rising latency."""
+    front: list[tuple[float, float]] = []
+    for latency, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or accuracy > front[-1][1]:
+            front.append((latency, accuracy))
+    return front
+
+
+def _draw_distribution(axes: "Axes", results: tuple[BenchResult, ...], colours: dict[str, str]) -> None:
+    size = results[0].batches[0].batch_size
+    for result in results:
+        quantiles = result.batches[0].quantiles_s
+        shares = [i / (len(quantiles) - 1) for i in range(len(quantiles))]
+        axes.plot([1e6 * q for q in quantiles], shares, color=colours[result.name], label=result.name, linewidth=2)
+    for share in (0.5, 0.9, 0.99):
+        axes.axhline(share, color="0.85", linewidth=0.8, zorder=0)
+        axes.annotate(f"p{100 * share:.0f}", (1, share), xycoords=("axes fraction", "data"), fontsize=8, color="0.4")
+    axes.set(xscale="log", ylim=(0, 1), xlabel=f"microseconds a call, batch {size}", ylabel="share of calls within")
+    axes.set_title("Latency")
+    axes.legend(fontsize=8, loc="lower right")
+
+
+def _draw_throughput(axes: "Axes", results: tuple[BenchResult, ...], colours: dict[str, str]) -> None:
+    for result in results:
+        sizes = [batch.batch_size for batch in result.batches]
+        rates = [batch.images_per_s for batch in result.batches]
+        axes.plot(sizes, rates, "o-", color=colours[result.name], label=result.name, markersize=4)
+    axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="images a second")
+    axes.set_title("Throughput")
+    axes.grid(color="0.92", which="both", linewidth=0.6)
+
+
+def _draw_front(axes: "Axes", results: tuple[BenchResult, ...], colours: dict[str, str]) -> None:
+    points = [(1e6 * result.batches[0].latency.p50.value_s, 100 * result.accuracy.accuracy) for result in results]
+    front = pareto_front(points)
+    axes.step(*zip(*front, strict=True), where="post", color="0.75", zorder=0, label="Pareto front")
+    for result, (latency, accuracy) in zip(results, points, strict=True):
+        axes.plot(latency, accuracy, "o", color=colours[result.name], markersize=8)
+        axes.annotate(result.name, (latency, accuracy), xytext=(7, -3), textcoords="offset points", fontsize=8)
+    axes.margins(x=0.25, y=0.15)
+    size = results[0].batches[0].batch_size
+    axes.set(xlabel=f"p50 microseconds, batch {size}", ylabel=f"% of {results[0].accuracy.n:,} digits right")
+    axes.set_title("Accuracy against latency")
+    axes.ticklabel_format(useOffset=False)

@@ -1,0 +1,118 @@
+"""Read the weights of an ONNX file without onnx: just enough of protobuf to check them before they run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgelstm.errors import ModelError
+
+# Field numbers of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+_MODEL_GRAPH = 7
+_GRAPH_INITIALIZER = 5
+_TENSOR_DTYPE, _TENSOR_FLOATS, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_LOCATION = 2, 4, 8, 9, 14
+_FLOAT_DTYPES: dict[int, "np.dtype[Any]"] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One initializer of the graph."""
+
+    name: str
+    external: bool
+    """Its values lie in another file."""
+    finite: bool
+    """None of its values is NaN or infinite."""
+
+
+def check_weights(content: bytes, source: str) -> None:
+    """Raise ModelError if a weight lies outside the file or is not a finite number.
+
+    onnxruntime would look for an outside file in the current folder, and its CPU LSTM turns NaN weights
+    into finite states, so neither would be noticed later.
+    """
+    try:
+        weights = list(read_weights(content))
+    except (IndexError, ValueError) as error:
+        raise ModelError(
+            f"{source} cannot be loaded as an ONNX model", found="a damaged file",
+            expected="a file written by `edgelstm export`", fix="export it again",
+        ) from error  # fmt: skip
+    for what, names, expected in (
+        ("keeps weights in another file", [weight.name for weight in weights if weight.external], "one file"),
+        (
+            "has weights that are not numbers",
+            [weight.name for weight in weights if not weight.finite],
+            "finite weights",
+        ),
+    ):
+        if names:
+            raise ModelError(
+                f"{source} {what}", found=", ".join(names), expected=expected, fix="export the checkpoint again"
+            )
+
+
+def read_weights(content: bytes) -> Iterator[Weight]:
+    """Every initializer of the main graph. Raises IndexError or ValueError if the file is damaged."""
+    for field, graph in _fields(memoryview(content)):
+        if field == _MODEL_GRAPH and isinstance(graph, memoryview):
+            for part, tensor in _fields(graph):
+                if part == _GRAPH_INITIALIZER and isinstance(tensor, memoryview):
+                    yield _weight(tensor)
+
+
+def _weight(tensor: memoryview) -> Weight:
+    name, dtype, external = "", 0, False
+    values: list[memoryview] = []
+    for field, value in _fields(tensor):
+        if isinstance(value, int):
+            dtype = value if field == _TENSOR_DTYPE else dtype
+            external = external or (field == _TENSOR_LOCATION and value != 0)
+        elif field == _TENSOR_NAME:
+            name = bytes(value).decode("utf-8", "replace")
+        elif field in (_TENSOR_RAW, _TENSOR_FLOATS):
+            values.append(value)
+    kind = _FLOAT_DTYPES.get(dtype)
+    finite = kind is None or all(_is_finite(value, kind) for value in values)
+    return Weight(name, external, finite)
+
+
+def _is_finite(values: memoryview, kind: "np.dtype[Any]") -> bool:
+    return bool(np.isfinite(np.frombuffer(values, kind)).all())
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
+    """(field number, value) of a message: https://protobuf.dev/programming-guides/encoding"""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind = key & 7
+        if kind == _VARINT:
+            value, at = _varint(message, at)
+            yield key >> 3, value
+            continue
+        if kind == _BYTES:
+            size, at = _varint(message, at)
+        elif kind in (_FIXED64, _FIXED32):
+            size = 8 if kind == _FIXED64 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+        if at + size > len(message):
+            raise IndexError("a field longer than its message")
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")

@@ -1,0 +1,813 @@
+"""Tests of edgelstm.cli: what is printed where, how it exits, and one clear line for whatever is wrong."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+import edgelstm
+from edgelstm import runtime
+from edgelstm.classifier import Classifier
+from edgelstm.cli import COMMANDS, main
+from edgelstm.cli.options import print_json
+from edgelstm.config import FAMILY, RECIPES
+from edgelstm.contract import Score
+from edgelstm.runtime import OrtRunner
+from edgelstm.training import run as training_run
+from edgelstm.training import verify as training_verify
+from edgelstm.training.checkpoint import STATE_FILE, save_checkpoint, save_tensors
+from edgelstm.training.fit import EpochResult, StepResult, new_state
+from edgelstm.training.model import RowLstm, TorchRunner
+
+HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "PIL", "rich", "safetensors", "torchvision", "matplotlib")
+INFER_KEYS = ["image", "digit", "label", "confidence", "top", "note", "error"]
+TIMEOUT_S = 120
+
+
+@pytest.fixture(autouse=True)
+def _an_empty_folder(monkeypatch, tmp_path):
+    """Every command runs in a folder of its own, on a machine without MNIST."""
+    monkeypatch.setenv("EDGELSTM_DATA", str(tmp_path / "no-mnist"))
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+
+@pytest.fixture
+def pictures(sample):
+    """A folder of three digits, with other files between them; the paths in their order."""
+    folder = Path("scans")
+    (folder / "more").mkdir(parents=True)
+    paths = [folder / "a.png", folder / "b.PNG", folder / "more" / "c.jpg"]
+    for path, image in zip(paths, sample.images[:3], strict=True):
+        Image.fromarray(image).save(path)
+    (folder / "notes.txt").write_text("no picture")
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def tiny(tiny_model_bytes):
+    """The tiny model's file in the current folder."""
+    Path("tiny.onnx").write_bytes(tiny_model_bytes)
+    return "tiny.onnx"
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint):
+    """The tiny model's checkpoint in the current folder."""
+    save_checkpoint(Path("tiny.safetensors"), tiny_checkpoint)
+    return "tiny.safetensors"
+
+
+@pytest.fixture
+def _mnist_is_there(monkeypatch):
+    monkeypatch.setattr("edgelstm.data.ensure_mnist", lambda folder, report: folder)
+
+
+@pytest.fixture
+def _torch_threads():
+    """bench sets torch's threads; put them back."""
+    n_threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def run(*arguments, expected=0, **options):
+    """The command line's result, exit status checked; an exception that came out is shown."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], **options)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert expected == result.exit_code, result.output
+    return result
+
+
+def fails(*arguments, **options):
+    """The one error line of a command that must exit 1 and give no result."""
+    result = run(*arguments, expected=1, **options)
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1] == errors[0]
+    return errors[0].removeprefix("Error: ")
+
+
+def process(*arguments, **options):
+    """A real process of the command line."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(edgelstm.__file__).parents[1])}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "edgelstm", *map(str, arguments)], env=environment, timeout=TIMEOUT_S,
+        **{"capture_output": True, "text": True, **options},
+    )  # fmt: skip
+
+
+def strict_json(text):
+    """Parsed JSON, without the NaN and Infinity that Python's parser would take."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def stranger():
+    """A sound ONNX model of another kind."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "relu", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return model.SerializeToString()
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=lambda names: " ".join(names) or "main")
+def test_help_is_shown_without_importing_anything_heavy(command):
+    code = (
+        "import sys\nfrom edgelstm.cli import main\n"
+        "try: main([*sys.argv[1:], '--help'], prog_name='edgelstm')\n"
+        f"finally: print(sorted(set({HEAVY}) & set(sys.modules)), file=sys.stderr)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(edgelstm.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert done.stdout.startswith("Usage: edgelstm")
+
+
+def test_the_help_lists_every_command_with_its_line():
+    lines = run("--help").stdout.splitlines()
+    for name in COMMANDS:
+        [line] = [line for line in lines if line.split()[:1] == [name]]
+        assert len(line.split()) > 3, line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_has_one_line_an_example_and_the_short_option(command):
+    text = run(command, "-h").stdout
+    assert text.splitlines()[2].strip().endswith(".")
+    assert f"Example: edgelstm {command}" in text
+
+
+def test_the_version_is_the_packages():
+    assert f"edgelstm, version {edgelstm.__version__}\n" == run("--version").stdout
+
+
+def test_the_package_runs_as_a_module():
+    assert f"edgelstm, version {edgelstm.__version__}\n" == process("--version").stdout
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "nonsense",
+        "--nonsense",
+        "infer",
+        "infer x.png --top 0",
+        "infer x.png --top many",
+        "infer x.png --provider tpu",
+        "infer x.png --nonsense",
+        "bench --batch-size 0",
+        "bench --threads 0",
+        "bench --seconds 0",
+        "bench --provider tpu",
+        "verify a b c",
+        "inspect a b",
+        "export a b",
+        "train huge",
+        "train --recipe slow",
+        "train --epochs 0",
+        "train --seed -1",
+        "train --resume --overwrite",
+        "doctor now",
+    ],
+)
+def test_usage_errors_exit_2_and_point_to_the_help(arguments):
+    result = run(*arguments.split(), expected=2)
+    assert "Usage: " in result.stderr
+    assert "Error: " in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf"])
+def test_a_measuring_time_that_is_no_number_is_a_usage_error(tiny, seconds):
+    run("bench", tiny, "--provider", "cpu", "--no-torch", "--batch-size", 1, "--seconds", seconds, expected=2)
+
+
+# infer
+
+
+def infer_lines(model, paths):
+    answers = Classifier(model, provider="cpu").classify_many(paths)
+    return [f"{one.image}  {one.label}  {100 * one.confidence:.1f} %" for one in answers]
+
+
+def test_infer_prints_one_line_a_picture_in_the_order_given(tiny, pictures):
+    arguments = [pictures[2], pictures[0], pictures[1], pictures[0]]
+    assert infer_lines(tiny, arguments) == run("infer", *arguments, "--model", tiny).stdout.splitlines()
+
+
+def test_infer_prints_name_class_and_percentage(tiny, pictures):
+    [prediction] = Classifier(tiny, provider="cpu").classify_many(pictures[:1])
+    expected = f"scans/a.png  {prediction.digit}  {100 * prediction.confidence:.1f} %\n"
+    assert expected == run("infer", "scans/a.png", "--model", tiny).stdout
+
+
+def test_infer_reads_with_the_shipped_model_by_default(pictures, sample):
+    name, digit, share, percent = run("infer", pictures[0]).stdout.split()
+    assert (pictures[0], str(sample.labels[0]), "%") == (name, digit, percent)
+    assert 50 < float(share) <= 100
+
+
+def test_infer_searches_a_folder_with_its_subfolders_for_pictures_in_order(tiny, pictures):
+    assert infer_lines(tiny, pictures) == run("infer", "scans", "--model", tiny).stdout.splitlines()
+
+
+def test_infer_takes_a_glob_that_the_shell_has_left_alone(tiny, pictures):
+    assert infer_lines(tiny, pictures[:1]) == run("infer", "scans/*.png", "--model", tiny).stdout.splitlines()
+    assert infer_lines(tiny, pictures[2:]) == run("infer", "**/*.jpg", "--model", tiny).stdout.splitlines()
+
+
+def test_infer_takes_a_file_whose_name_looks_like_a_glob(tiny, pictures):
+    Path(pictures[0]).rename("digit[1].png")
+    Path(pictures[1]).rename("digit1.png")  # what the glob would find
+    assert infer_lines(tiny, ["digit[1].png"]) == run("infer", "digit[1].png", "--model", tiny).stdout.splitlines()
+
+
+def test_infer_reads_a_picture_from_standard_input(tiny, pictures):
+    content = Path(pictures[0]).read_bytes()
+    assert infer_lines(tiny, [content]) == run("infer", "-", "--model", tiny, input=content).stdout.splitlines()
+
+
+def test_infer_shows_the_most_probable_classes(tiny, pictures):
+    [prediction] = Classifier(tiny, provider="cpu", top=2).classify_many(pictures[:1])
+    expected = "   ".join(f"{name}  {100 * share:.1f} %" for name, share in prediction.top)
+    assert f"{pictures[0]}  {expected}\n" == run("infer", pictures[0], "--model", tiny, "--top", 2).stdout
+
+
+def test_infer_puts_a_note_behind_the_answer(tiny):
+    Image.new("L", (28, 28)).save("blank.png")
+    assert run("infer", "blank.png", "--model", tiny).stdout.endswith(" %  (no ink found)\n")
+
+
+def test_infer_draws_what_the_network_saw(tiny, pictures):
+    lines = run("infer", pictures[0], "--model", tiny, "--show-input").stdout.splitlines()
+    assert infer_lines(tiny, pictures[:1]) == lines[:1]
+    pixels = Classifier(tiny, provider="cpu").classify(pictures[0]).pixels
+    drawn = np.array([[cell != " " for cell in line.ljust(56)[::2]] for line in lines[1:]])
+    np.testing.assert_array_equal(pixels >= 26, drawn)
+
+
+def test_infer_json_is_one_line_a_picture_with_the_documented_keys(tiny, pictures):
+    lines = run("infer", *pictures, "--model", tiny, "--json").stdout.splitlines()
+    documents = [strict_json(line) for line in lines]
+    answers = Classifier(tiny, provider="cpu").classify_many(pictures)
+    assert [one.to_json() for one in answers] == documents
+    for document in documents:
+        assert list(document) == INFER_KEYS
+        assert len(document["top"]) == 3
+        assert [document["digit"], document["confidence"]] == document["top"][0]
+        assert (str(document["digit"]), None, None) == (document["label"], document["note"], document["error"])
+
+
+def test_infer_json_keeps_stdout_clean_when_it_draws(tiny, pictures):
+    result = run("infer", pictures[0], "--model", tiny, "--json", "--show-input")
+    assert pictures[0] == strict_json(result.stdout)["image"]
+    assert len(result.stderr.splitlines()) == 28
+
+
+BAD_PICTURES = {
+    "missing.png": (None, "cannot read missing.png: found no such file"),
+    "text.png": (b"this is no picture\n", "text.png is no picture this program reads: found text"),
+    "empty.png": (b"", "empty.png is empty"),
+    "cut.png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "cut.png is damaged"),
+    "*.tiff": (None, "cannot read *.tiff"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PICTURES)
+def test_a_bad_picture_gets_one_clear_line_and_exit_1(tiny, name):
+    content, expected = BAD_PICTURES[name]
+    if content is not None:
+        Path(name).write_bytes(content)
+    assert fails("infer", name, "--model", tiny).startswith(expected)
+
+
+def test_bad_pictures_do_not_keep_the_others_from_being_answered(tiny, pictures):
+    for name, (content, _) in BAD_PICTURES.items():
+        if content is not None:
+            Path(name).write_bytes(content)
+    result = run("infer", pictures[0], *BAD_PICTURES, "scans/more", pictures[1], "--model", tiny, expected=1)
+    assert infer_lines(tiny, [pictures[0], pictures[2], pictures[1]]) == result.stdout.splitlines()
+    errors = result.stderr.splitlines()
+    assert len(BAD_PICTURES) == len(errors), result.stderr
+    for line, (_, expected) in zip(errors, BAD_PICTURES.values(), strict=True):
+        assert line.startswith(f"Error: {expected}")
+
+
+def test_a_folder_without_pictures_does_not_keep_the_others_from_being_answered(tiny, pictures):
+    Path("bare").mkdir()
+    result = run("infer", pictures[0], "bare", pictures[1], "--model", tiny, expected=1)
+    assert infer_lines(tiny, pictures[:2]) == result.stdout.splitlines()
+    [error] = result.stderr.splitlines()
+    assert "bare" in error
+
+
+def test_infer_json_holds_the_error_in_its_place_and_exits_1(tiny, pictures):
+    result = run("infer", pictures[0], "missing.png", pictures[1], "--model", tiny, "--json", expected=1)
+    documents = [strict_json(line) for line in result.stdout.splitlines()]
+    assert [pictures[0], "missing.png", pictures[1]] == [document["image"] for document in documents]
+    assert [document["error"] is not None for document in documents] == [False, True, False]
+    assert list(documents[1]) == INFER_KEYS
+    assert {key: documents[1][key] for key in ("digit", "label", "confidence", "top", "note")} == {
+        "digit": None,
+        "label": None,
+        "confidence": None,
+        "top": [],
+        "note": None,
+    }
+    assert result.stderr == ""
+
+
+def test_infer_says_when_auto_chose_cuda(tiny, pictures, monkeypatch):
+    real = OrtRunner._session_on
+    monkeypatch.setattr(runtime, "cuda_problem", lambda ort: None)
+    monkeypatch.setattr(OrtRunner, "_session_on", lambda self, provider, content: real(self, "cpu", content))
+    monkeypatch.setattr(runtime, "lstm_placement", lambda session: {"lstm_0": "CUDAExecutionProvider"})
+    assert "cuda" in run("infer", pictures[0], "--model", tiny).stderr
+
+
+def test_infer_says_when_auto_fell_back_to_the_cpu(tiny, pictures, monkeypatch):
+    monkeypatch.setattr(runtime, "cuda_problem", lambda ort: "there is no GPU; buy one")
+    assert "there is no GPU" in run("infer", pictures[0], "--model", tiny).stderr
+
+
+def test_a_reader_that_goes_away_is_no_error_to_speak_of(tiny, pictures):
+    reader, writer = os.pipe()
+    os.close(reader)  # every write fails, as after `| head -1` has what it wants
+    try:
+        done = process("infer", *pictures, "--model", tiny, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+    finally:
+        os.close(writer)
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line(tiny, pictures):
+    with open("/dev/full", "w") as full:
+        done = process("infer", *pictures, "--model", tiny, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+
+
+def test_a_bad_picture_is_one_line_of_a_real_process_too(tiny, pictures):
+    done = process("infer", "missing.png", pictures[0], "--model", tiny)
+    assert (1, infer_lines(tiny, pictures[:1])) == (done.returncode, done.stdout.splitlines())
+    assert done.stderr.splitlines() == [
+        "Error: cannot read missing.png: found no such file or directory; check the path"
+    ]
+
+
+# CUDA on a machine that cannot
+
+
+def no_build(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+
+
+def no_driver(monkeypatch):
+    def load(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(runtime, "ctypes", SimpleNamespace(CDLL=load))
+
+
+def no_library(monkeypatch):
+    def load(name):
+        if "onnxruntime" in name:
+            raise OSError("libcudnn.so.9: cannot open shared object file")
+
+    real = OrtRunner._session_on
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr(runtime, "ctypes", SimpleNamespace(CDLL=load))
+    monkeypatch.setattr(OrtRunner, "_session_on", lambda self, provider, content: real(self, "cpu", content))
+
+
+CAUSES = [
+    (no_build, "a build without CUDA", 'pip install "edgelstm[gpu]"'),
+    (no_driver, "no NVIDIA driver", "install the driver of your GPU"),
+    (no_library, "libcudnn.so.9", 'pip install "onnxruntime-gpu[cuda,cudnn]"'),
+]
+
+
+@pytest.mark.parametrize(("cause", "why", "fix"), CAUSES, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize("command", ["infer", "bench", "verify"])
+def test_cuda_that_cannot_be_had_exits_1_and_says_why_and_what_to_install(
+    request, monkeypatch, tiny, checkpoint, pictures, command, cause, why, fix
+):
+    arguments = {
+        "infer": [pictures[0], "--model", tiny], "bench": [tiny, "--no-torch"], "verify": [checkpoint, tiny]
+    }  # fmt: skip
+    cause(monkeypatch)
+    error = fails(command, *arguments[command], "--provider", "cuda")
+    assert error.startswith("provider cuda cannot run this model: ")
+    assert (why in error, fix in error) == (True, True), error
+
+
+# Bad models
+
+
+MODELS = {
+    "stranger.onnx": (stranger(), "stranger.onnx is not an edgelstm model"),
+    "damaged.onnx": (b"\x08\x0a" + bytes(range(256)) * 4, "damaged.onnx cannot be loaded as an ONNX model"),
+    "text.onnx": (b"this is no model\n", "text.onnx cannot be loaded as an ONNX model"),
+    "empty.onnx": (b"", "empty.onnx is not a model: found 0 bytes"),
+    "missing.onnx": (None, "no model missing.onnx: found no such file"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("command", ["infer", "bench", "inspect"])
+def test_a_bad_model_gets_one_clear_line_and_exit_1(pictures, command, name):
+    content, expected = MODELS[name]
+    if content is not None:
+        Path(name).write_bytes(content)
+    arguments = [pictures[0], "--model", name] if command == "infer" else [name]
+    assert fails(command, *arguments).startswith(expected)
+
+
+@pytest.mark.parametrize("name", ["empty.onnx", "missing.onnx"])
+def test_verify_gives_one_clear_line_for_a_file_that_is_no_model(checkpoint, name):
+    content, expected = MODELS[name]
+    if content is not None:
+        Path(name).write_bytes(content)
+    assert fails("verify", checkpoint, name).startswith(expected)
+
+
+@pytest.mark.parametrize("name", ["stranger.onnx", "damaged.onnx", "text.onnx"])
+def test_verify_calls_another_model_not_verified(checkpoint, name):
+    content, expected = MODELS[name]
+    Path(name).write_bytes(content)
+    result = run("verify", checkpoint, name, expected=1)
+    answer = expected.replace(name, "the model")
+    assert any(line.startswith("FAIL") and answer in line for line in result.stdout.splitlines()), result.stdout
+    assert f"NOT VERIFIED: {name}" == result.stdout.splitlines()[-1]
+
+
+# export and bad checkpoints
+
+
+def test_export_writes_beside_the_checkpoint_and_says_what(checkpoint, tiny_model_bytes):
+    result = run("export", checkpoint)
+    assert tiny_model_bytes == Path("tiny.onnx").read_bytes()
+    assert [
+        f"wrote       tiny.onnx ({len(tiny_model_bytes):,} bytes)",
+        "operators   Cast Transpose LSTM Squeeze Gemm",
+    ] == (result.stdout.splitlines()[:2])
+    assert "256/256 same decisions" in result.stdout
+    assert "edgelstm verify tiny.onnx" in result.stderr
+
+
+def test_export_takes_a_run_folder_and_writes_into_it(tiny_checkpoint, tiny_model_bytes):
+    save_checkpoint(Path("runs/base/model.safetensors"), tiny_checkpoint)
+    run("export")
+    assert tiny_model_bytes == Path("runs/base/model.onnx").read_bytes()
+
+
+def test_export_json_is_one_document(checkpoint):
+    document = strict_json(run("export", checkpoint, "-o", "out/x.onnx", "--json").stdout)
+    assert ("out/x.onnx", Path("out/x.onnx").stat().st_size) == (document["path"], document["n_bytes"])
+    assert document["operators"] == ["Cast", "Transpose", "LSTM", "Squeeze", "Gemm"]
+
+
+def spoiled(tiny_checkpoint, **weights):
+    """The tiny checkpoint's file with weights replaced, or, for None, left out."""
+    tensors = {**tiny_checkpoint.weights, **{name.replace("__", "."): weight for name, weight in weights.items()}}
+    values = dataclasses.asdict(dataclasses.replace(tiny_checkpoint, weights={}))
+    del values["weights"]
+    save_tensors(
+        Path("spoiled.safetensors"), {name: weight for name, weight in tensors.items() if weight is not None}, values
+    )
+    return "spoiled.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"head__bias": None}, "found no weight head.bias"),
+        ({"head__bias": torch.zeros(9)}, "weight head.bias is torch.float32 (9,) instead of torch.float32 (10,)"),
+        ({"extra": torch.zeros(1)}, "unexpected weight extra"),
+    ],
+)
+def test_a_checkpoint_whose_weights_are_not_its_configs_is_one_clear_line(tiny_checkpoint, weights, expected):
+    path = spoiled(tiny_checkpoint, **weights)
+    for command in (["export", path], ["verify", path, "base"]):
+        error = fails(*command)
+        assert error.startswith("spoiled.safetensors does not hold the weights of its own config")
+        assert expected in error
+    assert not Path("spoiled.onnx").exists()
+
+
+def test_a_checkpoint_of_nan_is_not_exported_and_the_old_file_stays(tiny_checkpoint):
+    path = spoiled(tiny_checkpoint, head__bias=torch.full((10,), math.nan))
+    Path("spoiled.onnx").write_bytes(b"the old file")
+    assert "spoiled.onnx was not written" in fails("export", path)
+    assert Path("spoiled.onnx").read_bytes() == b"the old file"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b"\xff" * 100])
+def test_a_damaged_or_missing_checkpoint_is_one_clear_line(content):
+    if content is not None:
+        Path("bad.safetensors").write_bytes(content)
+    assert "bad.safetensors" in fails("export", "bad.safetensors")
+
+
+@pytest.mark.parametrize("target", ["file/model.onnx", "file/below/model.onnx", "folder"])
+def test_an_output_that_cannot_be_written_is_one_clear_line(checkpoint, target):
+    Path("file").touch()
+    Path("folder").mkdir()
+    before = sorted(Path.cwd().rglob("*"))
+    assert f"cannot write {target}: found" in fails("export", checkpoint, "-o", target)
+    assert before == sorted(Path.cwd().rglob("*"))
+
+
+# verify
+
+
+@pytest.fixture
+def _no_torch_export(monkeypatch):
+    """torch's exporter takes seconds and has its own tests: stand in for it with torch itself."""
+    monkeypatch.setattr(
+        training_verify, "torch_exported_runner", lambda checkpoint: TorchRunner(checkpoint.model(), name="stand-in")
+    )
+
+
+@pytest.mark.usefixtures("_no_torch_export")
+def test_verify_of_a_true_export_exits_0_with_every_answer(tiny, checkpoint):
+    result = run("verify", tiny, "--provider", "cpu")
+    lines = result.stdout.splitlines()
+    assert lines[-1] == "verified: tiny.onnx"
+    assert {"ok"} == {line.split()[0] for line in lines[:-1]}
+    assert "1,000 digits" in result.stderr
+
+
+@pytest.mark.usefixtures("_no_torch_export")
+def test_verify_of_a_tampered_file_exits_1_and_names_the_weight(tiny, checkpoint):
+    model = onnx.load(tiny)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "head.bias")
+    array = numpy_helper.to_array(tensor).copy()
+    array[3] += 0.01
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, tiny)
+    result = run("verify", tiny, "--provider", "cpu", "--json", expected=1)
+    document = strict_json(result.stdout)
+    assert document["passed"] is False
+    failed = [check["answer"] for check in document["checks"] if not check["passed"]]
+    assert any("head.bias" in answer for answer in failed), failed
+
+
+def test_verify_of_a_model_without_its_checkpoint_says_which_is_missing(tiny):
+    assert fails("verify", tiny).startswith("no checkpoint at tiny.safetensors")
+
+
+# bench
+
+
+@pytest.mark.usefixtures("_torch_threads")
+def test_bench_json_is_one_document_of_plain_keys_without_nan(tiny, checkpoint):
+    result = run("bench", tiny, "--batch-size", 2, "--batch-size", 1, "--seconds", 0.1, "--provider", "cpu", "--json")
+    document = strict_json(result.stdout)
+    assert isinstance(document["schema_version"], int)
+    assert {"environment", "digits", "what_is_timed", "n_rounds", "results"} <= document.keys()
+    assert [one["name"] for one in document["results"]] == ["tiny.onnx cpu", "tiny.onnx torch"]
+    for one in document["results"]:
+        assert {
+            "provider_requested", "provider_used", "precision", "threads", "n_parameters", "file_bytes", "load_s",
+            "first_run_s", "accuracy", "batches",
+        } <= one.keys()  # fmt: skip
+        assert [batch["batch_size"] for batch in one["batches"]] == [1, 2]
+        assert {"n_right", "n"} == one["accuracy"].keys()
+        for batch in one["batches"]:
+            assert {"value_s", "low_s", "high_s", "confidence"} <= batch["latency"]["p50"].keys()
+
+    def keys(value):
+        if isinstance(value, dict):
+            yield from value
+            value = list(value.values())
+        for item in value if isinstance(value, list) else []:
+            yield from keys(item)
+
+    packages = set(document["environment"]["versions"])
+    assert [key for key in keys(document) if not key.isidentifier() and key not in packages] == []
+    assert result.stderr, "progress goes to stderr"
+
+
+def test_bench_prints_a_table_of_what_was_asked_for_and_what_ran(tiny, monkeypatch):
+    monkeypatch.setattr(runtime, "cuda_problem", lambda ort: "there is no GPU; buy one")
+    result = run("bench", tiny, "--no-torch", "--batch-size", 1, "--seconds", 0.1, "--threads", 2)
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("tiny.onnx cpu")]
+    assert rows[0][:6] == ["tiny.onnx", "cpu", "cpu", "cpu", "2", "fp32"]
+    assert "there is no GPU" in result.stderr
+
+
+def test_bench_measures_a_provider_once_however_often_it_comes_out(tiny, monkeypatch):
+    monkeypatch.setattr(runtime, "cuda_problem", lambda ort: "there is no GPU; buy one")
+    arguments = ["--provider", "auto", "--provider", "cpu", "--no-torch", "--batch-size", 1, "--seconds", 0.1, "--json"]
+    [one] = strict_json(run("bench", tiny, *arguments).stdout)["results"]
+    assert (one["provider_requested"], one["provider_used"]) == ("auto", "cpu")
+
+
+def test_json_for_programs_has_null_where_there_is_no_number(capsys):
+    print_json({"a": math.nan, "b": [math.nan, 1], "c": {"d": (math.nan,)}, "e": Path("x"), "f": None})
+    assert strict_json(capsys.readouterr().out) == {"a": None, "b": [None, 1], "c": {"d": [None]}, "e": "x", "f": None}
+
+
+def test_json_for_programs_has_no_infinity(capsys):
+    print_json({"margin": math.inf})
+    assert strict_json(capsys.readouterr().out) == {"margin": None}
+
+
+# inspect and doctor
+
+
+def test_inspect_shows_contract_graph_size_and_parameters(tiny, tiny_config, tiny_model_bytes):
+    lines = dict(line.split(maxsplit=1) for line in run("inspect", tiny).stdout.splitlines())
+    assert f"tiny.onnx ({len(tiny_model_bytes):,} bytes)" == lines["file"]
+    assert lines["contract"] == "version 1, fp32"
+    assert lines["input"] == "pixels uint8 (batch, 28, 28)"
+    assert lines["output"] == "logits float32 (batch, 10): 0 1 2 3 4 5 6 7 8 9"
+    assert f"{tiny_config.n_parameters:,}" == lines["parameters"]
+    assert "LSTM" in lines["graph"].split()
+
+
+def test_inspect_json_is_one_document(tiny, tiny_config):
+    document = strict_json(run("inspect", tiny, "--json").stdout)
+    assert (tiny_config.n_parameters, tiny_config.flops) == (document["n_parameters"], document["flops_per_image"])
+    assert document["contract"]["config"]["hidden_size"] == 8
+    assert {"operator": "LSTM", "provider": "CPUExecutionProvider"} in document["nodes"]
+
+
+def test_inspect_shows_the_shipped_model_by_default():
+    assert "82,186" in run("inspect").stdout
+
+
+def test_doctor_is_content_with_this_machine():
+    assert run("doctor").stdout.splitlines()[-1] == "in order"
+
+
+def test_doctor_exits_1_on_two_runtime_wheels_and_says_what_to_do(monkeypatch):
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "1.31.1" if name.startswith("onnxruntime") else real(name))
+    result = run("doctor", expected=1)
+    assert any(line.startswith("FAIL  onnxruntime wheels") for line in result.stdout.splitlines())
+    assert "do: pip uninstall -y onnxruntime onnxruntime-gpu" in result.stdout
+    document = strict_json(run("doctor", "--json", expected=1).stdout)
+    assert document["passed"] is False
+    assert [one["what"] for one in document["findings"] if one["passed"] is False] == ["onnxruntime wheels"]
+
+
+# train
+
+
+def kept_run(folder, name, config):
+    """A run folder with the state of a model that has not been trained."""
+    plan = training_run.RunPlan(name, config, RECIPES["fast"])
+    training_run._save_state(folder / STATE_FILE, plan, new_state(RowLstm(config), plan.train))
+    return plan
+
+
+@pytest.mark.usefixtures("_mnist_is_there", "_torch_threads")
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (["base"], "found model small, expected base"),
+        (["small", "--recipe", "best"], "found recipe fast, expected best"),
+        (["small", "--seed", "5"], "found seed 0, expected 5"),
+    ],
+)
+def test_a_resume_from_another_run_is_one_clear_line(asked, expected):
+    kept_run(Path("kept"), "small", FAMILY["small"])
+    error = fails("train", *asked, "--resume", "-o", "kept")
+    assert error.startswith("cannot resume: kept holds another run")
+    assert expected in error
+
+
+@pytest.mark.usefixtures("_mnist_is_there", "_torch_threads")
+def test_a_resume_from_another_models_weights_is_one_clear_line():
+    plan = kept_run(Path("kept"), "small", FAMILY["small"])
+    tensors = training_run._state_tensors(new_state(RowLstm(FAMILY["nano"]), plan.train))
+    save_tensors(Path("kept") / STATE_FILE, tensors, {**dataclasses.asdict(plan), "epoch": 1, "threads": 1})
+    assert "does not hold the weights of its own config" in fails("train", "small", "--resume", "-o", "kept")
+
+
+@pytest.mark.usefixtures("_mnist_is_there")
+def test_a_resume_from_nothing_is_one_clear_line():
+    assert "no checkpoint at runs/base/state.safetensors" in fails("train", "--resume")
+
+
+@pytest.mark.usefixtures("_mnist_is_there")
+def test_a_run_folder_that_cannot_be_written_is_one_clear_line():
+    Path("file").touch()
+    assert fails("train", "nano", "-o", "file/run").startswith("cannot write file/run")
+
+
+@pytest.mark.usefixtures("_mnist_is_there")
+def test_a_folder_that_holds_a_run_is_not_trained_over():
+    kept_run(Path("kept"), "small", FAMILY["small"])
+    before = (Path("kept") / STATE_FILE).read_bytes()
+    assert "kept already holds a run; go on with --resume" in fails("train", "small", "-o", "kept")
+    assert before == (Path("kept") / STATE_FILE).read_bytes()
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Have train show these events instead of training; an exception among them is raised."""
+
+    def tell(*events):
+        def begin_run(plan, folder, data_folder, device, *, overwrite):
+            for event in events:
+                if isinstance(event, type):
+                    raise event
+                yield event
+
+        monkeypatch.setattr(training_run, "begin_run", begin_run)
+
+    return tell
+
+
+START = training_run.RunStart(n_fitting=55_000, n_steps=429, epochs_done=0, device="cpu", threads=2)
+STEP = StepResult(step=10, epoch=1, loss=0.5, train=Score(100, 128), learning_rate=0.001)
+EPOCH = EpochResult(
+    step=429, epoch=1, loss=0.25, train=Score(50_000, 55_000), validation=Score(4_900, 5_000), images_per_s=6_000.0
+)
+END = training_run.RunEnd(
+    Path("runs/nano/model.safetensors"),
+    Score(50_000, 55_000),
+    Score(4_900, 5_000),
+    Score(9_800, 10_000),
+    Score(125, 128),
+)
+
+
+@pytest.mark.usefixtures("_mnist_is_there")
+def test_train_prints_its_results_and_its_progress_apart(told):
+    told(START, STEP, EPOCH, END)
+    result = run("train", "nano")
+    assert result.stdout.splitlines() == [
+        "training    50,000/55,000 (90.91 %), in the last epoch",
+        "validation  4,900/5,000 (98.00 %)",
+        "test        9,800/10,000 (98.00 %), first 128: 125/128 (97.66 %)",
+        "wrote       runs/nano/model.safetensors",
+    ]
+    assert "epoch   1  loss 0.2500" in result.stderr
+    assert "step    10" not in result.stderr
+    assert "seed 0" in result.stderr
+
+
+@pytest.mark.usefixtures("_mnist_is_there")
+@pytest.mark.parametrize("option", [["--steps"], ["--recipe", "tutorial"]])
+def test_train_shows_loss_and_accuracy_of_steps_when_asked_and_in_the_tutorial(told, option):
+    told(START, STEP, EPOCH, END)
+    assert "step    10  loss 0.5000  accuracy 0.781" in run("train", "nano", *option).stderr
+
+
+@pytest.mark.usefixtures("_mnist_is_there")
+def test_train_json_is_one_document(told):
+    told(START, EPOCH, END)
+    document = strict_json(run("train", "nano", "--seed", 3, "--epochs", 2, "--json").stdout)
+    assert document["test"] == {"n_right": 9_800, "n": 10_000}
+    assert (
+        document["plan"]["name"], document["plan"]["train"]["seed"], document["plan"]["train"]["epochs"]
+    ) == ("nano", 3, 2)  # fmt: skip
+
+
+@pytest.mark.usefixtures("_mnist_is_there")
+def test_ctrl_c_names_the_last_checkpoint_and_how_to_go_on(told):
+    told(START, EPOCH, KeyboardInterrupt)
+    result = run("train", "nano", expected=130)
+    assert "runs/nano holds the checkpoint of epoch 1" in result.stderr
+    assert "edgelstm train nano --resume -o runs/nano" in result.stderr
+
+
+@pytest.mark.usefixtures("_mnist_is_there")
+def test_ctrl_c_before_the_first_checkpoint_promises_none(told):
+    told(START, STEP, KeyboardInterrupt)
+    assert "interrupted before the first checkpoint" in run("train", "nano", expected=130).stderr
