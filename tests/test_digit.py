@@ -1,4 +1,4 @@
-"""Tests of edgelstm.digit: the digit is found as a person would see it, and drawn as MNIST would."""
+"""Tests of edgelstm.picture: the digit is found as a person would see it, and drawn as MNIST would."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
 
 from edgelstm.data import sample_digits
-from edgelstm.digit import digit_from_array, label
+from edgelstm.picture import digit_from_array
+from edgelstm.picture.blobs import label
 
 SEVEN = [(95, 90), (205, 90), (140, 230)]
 

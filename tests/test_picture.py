@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from edgelstm import picture
 from edgelstm.errors import PictureError
-from edgelstm.picture import decode, read_picture
+from edgelstm.picture import SUFFIXES
+from edgelstm.picture.decoding import _DECODERS, KEEP_PX, decode, read_picture
 
 Colour = float | tuple[int, ...]
 PICTURES = Path(__file__).with_name("pictures")
@@ -138,7 +138,7 @@ def test_the_first_frame_of_an_animation_is_read() -> None:
 def test_a_large_photo_gives_the_digit_of_the_small_one() -> None:
     large = drawn(mode="RGB", ink=(30, 30, 60), paper=(220, 220, 210)).resize((3600, 3600), Image.Resampling.BICUBIC)
     for kind in ("JPEG", "PNG"):
-        assert max(decode(encoded(large, kind)).shape) <= 2 * picture.KEEP_PX
+        assert max(decode(encoded(large, kind)).shape) <= 2 * KEEP_PX
         assert same(PLAIN, read_picture(encoded(large, kind)).pixels)
 
 
@@ -151,7 +151,7 @@ def test_bytes_and_paths_give_the_same_pixels(tmp_path: Path) -> None:
 
 
 def test_the_shipped_pictures_all_show_ink() -> None:
-    files = [path for path in PICTURES.glob("[0-9]/*") if path.suffix in picture.SUFFIXES]
+    files = [path for path in PICTURES.glob("[0-9]/*") if path.suffix in SUFFIXES]
     assert len(files) == 35
     for file in files:
         found = read_picture(file)
@@ -281,7 +281,7 @@ def test_a_changed_file_is_read_or_refused(kind: str, data: st.DataObject) -> No
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.sampled_from([magic for magic, _, _ in picture._DECODERS] + [b""]), st.binary(max_size=400))
+@given(st.sampled_from([magic for magic, _, _ in _DECODERS] + [b""]), st.binary(max_size=400))
 def test_random_bytes_are_refused_or_read(magic: bytes, rest: bytes) -> None:
     _check_answer(magic + rest)
 

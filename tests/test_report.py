@@ -24,11 +24,15 @@ def latency(p50_us, reason=None):
     )  # fmt: skip
 
 
+def batch(size, p50_us, reason=None):
+    return BatchResult(size, latency(p50_us, reason), 1e6 / p50_us, quantiles_s=(0.0,) * 101)
+
+
 def result(name, p50_us, **values):
     known = {
         "provider_requested": "auto", "provider_used": "cpu", "precision": "fp32", "threads": 1, "n_parameters": 82_186,
         "file_bytes": 329_893, "load_s": 0.0125, "first_run_s": 0.0005, "accuracy": Score(9_965, 10_000),
-        "batches": (BatchResult(1, latency(p50_us), 1e6 / p50_us),),
+        "batches": (batch(1, p50_us),),
     }  # fmt: skip
     return BenchResult(name=name, **{**known, **values})
 
@@ -104,15 +108,15 @@ def test_the_last_column_is_the_time_over_the_first_models_time():
 
 
 def test_every_batch_size_has_its_table():
-    batches = tuple(BatchResult(size, latency(100 * size), 1e4) for size in (1, 64))
+    batches = tuple(batch(size, 100 * size) for size in (1, 64))
     text = bench_text(report(result("a", 1, batches=batches), result("b", 1, batches=batches)))
     assert [line for line in text.splitlines() if line.startswith("batch ")] == ["batch 1", "batch 64"]
     assert "6,400 [6,390 6,410]" in line_with(text, "b ", nth=2)
 
 
 def test_an_unsteady_batch_has_a_warning_with_the_reason():
-    shaky = (BatchResult(1, latency(100, "p50 moved"), 1e4), BatchResult(64, latency(100), 1e4))
-    calm = tuple(BatchResult(size, latency(100), 1e4) for size in (1, 64))
+    shaky = (batch(1, 100, reason="p50 moved"), batch(64, 100))
+    calm = tuple(batch(size, 100) for size in (1, 64))
     text = bench_text(report(result("a", 1, batches=calm), result("b", 1, batches=shaky)))
     warnings = [line for line in text.splitlines() if line.startswith("warning")]
     assert warnings == ["warning: b, batch 1: unsteady, believe the ratios more than the times (p50 moved)"]

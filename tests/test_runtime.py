@@ -168,9 +168,9 @@ def asked(monkeypatch):
     """Every (options, providers) that a session is made with; the sessions themselves are real, on the CPU."""
     seen, real = [], onnxruntime.InferenceSession
 
-    def session(content, options, providers):
+    def session(content, options, providers, **others):
         seen.append((options, providers))
-        return real(content, options, providers=[CPU])
+        return real(content, options, providers=[CPU], **others)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     return seen
@@ -194,7 +194,7 @@ def test_cuda_is_asked_for_first_and_without_tf32(tiny_model_bytes, asked, monke
     monkeypatch.setattr(runtime, "cuda_problem", lambda ort: None)
     monkeypatch.setattr(runtime, "lstm_placement", lambda session: {"lstm_0": CUDA})
     OrtRunner(tiny_model_bytes, provider="cuda")
-    [(_, providers)] = asked
+    _, providers = asked[-1]
     assert providers == [(CUDA, {"use_tf32": "0"}), CPU]
 
 
@@ -593,7 +593,7 @@ def test_weights_in_a_file_elsewhere_are_not_followed(monkeypatch, tmp_path, tin
     content, raw = with_external_weights(tiny_model_bytes, location)
     (there / "W.bin").write_bytes(raw)
     monkeypatch.chdir(here)
-    with pytest.raises(ModelError, match=r"cannot be loaded.*lstm_0\.W"):
+    with pytest.raises(ModelError, match=r"keeps weights in another file: found lstm_0\.W"):
         OrtRunner(content, provider="cpu")
 
 
@@ -605,7 +605,7 @@ def test_weights_in_a_file_beside_the_model_are_not_followed(monkeypatch, tmp_pa
     (there / "W.bin").write_bytes(raw)
     (there / "model.onnx").write_bytes(content)
     monkeypatch.chdir(here)
-    with pytest.raises(ModelError, match=r"cannot be loaded.*lstm_0\.W"):
+    with pytest.raises(ModelError, match=r"keeps weights in another file: found lstm_0\.W"):
         OrtRunner(there / "model.onnx", provider="cpu")
 
 
@@ -613,8 +613,21 @@ def test_weights_in_a_file_of_the_current_folder_are_not_followed(monkeypatch, t
     content, raw = with_external_weights(tiny_model_bytes, "W.bin")
     (tmp_path / "W.bin").write_bytes(raw)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match=r"keeps weights in another file: found lstm_0\.W"):
         OrtRunner(content, provider="cpu")
+
+
+@pytest.mark.xfail(strict=True, reason="only the graph's initializers are looked at, not its Constant nodes")
+def test_the_value_of_a_constant_node_in_another_file_is_not_followed(monkeypatch, tmp_path, tiny_model_bytes):
+    content, raw = with_external_weights(tiny_model_bytes, "W.bin")
+    with changed(content) as (model, result):
+        [tensor] = [tensor for tensor in model.graph.initializer if tensor.name == "lstm_0.W"]
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["lstm_0.W"], value=tensor))
+        model.graph.initializer.remove(tensor)
+    (tmp_path / "W.bin").write_bytes(raw)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError):
+        OrtRunner(result(), provider="cpu")
 
 
 def test_a_batch_of_no_pictures_does_not_end_the_process(tiny_model_path):

@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from edgelstm.digit import DigitPicture, digit_from_array
 from edgelstm.errors import PictureError
-
-__all__ = ["SUFFIXES", "DigitPicture", "decode", "digit_from_array", "read_picture"]
+from edgelstm.picture.digit import DigitPicture, digit_from_array
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -1,0 +1,160 @@
+"""Which pixels are ink: grey values, the paper behind them, the polarity, the threshold."""
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+MIN_CONTRAST = 0.04
+"""Ink fainter than this share of the paper's brightness is not ink."""
+
+
+def grey_from(picture: Bytes) -> Floats:
+    """(H, W) float32: grey as it is; colour along the direction in which the ink differs most."""
+    if picture.ndim == 2:
+        return picture.astype(np.float32)
+    flat = picture.reshape(-1, 3).astype(np.float32)
+    luma = np.array([0.299, 0.587, 0.114], np.float32)
+    away = flat - np.median(flat, axis=0)
+    spread, axes = np.linalg.eigh(away.T @ away / len(away))
+    main = axes[:, -1].astype(np.float32)
+    if float(np.var(away @ luma)) * 3 < float(spread[-1]) * float(luma @ luma) * 1.0:
+        main = main / np.abs(main).sum()
+        if main @ luma < 0:
+            main = -main
+        grey = flat @ main
+        grey = grey - min(0.0, float(255 * main[main < 0].sum()))
+    else:
+        grey = flat @ luma
+    return np.asarray(grey.reshape(picture.shape[:2]), np.float32)
+
+
+def _extreme(values: Floats, size: int, highest: bool) -> Floats:
+    """Running maximum (or minimum) over squares of odd side ``size``; the edge is repeated outwards."""
+    pick = np.maximum if highest else np.minimum
+    half = size // 2
+    for axis in (0, 1):
+        padded = np.pad(values, [(half, half) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        window, n = 1, padded.shape[axis]
+        while window < size:  # doubling: a window of 2k is the pick of two windows of k
+            step = min(window, size - window)
+            n -= step
+            first, second = [slice(None)] * 2, [slice(None)] * 2
+            first[axis], second[axis] = slice(0, n), slice(step, step + n)
+            padded = pick(padded[tuple(first)], padded[tuple(second)])
+            window += step
+        values = padded
+    return values
+
+
+def _ground(grey: Floats, share: float, dark: bool) -> Floats:
+    """The paper without its ink: closing (dark ink) or opening (light ink) of a small copy."""
+    height, width = grey.shape
+    scale = max(1.0, max(height, width) / 160)
+    size = (max(1, round(width / scale)), max(1, round(height / scale)))
+    small = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BOX))
+    window = 2 * int(share * min(small.shape) / 2) + 1
+    window = max(window, 3)
+    ground = _extreme(_extreme(small, window, highest=dark), window, highest=not dark)
+    if scale == 1:
+        return ground
+    return np.asarray(Image.fromarray(ground).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def _centre_weight(shape: tuple[int, int]) -> Floats:
+    """1 in the middle, falling towards the edges, where frames and shadows are."""
+    y, x = (1 - np.abs(np.linspace(-1, 1, n, dtype=np.float32)) ** 4 for n in shape)
+    return np.outer(y, x).astype(np.float32)
+
+
+def _surface(grey: Floats) -> Floats:
+    """A smooth surface through the majority of the pixels: paper and its shading, not the ink.
+
+    The quadratic with the smallest sum of absolute differences, by reweighted least squares.
+    """
+    height, width = grey.shape
+    size = (min(width, 48), min(height, 48))
+    small = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BOX)).ravel()
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (size[1], size[0]))
+    shape = (len(y), len(x))
+    terms = np.stack([np.broadcast_to(t, shape).ravel() for t in _quadratic(y[:, None], x[None])], axis=1)
+    level, fitted = np.zeros(6), np.full_like(small, np.median(small))
+    for _ in range(8):
+        weighted = terms / (np.abs(small - fitted) + 2)[:, None]
+        level = np.linalg.lstsq(weighted.T @ terms, weighted.T @ small, rcond=None)[0]
+        fitted = terms @ level
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (height, width))
+    surface = sum(c * t for c, t in zip(level, _quadratic(y[:, None], x[None]), strict=True))
+    return np.asarray(surface, np.float32)
+
+
+def _quadratic(y: Floats, x: Floats) -> tuple[Floats, ...]:
+    return np.ones_like(x), x, y, x * x, x * y, y * y
+
+
+def ink_is_dark(grey: Floats) -> bool:
+    """Whether the things in the picture are darker than the majority, and than what is around them."""
+    weight = _centre_weight((grey.shape[0], grey.shape[1]))
+    away = grey - _surface(grey)
+    darker, lighter = np.maximum(-away, 0), np.maximum(away, 0)
+    balance = 0.0
+    for share, trust in ((0.06, 4), (0.12, 2), (0.3, 1)):  # thin things say more than wide ones
+        dark = np.clip(_ground(grey, share, dark=True) - grey, 0, darker)
+        light = np.clip(grey - _ground(grey, share, dark=False), 0, lighter)
+        balance += trust * float((weight * (dark * dark - light * light)).sum())
+    return balance >= 0
+
+
+def ink_from(grey: Floats, dark: bool) -> Floats:
+    """How much ink covers each pixel, (H, W) float32 from 0 to about 1.
+
+    The ground is looked for under wide strokes only if there are any: under narrow ones it keeps to
+    the edges of shadows and folds.
+    """
+    wide = np.abs(_ground(grey, 0.35, dark) - grey)
+    narrow = np.abs(_ground(grey, 0.08, dark) - grey)
+    votes = slope_votes(grey)
+    inner = (slice(1, -1), slice(1, -1))
+    if votes is not None:
+        votes = np.where(_centre_weight((grey.shape[0], grey.shape[1]))[inner] > 0.6, votes, 0)
+    if votes is not None and float((votes * narrow[inner]).sum()) > 0.85 * float((votes * wide[inner]).sum()):
+        wide = np.abs(_ground(grey, 0.16, dark) - grey)
+    if dark:  # ink takes a share of the light, in the sun as in the shadow
+        return np.asarray(wide / np.maximum(grey + wide, 32), np.float32)
+    return np.asarray(wide / 255, np.float32)
+
+
+def slope_votes(values: Floats) -> Floats | None:
+    """How far each inner pixel, (H-2, W-2), is an edge of something in the middle; None if there are none."""
+    if min(values.shape) < 3:
+        return None
+    down = np.abs(values[2:, 1:-1] - values[:-2, 1:-1])
+    across = np.abs(values[1:-1, 2:] - values[1:-1, :-2])
+    slope = np.maximum(down, across)
+    slope = np.where(slope > 4 * float(np.median(slope)), slope, 0)  # the median slope is grain
+    votes = slope * slope * _centre_weight((values.shape[0], values.shape[1]))[1:-1, 1:-1]
+    return votes if float(votes.sum()) > 0 else None
+
+
+def threshold(ink: Floats) -> float | None:
+    """The ink level halfway up the edges of strokes; None if nothing stands out of the noise.
+
+    Each pixel votes with its own level, weighted by the square of its gradient (Kittler,
+    Illingworth and Foeglein's robust automatic threshold selection): hairlines count as much as blots.
+    """
+    votes = slope_votes(ink)
+    if votes is None or float(ink.max()) < MIN_CONTRAST:
+        return None
+    return max(float((votes * ink[1:-1, 1:-1]).sum() / votes.sum()), MIN_CONTRAST / 2)
+
+
+def blurred(ink: Floats) -> Floats:
+    """Averaged over 3 x 3 pixels with the weights 1, 2, 1 each way."""
+    for axis in (0, 1):
+        padded = np.pad(ink, [(1, 1) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        n = ink.shape[axis]
+        before, after = (np.take(padded, range(i, i + n), axis) for i in (0, 2))
+        ink = np.asarray((before + 2 * ink + after) / 4, np.float32)
+    return ink

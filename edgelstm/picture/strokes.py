@@ -1,0 +1,90 @@
+"""Draw ink as MNIST would: its size, its stroke width, its centre of mass."""
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+FINE = 8
+"""Subpixels of one final pixel, each way: strokes are thickened and centred at this scale."""
+BOX_SHARE = 20 / 28
+"""MNIST fits each digit into a box of 20 x 20 of its 28 x 28 pixels, keeping the aspect ratio."""
+THINNEST, THICKEST = 2.2 / 20, 3.6 / 20
+"""Stroke widths, in shares of the box, that are left as they are; most MNIST strokes lie between."""
+
+
+def drawn(ink: Floats, rows: int, cols: int) -> Bytes:
+    """Cropped ink (h, w), strokes above 0.5 -> (rows, cols) uint8 with MNIST's size, pen and centre."""
+    box = BOX_SHARE * min(rows, cols) * FINE
+    mask = _fit(ink, box)
+    radius = 0.0
+    for _ in range(2):  # thickening makes the digit larger, so it is fitted again into what is left
+        width = stroke_width(mask) + 0.0
+        goal = min(max(width, THINNEST * box), THICKEST * box)
+        radius = (goal - width) / 2
+        if radius <= 0.5:
+            break
+        mask = _fit(ink, box - 2 * radius)
+    mask = _thicken(mask, radius)
+    return _centre(mask, rows, cols)
+
+
+def _fit(ink: Floats, box: float) -> Mask:
+    """Scale to a longest side of ``box`` subpixels, and cut at half ink."""
+    scale = box / max(ink.shape)
+    padded = np.pad(ink, 1)
+    height, width = (max(3, round(n * scale)) for n in padded.shape)
+    method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
+    scaled = np.asarray(Image.fromarray(padded).resize((width, height), method))
+    mask = scaled > 0.5
+    return mask if mask.any() else scaled >= scaled.max()
+
+
+def _distance(mask: Mask, reach: int) -> Floats:
+    """Distance of each pixel to the nearest pixel of the mask, exact up to ``reach`` and capped there."""
+    height, width = mask.shape
+    x = np.arange(width)
+    before = np.maximum.accumulate(np.where(mask, x, -4 * reach - width), axis=1)
+    after = np.minimum.accumulate(np.where(mask, x, 4 * reach + 2 * width)[:, ::-1], axis=1)[:, ::-1]
+    nearest = np.minimum(np.minimum(x - before, after - x), reach).astype(np.float32) ** 2
+    padded = np.pad(nearest, ((reach, reach), (0, 0)), constant_values=float(reach * reach))
+    best = nearest
+    for step in range(-reach, reach + 1):
+        best = np.minimum(best, padded[reach + step : reach + step + height] + step * step)
+    return np.sqrt(best)
+
+
+def stroke_width(mask: Mask) -> float:
+    """Mean width of the strokes in pixels: inside a stroke the mean distance to its edge is a quarter."""
+    depth = _distance(~np.pad(mask, 1), 40)[1:-1, 1:-1][mask]
+    return float(max(4 * (depth.mean() - 0.5), 1.0))
+
+
+def _thicken(mask: Mask, radius: float) -> Mask:
+    """Widen the strokes by ``radius`` on each side, or thin them if it is negative."""
+    if radius >= 0.5:
+        reach = int(radius) + 1
+        return _distance(np.pad(mask, reach), reach) <= radius
+    if radius <= -0.5:
+        reach = int(-radius) + 1
+        thin = _distance(~np.pad(mask, 1), reach)[1:-1, 1:-1] > -radius
+        return thin if thin.any() else mask
+    return mask
+
+
+def _centre(mask: Mask, rows: int, cols: int) -> Bytes:
+    """Put the centre of mass into the middle of the canvas and average each FINE x FINE subpixels."""
+    canvas = np.zeros((rows * FINE, cols * FINE), np.float32)
+    places = []
+    for axis, size in ((1, canvas.shape[0]), (0, canvas.shape[1])):
+        share = mask.sum(axis=axis)
+        middle = float(share @ np.arange(len(share))) / float(share.sum()) + 0.5
+        start = round(size / 2 - middle)
+        places.append(min(max(start, 0), max(0, size - len(share))))
+    height, width = (min(n, m) for n, m in zip(mask.shape, canvas.shape, strict=True))
+    canvas[places[0] : places[0] + height, places[1] : places[1] + width] = mask[:height, :width]
+    small = canvas.reshape(rows, FINE, cols, FINE).mean(axis=(1, 3))
+    return np.asarray(np.rint(255 * small), np.uint8)
