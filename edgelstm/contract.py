@@ -111,8 +111,8 @@ class ModelContract:
             if read["version"] != CONTRACT_VERSION:
                 raise ModelError(
                     f"{source} keeps another version of the model contract",
-                    found=read["version"],
-                    expected=CONTRACT_VERSION,
+                    found=repr(read["version"]),
+                    expected=repr(CONTRACT_VERSION),
                     fix="install a matching edgelstm, or export the checkpoint again",
                 )
             for key in ("validation", "test"):

@@ -49,6 +49,16 @@ def write_bytes(target: str | os.PathLike[str], content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
+def check_writable(folder: Path) -> None:
+    """Make the folder if it is missing; raise OutputError if no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _output_error(folder, error) from error
+
+
 def sha256_of(content: bytes) -> str:
     """The sha256 of the bytes, as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
@@ -57,6 +67,10 @@ def sha256_of(content: bytes) -> str:
 def _output_error(target: Path, error: OSError) -> OutputError:
     if isinstance(error, OutputError):
         return error
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return OutputError(
+            f"cannot write {target}", found="a file in place of one of its folders", fix="choose another -o"
+        )
     return OutputError(
         f"cannot write {target}",
         found=error.strerror or type(error).__name__,

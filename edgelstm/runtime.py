@@ -98,7 +98,8 @@ class OrtRunner:
 
     ``model`` is a path, a run folder, a shipped model's name, or the file's bytes. ``provider`` is
     ``cpu``; ``cuda``, which raises ProviderError unless every LSTM node is placed on CUDA; or
-    ``auto``, CUDA if it can be had and else the CPU, with the reason in ``provider_note``.
+    ``auto``, CUDA if it can be had and else the CPU, with the reason in ``provider_note``. ``source`` is
+    how errors call the model, ``name`` how reports call the runner.
 
     Raises ModelError if the file is damaged or does not keep the contract.
     """
@@ -110,9 +111,10 @@ class OrtRunner:
         provider: Provider = "auto",
         settings: SessionSettings = SessionSettings(),
         name: str | None = None,
+        source: str | None = None,
     ) -> None:
         self._ort = import_onnxruntime()
-        self.source = "the model" if isinstance(model, bytes) else str(find_model(model))
+        self.source = source or ("the model" if isinstance(model, bytes) else str(find_model(model)))
         content = model if isinstance(model, bytes) else read_model(model)
         check_weights(content, self.source)
         self.n_bytes = len(content)
@@ -207,6 +209,8 @@ def open_session(content: bytes, settings: SessionSettings, provider: Literal["c
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings.spinning)))
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    # a weight of any node that lies in another file is looked for where nothing can be
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     providers: list[Any] = [_PROVIDERS["cpu"]]
     if provider == "cuda":
         # TF32 keeps 10 of 23 mantissa bits: off, or CUDA's logits are not the CPU's

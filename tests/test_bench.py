@@ -107,6 +107,17 @@ def test_images_a_second_are_the_batch_over_the_median_call(digits):
     assert batch.latency.n_rounds == N_ROUNDS
 
 
+def test_each_contestant_gets_its_own_times(digits, monkeypatch):
+    def measured(calls, **options):
+        return {name: [np.full(3, 1.0 + i)] * N_ROUNDS for i, name in enumerate(calls)}
+
+    monkeypatch.setattr("edgelstm.bench.measure_alternating", measured)
+    results = run(digits, contestant("b"), contestant("a"), contestant("c"), batch_sizes=(4,)).results
+    assert [("b", 1.0, 4.0), ("a", 2.0, 2.0), ("c", 3.0, 4 / 3)] == [
+        (one.name, one.batches[0].latency.p50.value_s, one.batches[0].images_per_s) for one in results
+    ]
+
+
 def test_the_provider_used_is_what_the_runner_says_not_what_was_asked(digits):
     runner = FakeRunner(N, provider_used="cpu")
     [result] = run(digits, contestant(load=lambda: runner, provider_requested="cuda")).results

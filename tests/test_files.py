@@ -69,7 +69,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_old_file(tmp_path, monkeyp
 
 def test_a_folder_below_a_file_cannot_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match=r"cannot write .*folder/out: found Not a directory"):
+    with pytest.raises(OutputError, match=r"cannot write .*folder/out: found a file in place of one of its folders"):
         write_bytes(tmp_path / "file" / "folder" / "out", b"")
 
 

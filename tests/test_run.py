@@ -330,7 +330,7 @@ def test_other_files_of_the_folder_are_left_alone(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_found_out_before_training(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match=r"cannot write .*log\.jsonl"):
+    with pytest.raises(OutputError, match=r"cannot write .*run: found a file in place of one of its folders"):
         begin_run(PLAN, tmp_path / "file" / "run", NOWHERE, "cpu")
 
 

@@ -617,7 +617,6 @@ def test_weights_in_a_file_of_the_current_folder_are_not_followed(monkeypatch, t
         OrtRunner(content, provider="cpu")
 
 
-@pytest.mark.xfail(strict=True, reason="only the graph's initializers are looked at, not its Constant nodes")
 def test_the_value_of_a_constant_node_in_another_file_is_not_followed(monkeypatch, tmp_path, tiny_model_bytes):
     content, raw = with_external_weights(tiny_model_bytes, "W.bin")
     with changed(content) as (model, result):

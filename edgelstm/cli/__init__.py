@@ -1,5 +1,6 @@
 """The command line: parse, call, print. One file a command, imported when it is asked for."""
 
+import contextlib
 import errno
 import importlib
 import os
@@ -34,7 +35,8 @@ class _Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader has what it wants; click ends quietly
                 raise
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - or Python tries to write there again at its end
+            with contextlib.suppress(OSError):  # or Python tries to write there again at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.ClickException(f"the system says: {error}") from error
 
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from edgelstm.runtime import OrtRunner, Provider, SessionSettings
 
 
+MAX_BATCH = 65_536
+"""Images of one call; 51 MB of pixels."""
+
+
 def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
     if not math.isfinite(value):  # nan slips through every range
         raise click.BadParameter(f"{value} is not a number of seconds")
@@ -35,7 +39,7 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> flo
 @click.option(
     "--batch-size",
     "batch_sizes",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_BATCH),
     multiple=True,
     default=[1, 64, 1000],
     show_default=True,

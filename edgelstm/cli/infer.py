@@ -61,8 +61,10 @@ def command(
 
 
 def _line(prediction: "Prediction", with_top: bool) -> str:
+    from edgelstm.picture import printable
+
     shares = prediction.top if with_top else prediction.top[:1]
-    line = f"{prediction.image}  " + "   ".join(f"{name}  {100 * share:.1f} %" for name, share in shares)
+    line = f"{printable(prediction.image)}  " + "   ".join(f"{name}  {100 * share:.1f} %" for name, share in shares)
     return f"{line}  ({prediction.note})" if prediction.note else line
 
 
@@ -72,8 +74,9 @@ def _pictures(images: Iterable[str]) -> Iterator[str | bytes]:
 
     for image in images:
         if image == "-":
-            yield sys.stdin.buffer.read(MAX_FILE_BYTES + 1)  # one more byte is refused like a long file
-        elif Path(image).is_dir():
+            # one byte too many is refused like a long file, and a closed input like an empty one
+            yield sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if sys.stdin else b""
+        elif image and Path(image).is_dir():
             paths = Path(image).rglob("*")
             yield from sorted(str(path) for path in paths if path.suffix.lower() in SUFFIXES) or [image]
         elif not Path(image).exists() and glob.has_magic(image):

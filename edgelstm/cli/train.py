@@ -73,7 +73,6 @@ def command(
     from edgelstm.training import run
 
     folder = output or Path(RUNS_DIR) / model
-    data_folder = ensure_mnist(data_folder, say)
     if resume:
         plan, events = run.resume_run(folder, data_folder, device)
         _check_same_run(ctx, folder, plan)
@@ -83,6 +82,7 @@ def command(
             train = dataclasses.replace(train, epochs=epochs, n_samples=None)
         plan = run.RunPlan(model, FAMILY[model], train)
         events = run.begin_run(plan, folder, data_folder, device, overwrite=overwrite)
+    ensure_mnist(data_folder, say)  # after all that can be refused at once
     say(
         f"{plan.name}: {plan.config.n_parameters:,} parameters, recipe {plan.train.recipe}, "
         f"seed {plan.train.seed} -> {folder}"

@@ -50,7 +50,7 @@ def read_picture(source: str | os.PathLike[str] | bytes, rows: int = 28, cols: i
     """
     if isinstance(source, bytes):
         return digit_from_array(decode(source), rows, cols)
-    name = _printable(source)
+    name = printable(source)
     return digit_from_array(decode(_read(source, name), name), rows, cols)
 
 
@@ -83,7 +83,7 @@ def decode(content: bytes, name: str = "the picture") -> Bytes:
 # --- files ------------------------------------------------------------------------------------------
 
 
-def _printable(path: str | os.PathLike[str]) -> str:
+def printable(path: str | os.PathLike[str]) -> str:
     """The path as text for one line of a terminal, whatever bytes it is made of."""
     text = os.fsdecode(path)
     return text if text.isprintable() and text else ascii(text)

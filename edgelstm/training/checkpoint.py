@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from edgelstm.config import ModelConfig, TrainConfig, model_config_from, train_config_from
-from edgelstm.contract import Score
+from edgelstm.contract import ModelContract, Score
 from edgelstm.errors import CheckpointError
 from edgelstm.files import write_bytes
 from edgelstm.training.model import RowLstm, numpy_weights
@@ -83,14 +83,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         values["config"] = model_config_from(values["config"])
         values["train"] = train_config_from(values["train"])
         checkpoint = Checkpoint(weights=tensors, **values)
-    except (ValueError, TypeError, KeyError) as error:
+        ModelContract(checkpoint.config, checkpoint.name, versions=checkpoint.versions)  # raises if they are not text
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path} has damaged metadata",
             found=f"{type(error).__name__}: {error}",
             expected="what `edgelstm train` writes",
             fix="train again or take another checkpoint",
         ) from error
-    check_weights(path, tensors, RowLstm(checkpoint.config).state_dict())
+    with torch.device("meta"):  # shapes only: a config may claim any size
+        expected = RowLstm(checkpoint.config).state_dict()
+    check_weights(path, tensors, expected)
     return checkpoint
 
 

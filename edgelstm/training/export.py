@@ -52,7 +52,9 @@ def export(checkpoint: Checkpoint, target: Path) -> Exported:
     content = model.SerializeToString(deterministic=True)
     parity = compare(
         TorchRunner(checkpoint.model()).logits(probe_pixels(checkpoint.config)),
-        OrtRunner(content, provider="cpu").logits(probe_pixels(checkpoint.config)),
+        OrtRunner(content, provider="cpu", source=f"{target}, which was not written,").logits(
+            probe_pixels(checkpoint.config)
+        ),
     )
     if not parity.passed:
         raise ParityError(

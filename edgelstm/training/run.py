@@ -1,5 +1,6 @@
 """One training run in its folder: data, checkpoints, logs, resume. It yields results, prints nothing."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -21,7 +22,7 @@ from edgelstm.config import N_VALIDATION, ModelConfig, TrainConfig, model_config
 from edgelstm.contract import Score
 from edgelstm.data import FILES, Digits, load_mnist
 from edgelstm.errors import CheckpointError, OutputError, TrainingError
-from edgelstm.files import write_bytes
+from edgelstm.files import check_writable, write_bytes
 from edgelstm.training.checkpoint import (
     MODEL_FILE,
     STATE_FILE,
@@ -101,8 +102,7 @@ def begin_run(
             f"{folder} already holds a run",
             fix="go on with --resume, choose another folder with -o, or give --overwrite to train anew",
         )
-    write_bytes(folder / ".writable", b"")  # finds out now, not after the first epoch, if it can be written
-    (folder / ".writable").unlink()
+    check_writable(folder)
     if plan.train.threads:
         torch.set_num_threads(plan.train.threads)
     plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, threads=torch.get_num_threads()))
@@ -144,8 +144,6 @@ def resume_run(folder: Path, data_folder: Path, device: str = "auto") -> tuple[R
 
 def _run(plan: RunPlan, state: TrainState, folder: Path, data_folder: Path) -> Iterator[Event]:
     device = state.model.head.weight.device
-    if device.type == "cpu":
-        torch.set_flush_denormal(True)  # gates near 0 make denormals, which cost a hundredfold
     digits = load_mnist("train", data_folder)
     fitting, validation = (
         _split(digits, slice(None, -N_VALIDATION), device), _split(digits, slice(-N_VALIDATION, None), device)
@@ -161,7 +159,7 @@ def _run(plan: RunPlan, state: TrainState, folder: Path, data_folder: Path) -> I
         data_sha256=data_sha256, versions=_versions(),
     )  # fmt: skip
     trained: Score | None = None
-    with _RunLog(folder, steps_done, state.model) as log:
+    with _RunLog(folder, steps_done, state.model) as log, _denormals_flushed():
         yield RunStart(len(fitting), total, done, str(device), torch.get_num_threads())
         for result in fit(state, plan.train, fitting, validation):
             if isinstance(result, EpochResult):
@@ -179,6 +177,16 @@ def _run(plan: RunPlan, state: TrainState, folder: Path, data_folder: Path) -> I
     checkpoint = dataclasses.replace(checkpoint, validation=end.validation, test=end.test)
     save_checkpoint(folder / MODEL_FILE, checkpoint)
     yield end
+
+
+@contextlib.contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Round denormals to 0 on the CPU: gates near 0 make them, and each costs a hundredfold."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 class _RunLog:

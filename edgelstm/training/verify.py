@@ -66,13 +66,15 @@ def verify(
     ProviderError if a provider that was asked for by name does not run the LSTM.
     """
     content = read_model(model)
-    checks = list(_checks(checkpoint, content, digits, providers))
+    checks = list(_checks(checkpoint, content, str(model), digits, providers))
     return VerifyReport(str(model), checkpoint_name, f"{len(digits):,} digits ({digits.source})", tuple(checks))
 
 
-def _checks(checkpoint: Checkpoint, content: bytes, digits: Digits, providers: tuple[Provider, ...]) -> Iterator[Check]:
+def _checks(
+    checkpoint: Checkpoint, content: bytes, source: str, digits: Digits, providers: tuple[Provider, ...]
+) -> Iterator[Check]:
     try:
-        runners = [OrtRunner(content, provider=provider) for provider in providers]
+        runners = [OrtRunner(content, provider=provider, source=source) for provider in providers]
     except ProviderError:
         raise
     except ModelError as error:
