@@ -9,7 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "runs" / "demo"
-PICTURE = ROOT / "tests" / "pictures" / "demo.png"
+PICTURE = ROOT / "tests" / "pictures" / "5" / "ql-1234+Handwritten-Digit-Recognition__5.jpg"
 
 
 def edgelstm(*arguments: str) -> Any:
