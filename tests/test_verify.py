@@ -110,6 +110,7 @@ def test_all_four_questions_are_asked_of_every_voice_and_batch(verdict, model):
         "same values and decisions: NumPy, batch 1000",
         "same values and decisions: torch.onnx.export, batch 1000",
         *batches,
+        "same claims",
         "claimed accuracy",
     ] == questions
 
@@ -325,7 +326,7 @@ def test_an_accuracy_claim_that_is_off_by_one_is_caught(verdict, tiny_checkpoint
     n_right = counted(tiny_checkpoint, digits)
     claiming = dataclasses.replace(tiny_checkpoint, test=Score(n_right + lie, 200))
     report = verdict(build_model(claiming))
-    assert failed(report) == ["claimed accuracy"]
+    assert failed(report) == ["same claims", "claimed accuracy"]
     answer = report.checks[-1].answer
     assert f"counted {Score(n_right, 200)}, the file says {Score(n_right + lie, 200)}" == answer
 

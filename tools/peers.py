@@ -184,11 +184,15 @@ def load_executorch(checkpoint: Checkpoint, threads: int) -> Call:
     from executorch.runtime import Runtime
 
     _unsafe_reset_threadpool(threads)
+    kept: list[object] = []
 
     def build(pixels: Pixels) -> Call:
         program = torch.export.export(checkpoint.model(), (torch.from_numpy(pixels),))
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-        method = Runtime.get().load_program(lowered.buffer).load_method("forward")
+        content = bytes(lowered.buffer)
+        loaded = Runtime.get().load_program(content)
+        method = loaded.load_method("forward")
+        kept.append((content, loaded))  # the method borrows from both
         return lambda pixels: method.execute([torch.from_numpy(pixels)])[0].numpy()
 
     return _for_each_batch_size(build)

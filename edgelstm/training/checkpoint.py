@@ -77,6 +77,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         path = path / MODEL_FILE
     tensors, values = load_tensors(path)
+    if path.name == STATE_FILE:
+        raise CheckpointError(
+            f"{path} is the state to resume a run from", expected=f"the weights, {path.with_name(MODEL_FILE)}"
+        )
     try:
         for key in ("validation", "test"):
             values[key] = Score(**values[key]) if values[key] else None
@@ -110,14 +114,15 @@ def check_weights(path: Path, found: Tensors, expected: Tensors) -> None:
     if problems:
         raise CheckpointError(
             f"{path} does not hold the weights of its own config",
-            found=", ".join(problems),
+            found=", ".join(problems[:5]) + (f" and {len(problems) - 5} more" if len(problems) > 5 else ""),
             fix="take an undamaged checkpoint or train again",
         )
 
 
 def save_tensors(path: Path, tensors: Tensors, values: dict[str, Any]) -> None:
     """One safetensors file: tensors, and ``values`` as JSON in its header."""
-    header = {"format": FORMAT, "json": json.dumps(values, sort_keys=True)}
+    # one key: safetensors writes several in random order, and equal runs shall give equal bytes
+    header = {FORMAT: json.dumps(values, sort_keys=True)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_bytes(path, safetensors.torch.save(contiguous, metadata=header))
 
@@ -130,13 +135,12 @@ def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
         with safetensors.safe_open(path, framework="pt") as stream:
             header = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
-        found = header.get("format")
-        if found != FORMAT:
+        if FORMAT not in header:
             raise CheckpointError(
-                f"{path} is not a checkpoint of this version", found=f"format {found}", expected=FORMAT,
-                fix="take a file written by `edgelstm train`",
+                f"{path} is not a checkpoint of this version", found=", ".join(header) or "no metadata",
+                expected=FORMAT, fix="take a file written by `edgelstm train`",
             )  # fmt: skip
-        values = json.loads(header["json"])
+        values = json.loads(header[FORMAT])
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise

@@ -204,7 +204,9 @@ class _RunLog:
         if not steps_done:
             pixels = torch.zeros(1, model.config.rows, model.config.cols, dtype=torch.uint8)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # TensorBoard traces with torch.jit
+                # TensorBoard traces with torch.jit, which is deprecated and warns about every size it fixes
+                warnings.simplefilter("ignore", FutureWarning)
+                warnings.filterwarnings("ignore", "Converting a tensor")
                 self._board.add_graph(model, pixels.to(model.head.weight.device))
 
     def __enter__(self) -> Self:

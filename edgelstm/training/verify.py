@@ -100,6 +100,7 @@ def _checks(
                 yield _parity_check(runner, batch_size, digits.images, noise, reference)
         except EdgeLstmError as error:
             yield Check("same values and decisions", False, str(error))
+    yield _claims_check(checkpoint, runners[0])
     yield _score_check(checkpoint, runners[0], digits, reference[0])
 
 
@@ -142,6 +143,15 @@ def _parity_check(
     for one in on_digits.disagreements[:5]:
         answer += f"; image {one.index}: {one.reference} became {one.found} (margin {one.margin:.2g})"
     return Check(f"same values and decisions: {runner.name}, batch {batch_size}", both.passed, answer, both)
+
+
+def _claims_check(checkpoint: Checkpoint, runner: OrtRunner) -> Check:
+    """All that the file says of itself, but for library versions, is what the checkpoint says."""
+    found, expected = runner.contract, contract_of(checkpoint, runner.contract.precision)
+    names = [field.name for field in dataclasses.fields(found) if field.name != "versions"]
+    wrong = [name for name in names if getattr(found, name) != getattr(expected, name)]
+    answer = "; ".join(f"{name} is {getattr(found, name)}, not {getattr(expected, name)}" for name in wrong)
+    return Check("same claims", not wrong, answer or ", ".join(names))
 
 
 def _score_check(checkpoint: Checkpoint, runner: OrtRunner, digits: Digits, reference: Logits) -> Check:
