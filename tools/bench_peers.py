@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from peers import OURS, PEERS, Call, Peer
 
+from edgelstm import __version__
 from edgelstm.bench import N_ROUNDS, N_WARMUP, Environment, read_environment
 from edgelstm.config import DEFAULT_MODEL, shipped_dir
 from edgelstm.contract import Logits, Pixels
@@ -101,7 +102,7 @@ def bench_peers(
             problems[name] = f"not installed: {one_line(error)}"
         except Exception as error:  # whatever a foreign library raises is its row in the table
             problems[name] = f"not loaded: {one_line(error)}"
-    versions = {name: _version(peer) for name, peer in peers.items()}
+    versions = {name: __version__ if name == OURS else _version(peer) for name, peer in peers.items()}
     results: list[PeerResult] = []
     for size in batch_sizes:
         results += [PeerResult(name, versions[name], size, problem=problem) for name, problem in problems.items()]

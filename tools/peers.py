@@ -147,10 +147,11 @@ def load_ncnn(checkpoint: Checkpoint, threads: int) -> Call:
         net.load_model("model.ncnn.bin")
 
     def one(picture: Pixels) -> Logits:
-        floats = picture.astype(np.float32)  # kept in a variable: ncnn.Mat borrows its memory
+        floats = picture.astype(np.float32)  # kept in a variable: ncnn.Mat borrows its memory until it is cloned,
         extractor = net.create_extractor()
-        extractor.input("in0", ncnn.Mat(floats))
-        return np.array(extractor.extract("out0")[1]).reshape(-1)
+        extractor.input("in0", ncnn.Mat(floats).clone())  # and its kernels crash on memory aligned for NumPy
+        _, logits = extractor.extract("out0")
+        return np.array(logits).reshape(-1)
 
     # ncnn knows no batches: its users write this loop
     return lambda pixels: np.stack([one(picture) for picture in pixels])
@@ -219,10 +220,14 @@ def load_tvm(checkpoint: Checkpoint, threads: int) -> Call:
     from tvm import relax
     from tvm.relax.frontend.torch import from_exported_program
 
+    cpu = tvm.get_global_func("target.llvm_get_system_cpu")()
+    target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
+    model = _ForTvm(checkpoint.model()).eval()
+
     def build(pixels: Pixels) -> Call:  # from torch, because its ONNX importer knows no LSTM
-        program = torch.export.export(checkpoint.model(), (torch.from_numpy(pixels),))
         with torch.no_grad():
-            library = relax.build(relax.get_pipeline("zero")(from_exported_program(program)), target="llvm")
+            program = from_exported_program(torch.export.export(model, (torch.from_numpy(pixels),)))
+            library = relax.build(relax.get_pipeline("zero")(program), target=target)
         run = relax.VirtualMachine(library, tvm.cpu())["main"]
         return lambda pixels: run(tvm.runtime.tensor(pixels))[0].numpy()
 
@@ -295,6 +300,21 @@ def _for_each_batch_size(build: Callable[[Pixels], Call]) -> Call:
         return run(pixels)
 
     return call
+
+
+class _ForTvm(torch.nn.Module):
+    """The same model with the last layer's state counted from the front: TVM 0.26 reads past the end for [-1]."""
+
+    def __init__(self, model: RowLstm) -> None:
+        super().__init__()
+        self.config, self.lstm, self.head = model.config, model.lstm, model.head
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        steps = pixels.reshape(-1, config.n_steps, config.step_size).transpose(0, 1)
+        _, (last, _) = self.lstm(steps.to(torch.float32) * PIXEL_SCALE)
+        logits: torch.Tensor = self.head(last[config.n_layers - 1])
+        return logits
 
 
 class _ForNcnn(torch.nn.Module):

@@ -65,7 +65,8 @@ def decode(content: bytes, name: str = "the picture") -> Bytes:
         warnings.simplefilter("ignore")  # decoders warn about damage that they can live with
         try:
             importlib.import_module(f"PIL.{plugin}ImagePlugin")
-            with Image.open(io.BytesIO(content), formats=[format_name]) as image:
+            # not Image.open: it imports the plugins of five formats before it looks at the file
+            with Image.OPEN[format_name][0](io.BytesIO(content), "") as image:
                 _check_size(image.width, image.height, name)
                 image.draft(None, (KEEP_PX, KEEP_PX))  # JPEG only: decode at a half, quarter or eighth
                 image.load()

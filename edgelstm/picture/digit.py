@@ -7,13 +7,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgelstm.picture.blobs import choose, grown, label, sheet_of, without_lines
-from edgelstm.picture.ink import blurred, grey_from, ink_from, ink_is_dark, threshold
+from edgelstm.picture.ink import blurred, grey_from, ink_from, ink_is_dark, ink_on_even_ground, median, threshold
 from edgelstm.picture.strokes import BOX_SHARE, drawn, stroke_width
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-WORK_PX = 384
+WORK_PX = 320
 """Longest side at which ink is looked for."""
 
 
@@ -57,7 +57,7 @@ def _is_ready(picture: Bytes) -> bool:
     if not picture.any():
         return True
     edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-    if np.median(edge) > 8 or edge.mean() > 16 or np.median(picture) > 140 or picture.max() < 128:
+    if median(edge) > 8 or edge.mean() > 16 or median(picture) > 140 or picture.max() < 128:
         return False
     ink = picture > 96
     ys, xs = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
@@ -77,12 +77,13 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
     if pasted is not None:
         y0, y1, x0, x1 = (round(n * scale) for n in pasted)
         return _find(picture[y0:y1, x0:x1], depth + 1)
-    dark = ink_is_dark(grey)
-    ink = ink_from(grey, dark)
+    ink = ink_on_even_ground(grey)
+    if ink is None:
+        ink = ink_from(grey, ink_is_dark(grey))
     level = threshold(ink)
     if level is None:
         return None
-    if stroke_width(ink > level) < 2.5:  # hairlines: even out where they fall between pixels
+    if stroke_width(ink > level, reach=6) < 2.5:  # hairlines: even out where they fall between pixels
         ink = blurred(ink)
         level = threshold(ink) or level
     mask = (ink > level) & without_lines(ink > 0.6 * level)
@@ -117,7 +118,7 @@ def _pasted(grey: Floats) -> tuple[int, int, int, int] | None:
     """Top, bottom, left and right of a sheet that lies on an even margin, as a frame or a saved plot has."""
     height, width = grey.shape
     rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    margin = np.median(rim)
+    margin = median(rim)
     if np.mean(np.abs(rim - margin) < 8) < 0.98:
         return None
     other = np.abs(grey - margin) > 12

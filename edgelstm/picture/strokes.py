@@ -22,7 +22,7 @@ def drawn(ink: Floats, rows: int, cols: int) -> Bytes:
     mask = _fit(ink, box)
     radius = 0.0
     for _ in range(2):  # thickening makes the digit larger, so it is fitted again into what is left
-        width = stroke_width(mask) + 0.0
+        width = stroke_width(mask)
         goal = min(max(width, THINNEST * box), THICKEST * box)
         radius = (goal - width) / 2
         if radius <= 0.5:
@@ -57,9 +57,12 @@ def _distance(mask: Mask, reach: int) -> Floats:
     return np.sqrt(best)
 
 
-def stroke_width(mask: Mask) -> float:
-    """Mean width of the strokes in pixels: inside a stroke the mean distance to its edge is a quarter."""
-    depth = _distance(~np.pad(mask, 1), 40)[1:-1, 1:-1][mask]
+def stroke_width(mask: Mask, reach: int = 40) -> float:
+    """Mean width of the strokes in pixels: inside a stroke the mean distance to its edge is a quarter.
+
+    Distances count up to ``reach``, so strokes wider than twice that look narrower than they are.
+    """
+    depth = _distance(~np.pad(mask, 1), reach)[1:-1, 1:-1][mask]
     return float(max(4 * (depth.mean() - 0.5), 1.0))
 
 
