@@ -36,7 +36,8 @@ def main() -> None:
         return f"{value['n_right']:,}/{value['n']:,} ({100 * value['n_right'] / value['n']:.2f} %)"
 
     parities = [check["parity"] for check in verified["checks"] if check["parity"]]
-    same = min(parity["n"] - len(parity["disagreements"]) for parity in parities)
+    n_digits = trained["test"]["n"]  # the digits come first, the random pictures after them
+    other = [sum(one["index"] < n_digits for one in parity["disagreements"]) for parity in parities]
     largest = max(parity["max_difference"] for parity in parities)
     print(
         f"""
@@ -44,7 +45,7 @@ summary
   training accuracy  {score(trained["train"])} in the last epoch
   test accuracy      {score(trained["test"])}
   exported           {exported["path"]}, {exported["n_bytes"]:,} bytes, {" ".join(exported["operators"])}
-  verify             {same:,}/{parities[0]["n"]:,} same decisions in each of {len(parities)} comparisons
+  verify             {n_digits - max(other):,}/{n_digits:,} same decisions in each of {len(parities)} comparisons
                      on {verified["digits"]}
                      and 256 random pictures, largest difference of two logits {largest:.1e}
   {picture} was read as {read["digit"]} ({100 * read["confidence"]:.1f} %)
