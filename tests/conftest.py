@@ -10,7 +10,7 @@ import torch
 from edgelstm.config import RECIPES, ModelConfig
 from edgelstm.data import Digits, sample_digits
 from edgelstm.training.checkpoint import Checkpoint
-from edgelstm.training.export import build_model
+from edgelstm.training.graph import build_model
 from edgelstm.training.model import RowLstm
 
 

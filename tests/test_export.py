@@ -16,16 +16,10 @@ from edgelstm.errors import ModelError, OutputError, ParityError
 from edgelstm.parity import compare
 from edgelstm.runtime import OrtRunner
 from edgelstm.training import export as export_module
+from edgelstm.training import graph as graph_module
 from edgelstm.training.checkpoint import Checkpoint, save_checkpoint
-from edgelstm.training.export import (
-    GATE_ORDER,
-    build_model,
-    check_graph,
-    contract_of,
-    export,
-    onnx_lstm_weights,
-    probe_pixels,
-)
+from edgelstm.training.export import export
+from edgelstm.training.graph import GATE_ORDER, build_model, check_graph, contract_of, onnx_lstm_weights, probe_pixels
 from edgelstm.training.model import RowLstm, TorchRunner, numpy_weights
 
 CONFIGS = {
@@ -70,7 +64,7 @@ def test_another_process_gives_the_same_bytes(tiny_checkpoint, tiny_model_bytes,
     save_checkpoint(tmp_path / "model.safetensors", tiny_checkpoint)
     code = (
         "import sys, pathlib; from edgelstm.training.checkpoint import load_checkpoint; "
-        "from edgelstm.training.export import build_model; "
+        "from edgelstm.training.graph import build_model; "
         "content = build_model(load_checkpoint(sys.argv[1])).SerializeToString(deterministic=True); "
         "pathlib.Path(sys.argv[2]).write_bytes(content)"
     )
@@ -223,7 +217,7 @@ def test_lstm_weights_from_another_node_are_refused_even_with_the_promised_opera
 def test_an_lstm_without_a_bias_is_refused_or_differs(model, tiny_checkpoint, tiny_config, tmp_path, monkeypatch):
     lstm = next(node for node in model.graph.node if node.op_type == "LSTM")
     del lstm.input[3]
-    monkeypatch.setattr(export_module, "build_model", lambda checkpoint: model)
+    monkeypatch.setattr(export_module, "build_model", lambda *arguments: model)
     with pytest.raises((ModelError, ParityError)):
         export(tiny_checkpoint, tmp_path / "model.onnx")
 
@@ -310,7 +304,7 @@ def test_a_graph_that_the_checker_refuses_is_one_clear_line(model, tiny_config):
 @pytest.fixture
 def broken(monkeypatch, tiny_checkpoint):
     """An exporter that swaps two gates: right shapes, wrong numbers."""
-    monkeypatch.setattr(export_module, "GATE_ORDER", (0, 1, 2, 3))
+    monkeypatch.setattr(graph_module, "GATE_ORDER", (0, 1, 2, 3))
     return tiny_checkpoint
 
 
@@ -330,7 +324,7 @@ def test_an_existing_file_survives_a_failed_parity(broken, tmp_path):
 def test_an_existing_file_survives_a_refused_graph(tiny_checkpoint, model, tmp_path, monkeypatch):
     (tmp_path / "model.onnx").write_bytes(b"old")
     del model.metadata_props[:]
-    monkeypatch.setattr(export_module, "build_model", lambda checkpoint: model)
+    monkeypatch.setattr(export_module, "build_model", lambda *arguments: model)
     with pytest.raises(ModelError):
         export(tiny_checkpoint, tmp_path / "model.onnx")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("model.onnx", b"old")]

@@ -10,7 +10,7 @@ from edgelstm.data import sample_digits
 from edgelstm.files import sha256_of
 from edgelstm.runtime import OrtRunner
 from edgelstm.training.checkpoint import load_checkpoint
-from edgelstm.training.export import build_model
+from edgelstm.training.graph import build_model
 
 MANIFEST = json.loads((shipped_dir() / "manifest.json").read_text(encoding="utf-8"))
 FILES = [(name, file) for name, model in MANIFEST.items() for file in model["files"]]

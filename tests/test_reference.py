@@ -11,7 +11,7 @@ from edgelstm.errors import ModelError
 from edgelstm.reference import NumpyRunner
 from edgelstm.runtime import OrtRunner
 from edgelstm.training.checkpoint import Checkpoint
-from edgelstm.training.export import build_model, probe_pixels
+from edgelstm.training.graph import build_model, probe_pixels
 from edgelstm.training.model import RowLstm
 
 ATOL_FLOAT32 = 1e-5

@@ -13,13 +13,12 @@ from edgelstm.contract import ModelContract, Score
 from edgelstm.data import Digits
 from edgelstm.errors import ModelError, ProviderError
 from edgelstm.parity import compare
-from edgelstm.runtime import OrtRunner
+from edgelstm.runtime import OrtRunner, checkpoint_beside
 from edgelstm.training import verify as verify_module
-from edgelstm.training.export import build_model
+from edgelstm.training.graph import build_model
 from edgelstm.training.model import RowLstm, TorchRunner
 from edgelstm.training.verify import (
     BATCH_SIZES,
-    checkpoint_beside,
     in_batches,
     torch_exported_model,
     torch_exported_runner,

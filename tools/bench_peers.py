@@ -29,7 +29,7 @@ from edgelstm.parity import compare
 from edgelstm.report import table
 from edgelstm.timing import LatencySummary, Ratio, calls_for_budget, measure_alternating, median_ratio, summarize
 from edgelstm.training.checkpoint import Checkpoint, load_checkpoint
-from edgelstm.training.export import probe_pixels
+from edgelstm.training.graph import probe_pixels
 from edgelstm.training.model import TorchRunner
 
 ATOL = 1e-4

@@ -22,7 +22,7 @@ import torch
 from edgelstm.contract import INPUT_NAME, OPSET, OUTPUT_NAME, Logits, Pixels
 from edgelstm.runtime import OrtRunner, SessionSettings, import_onnxruntime
 from edgelstm.training.checkpoint import Checkpoint
-from edgelstm.training.export import build_model
+from edgelstm.training.graph import build_model
 from edgelstm.training.model import PIXEL_SCALE, RowLstm
 from edgelstm.training.verify import torch_exported_model
 

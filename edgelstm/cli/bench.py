@@ -103,7 +103,7 @@ def _contestants(
     model: str, providers: "tuple[Provider, ...]", settings: "SessionSettings", with_torch: bool
 ) -> "list[Contestant]":
     """One for each provider that differs, and one for torch if it and the checkpoint are there."""
-    from edgelstm.runtime import OrtRunner, find_model
+    from edgelstm.runtime import OrtRunner, checkpoint_beside, find_model
 
     path = find_model(model)
     contestants: list[Contestant] = []
@@ -115,7 +115,7 @@ def _contestants(
         if runner.provider_used not in used:
             used.add(runner.provider_used)
             contestants.append(_ort_contestant(f"{model} {runner.provider_used}", path, runner))
-    checkpoint = path.with_suffix(".safetensors")
+    checkpoint = checkpoint_beside(path)
     if with_torch and checkpoint.is_file() and importlib.util.find_spec("torch"):
         contestants.append(_torch_contestant(model, checkpoint, settings.threads))
     return contestants

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
-from edgelstm.config import DEFAULT_MODEL, DEFAULT_RECIPE, FAMILY, RECIPES, RUNS_DIR
+from edgelstm.config import DEFAULT_MODEL, DEFAULT_RECIPE, FAMILY, RECIPES, RUNS_DIR, ModelConfig
 from edgelstm.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ EXIT_INTERRUPTED = 130
     default=DEFAULT_RECIPE,
     show_default=True,
     help="tutorial: the classic exercise. fast: about a minute. best: the shipped models.",
+)
+@click.option("--hidden-size", type=click.IntRange(1, 1024), help="LSTM units.  [default: the model's]")
+@click.option(
+    "--rows-per-step", type=click.IntRange(1), help="Rows read at each step; divides 28.  [default: the model's]"
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.  [default: the recipe's]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Fixes everything random.")
@@ -50,6 +54,8 @@ def command(
     ctx: click.Context,
     model: str,
     recipe: str,
+    hidden_size: int | None,
+    rows_per_step: int | None,
     epochs: int | None,
     seed: int,
     device: str,
@@ -80,7 +86,7 @@ def command(
         train = dataclasses.replace(RECIPES[recipe], seed=seed, threads=threads)
         if epochs:
             train = dataclasses.replace(train, epochs=epochs, n_samples=None)
-        plan = run.RunPlan(model, FAMILY[model], train)
+        plan = run.RunPlan(model, _config(model, hidden_size, rows_per_step), train)
         events = run.begin_run(plan, folder, data_folder, device, overwrite=overwrite)
     ensure_mnist(data_folder, say)  # after all that can be refused at once
     say(
@@ -99,10 +105,24 @@ def command(
     say(f"next: edgelstm export {folder}")
 
 
+def _config(model: str, hidden_size: int | None, rows_per_step: int | None) -> ModelConfig:
+    config = FAMILY[model]
+    try:
+        return dataclasses.replace(
+            config,
+            hidden_size=hidden_size or config.hidden_size,
+            rows_per_step=rows_per_step or config.rows_per_step,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
 def _check_same_run(ctx: click.Context, folder: Path, plan: "RunPlan") -> None:
     """What the user asked for by name must be what the folder holds."""
     held = {
         "model": plan.name,
+        "hidden_size": plan.config.hidden_size,
+        "rows_per_step": plan.config.rows_per_step,
         "recipe": plan.train.recipe,
         "epochs": plan.train.epochs,
         "seed": plan.train.seed,

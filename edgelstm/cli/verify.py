@@ -40,9 +40,9 @@ def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_fold
     if len(paths) > 2:
         raise click.UsageError("give at most a CHECKPOINT and a MODEL")
     from edgelstm.data import evaluation_digits
-    from edgelstm.runtime import default_model, find_model
+    from edgelstm.runtime import checkpoint_beside, default_model, find_model
     from edgelstm.training.checkpoint import load_checkpoint
-    from edgelstm.training.verify import checkpoint_beside, verify
+    from edgelstm.training.verify import verify
 
     model = find_model(paths[-1] if paths else default_model())
     checkpoint = Path(paths[0]) if len(paths) == 2 else checkpoint_beside(model)

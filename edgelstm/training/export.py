@@ -1,35 +1,30 @@
-"""Checkpoint -> ONNX: the minimal graph, gated, and proven equal before it gets its name."""
+"""Checkpoint -> ONNX file: gated, and proven as good as the checkpoint before it gets its name."""
 
-import dataclasses
-import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from edgelstm import __version__
-from edgelstm.config import ModelConfig
-from edgelstm.contract import BATCH_AXIS, INPUT_NAME, OPSET, OUTPUT_NAME, ModelContract, Precision
-from edgelstm.errors import ModelError, ParityError
+from edgelstm.contract import Logits, Pixels, Precision, Score
+from edgelstm.data import Digits
+from edgelstm.errors import ParityError
 from edgelstm.files import write_bytes
-from edgelstm.parity import ParityReport, compare
+from edgelstm.parity import McNemar, ParityReport, compare, mcnemar
 from edgelstm.runtime import OrtRunner
-from edgelstm.training import quantize
+from edgelstm.timing import Ratio, calls_for_budget, measure_alternating, median_ratio
 from edgelstm.training.checkpoint import Checkpoint
-from edgelstm.training.model import PIXEL_SCALE, TorchRunner, numpy_weights
-from edgelstm.training.quantize import quantized
+from edgelstm.training.graph import build_model, check_graph, probe_pixels
+from edgelstm.training.model import TorchRunner
 
-IR_VERSION = 10
-"""The ONNX file format that came with opset 21; every onnxruntime since 1.18 reads it."""
-GATE_ORDER = (0, 3, 1, 2)
-"""torch's gates i, f, g, o taken as ONNX's i, o, f, c."""
-
-Array = npt.NDArray[np.float32]
+MAX_INT8_LOSS = 0.0005
+"""Share of the digits that int8 may get wrong more than fp32."""
+N_ROUNDS = 16
+TIMING_S = 2.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Exported:
     """A model file that passed every gate."""
 
@@ -38,24 +33,36 @@ class Exported:
     operators: tuple[str, ...]
     """The graph's operators, in order."""
     parity: ParityReport
-    """Against the checkpoint in torch."""
+    """fp32: onnxruntime against the checkpoint in torch. int8: against fp32, for information."""
+    quantization: "Quantization | None" = None
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What int8 costs and gains against fp32, each digit run alone as on an edge device."""
+
+    fp32: Score
+    int8: Score
+    mcnemar: McNemar
+    speed: Ratio
+    """int8's time over fp32's, batch 1, on this machine."""
+
+    @property
+    def loss(self) -> float:
+        """Share of the digits lost, negative if int8 is better."""
+        return self.fp32.accuracy - self.int8.accuracy
 
 
 def export(checkpoint: Checkpoint, target: Path) -> Exported:
-    """Write the checkpoint as ONNX. Nothing is written unless every gate and the parity pass.
+    """Write the checkpoint as fp32 ONNX. Nothing is written unless every gate and the parity pass.
 
     Raises ModelError if the graph is not exactly what the contract promises, ParityError if
     onnxruntime's logits or decisions differ from torch's, OutputError if it cannot be written.
     """
-    model = build_model(checkpoint)
-    check_graph(model, checkpoint.config)
-    content = model.SerializeToString(deterministic=True)
-    parity = compare(
-        TorchRunner(checkpoint.model()).logits(probe_pixels(checkpoint.config)),
-        OrtRunner(content, provider="cpu", source=f"{target}, which was not written,").logits(
-            probe_pixels(checkpoint.config)
-        ),
-    )
+    content, operators = _gated(checkpoint, "fp32")
+    pixels = probe_pixels(checkpoint.config)
+    runner = OrtRunner(content, provider="cpu", source=f"{target}, which was not written,")
+    parity = compare(TorchRunner(checkpoint.model()).logits(pixels), runner.logits(pixels))
     if not parity.passed:
         raise ParityError(
             f"{target} was not written: the exported model differs from the checkpoint",
@@ -64,162 +71,69 @@ def export(checkpoint: Checkpoint, target: Path) -> Exported:
             fix="report this as a bug, with the checkpoint",
         )
     write_bytes(target, content)
-    return Exported(target, len(content), tuple(node.op_type for node in model.graph.node), parity)
+    return Exported(target, len(content), operators, parity)
 
 
-def build_model(checkpoint: Checkpoint, precision: Precision = "fp32") -> onnx.ModelProto:
-    """The ONNX model of a checkpoint, the same bytes every time.
+def export_int8(checkpoint: Checkpoint, target: Path, digits: Digits, *, force: bool = False) -> Exported:
+    """Write the checkpoint as int8 ONNX, if it is as accurate as fp32 on ``digits`` and faster here.
 
-    Cast, (Reshape), Transpose, one LSTM per layer with a Squeeze behind each, Gemm. The pixels' scale
-    is folded into the first layer's input weights; initial states are left out, which means zeros.
+    Raises ParityError, and writes nothing, if it loses more than MAX_INT8_LOSS of the digits or is not
+    faster at batch 1 on this machine, unless ``force``; ModelError and OutputError as export does.
     """
-    config = checkpoint.config
-    weights = numpy_weights(checkpoint.weights)
-    nodes = [helper.make_node("Cast", [INPUT_NAME], ["floats"], name="cast", to=TensorProto.FLOAT)]
-    tensors: dict[str, npt.NDArray[np.generic]] = {}
-    value = "floats"
-    if config.rows_per_step > 1:
-        # (B, R, C) -> (B, T, S): several rows side by side are one step; 0 keeps the batch
-        tensors["steps_shape"] = np.array([0, config.n_steps, config.step_size], np.int64)
-        nodes.append(helper.make_node("Reshape", [value, "steps_shape"], ["steps"], name="group_rows"))
-        value = "steps"
-    # (B, T, S) -> (T, B, S): rows are time steps, not batch elements
-    nodes.append(helper.make_node("Transpose", [value], ["sequence"], name="rows_first", perm=[1, 0, 2]))
-    value = "sequence"
-    tensors["direction_axis"] = np.array([0], np.int64)
-    for layer in range(config.n_layers):
-        name, last = f"lstm_{layer}", layer == config.n_layers - 1
-        w, r, b = onnx_lstm_weights(weights, layer, scale=PIXEL_SCALE if layer == 0 else 1.0)
-        outputs = ["", f"{name}.Y_h"] if last else [f"{name}.Y"]
-        if precision == "int8":
-            node, added = _quantized_lstm(name, value, outputs, w, r, b)
-        else:
-            added = {f"{name}.W": w, f"{name}.R": r, f"{name}.B": b}
-            node = helper.make_node("LSTM", [value, *added], outputs, name=name, hidden_size=config.hidden_size)
-        nodes.append(node)
-        tensors |= added
-        # Y_h (1, B, H) -> (B, H); Y (T, 1, B, H) -> (T, B, H)
-        axis = "direction_axis" if last else "step_direction_axis"
-        tensors[axis] = np.array([0 if last else 1], np.int64)
-        value = f"{name}.last" if last else f"{name}.sequence"
-        nodes.append(helper.make_node("Squeeze", [outputs[-1], axis], [value], name=f"{name}_squeeze"))
-    tensors |= {"head.weight": weights["head.weight"], "head.bias": weights["head.bias"]}
-    nodes.append(helper.make_node("Gemm", [value, "head.weight", "head.bias"], [OUTPUT_NAME], name="head", transB=1))
-    graph = helper.make_graph(
-        nodes, "edgelstm",
-        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, [BATCH_AXIS, config.rows, config.cols])],
-        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, [BATCH_AXIS, config.n_classes])],
-        [numpy_helper.from_array(array, name) for name, array in tensors.items()],
-    )  # fmt: skip
-    model = helper.make_model(
-        graph, producer_name="edgelstm", producer_version=__version__, ir_version=IR_VERSION,
-        opset_imports=_opsets(precision),
-    )  # fmt: skip
-    helper.set_model_props(model, contract_of(checkpoint, precision).to_metadata())
-    return model
-
-
-def _quantized_lstm(
-    name: str, value: str, outputs: list[str], w: Array, r: Array, b: Array
-) -> tuple[onnx.NodeProto, dict[str, npt.NDArray[np.generic]]]:
-    """The LSTM with int8 weights; its activations are quantized as it runs, one scale for each call."""
-    tensors: dict[str, npt.NDArray[np.generic]] = {}
-    for key, weights in (("W", w), ("R", r)):
-        integers, scales = quantized(weights)
-        tensors[f"{name}.{key}"] = integers
-        tensors[f"{name}.{key}_scale"] = scales
-        tensors[f"{name}.{key}_zero_point"] = np.zeros(scales.shape, np.int8)
-    tensors[f"{name}.B"] = b
-    scaling = [f"{name}.{key}_{part}" for key in "WR" for part in ("scale", "zero_point")]
-    # lengths, initial states and peepholes are left out
-    inputs = [value, f"{name}.W", f"{name}.R", f"{name}.B", "", "", "", "", *scaling]
-    node = helper.make_node(
-        quantize.OPERATOR, inputs, outputs, name=name, domain=quantize.DOMAIN, hidden_size=r.shape[2]
+    runners = {precision: OrtRunner(_gated(checkpoint, precision)[0], provider="cpu") for precision in _PRECISIONS}
+    logits = {precision: one_by_one(runner, digits.images) for precision, runner in runners.items()}
+    right = {precision: found.argmax(1) == digits.labels for precision, found in logits.items()}
+    report = Quantization(
+        fp32=Score(int(right["fp32"].sum()), len(digits)),
+        int8=Score(int(right["int8"].sum()), len(digits)),
+        mcnemar=mcnemar(right["fp32"], right["int8"]),
+        speed=_speed(runners["int8"], runners["fp32"], digits.images[:1]),
     )
-    return node, tensors
+    if not force:
+        _refuse_a_bad_bargain(target, report)
+    content, operators = _gated(checkpoint, "int8", report.int8)
+    write_bytes(target, content)
+    return Exported(target, len(content), operators, compare(logits["fp32"], logits["int8"]), report)
 
 
-def _opsets(precision: Precision) -> list[onnx.OperatorSetIdProto]:
-    opsets = [helper.make_opsetid("", OPSET)]
-    return opsets + ([helper.make_opsetid(quantize.DOMAIN, quantize.DOMAIN_VERSION)] if precision == "int8" else [])
+_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
-def onnx_lstm_weights(weights: dict[str, Array], layer: int, scale: float) -> tuple[Array, Array, Array]:
-    """torch's weights of a layer as ONNX W (1, 4H, I), R (1, 4H, H), B (1, 8H), gates reordered.
+def one_by_one(runner: OrtRunner, images: Pixels) -> Logits:
+    """(N, rows, cols) -> (N, classes), each image in a call of its own.
 
-    ``scale`` is folded into W, in float64.
+    int8's activations are scaled by the largest of a batch, so its logits depend on the company.
     """
-
-    def reordered(name: str) -> npt.NDArray[np.float64]:
-        gates = np.split(weights[f"lstm.{name}_l{layer}"].astype(np.float64), 4)
-        return np.concatenate([gates[gate] for gate in GATE_ORDER])
-
-    w, r = reordered("weight_ih") * scale, reordered("weight_hh")
-    b = np.concatenate([reordered("bias_ih"), reordered("bias_hh")])
-    return w[None].astype(np.float32), r[None].astype(np.float32), b[None].astype(np.float32)
+    return np.concatenate([runner.logits(images[i : i + 1]) for i in range(len(images))])
 
 
-def contract_of(checkpoint: Checkpoint, precision: Precision = "fp32") -> ModelContract:
-    """What the exported file says of itself: everything here is a function of the checkpoint."""
-    versions = {"edgelstm": __version__, "onnx": importlib.metadata.version("onnx")}
-    return ModelContract(
-        config=checkpoint.config,
-        name=checkpoint.name,
-        precision=precision,
-        recipe=checkpoint.train.recipe,
-        seed=checkpoint.train.seed,
-        weights_sha256=checkpoint.weights_sha256,
-        data_sha256=checkpoint.data_sha256,
-        validation=checkpoint.validation if precision == "fp32" else None,
-        test=checkpoint.test if precision == "fp32" else None,  # not this file's
-        versions=checkpoint.versions | versions,
-    )
+def _gated(checkpoint: Checkpoint, precision: Precision, test: Score | None = None) -> tuple[bytes, tuple[str, ...]]:
+    """The file's bytes and its operators, once the graph has passed the gates."""
+    model = build_model(checkpoint, precision, test)
+    check_graph(model, checkpoint.config, precision)
+    return model.SerializeToString(deterministic=True), tuple(node.op_type for node in model.graph.node)
 
 
-def check_graph(model: onnx.ModelProto, config: ModelConfig, precision: Precision = "fp32") -> None:
-    """The gates: raise ModelError unless the graph is exactly what the contract promises."""
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError("the ONNX checker refuses the graph", found=str(error)) from error
-    reshape = ["Reshape"] if config.rows_per_step > 1 else []
-    operator = quantize.OPERATOR if precision == "int8" else "LSTM"
-    layers = [operator, "Squeeze"] * config.n_layers
-    graph = model.graph
-    opsets = [(opset.domain, opset.version) for opset in model.opset_import]
-    initializers = {tensor.name for tensor in graph.initializer}
-    lstm_inputs = {name for node in graph.node if node.op_type == operator for name in node.input[1:] if name}
-    checks: list[tuple[str, object, object]] = [
-        ("operators", [node.op_type for node in graph.node], ["Cast", *reshape, "Transpose", *layers, "Gemm"]),
-        ("opsets", opsets, [(opset.domain, opset.version) for opset in _opsets(precision)]),
-        ("LSTM weights that are not initializers", sorted(lstm_inputs - initializers), []),
-        ("input", _signature(graph.input), [(INPUT_NAME, TensorProto.UINT8, [BATCH_AXIS, config.rows, config.cols])]),
-        ("output", _signature(graph.output), [(OUTPUT_NAME, TensorProto.FLOAT, [BATCH_AXIS, config.n_classes])]),
-        ("tensors outside the file", [t.name for t in graph.initializer if t.data_location], []),
-        ("metadata config", _contract_in(model).config, config),
-    ]  # fmt: skip
-    for what, found, expected in checks:
-        if found != expected:
-            raise ModelError(f"the exported graph breaks the contract in its {what}", found=found, expected=expected)
+def _speed(int8: OrtRunner, fp32: OrtRunner, image: Pixels) -> Ratio:
+    calls: dict[str, Callable[[], object]] = {
+        "int8": partial(int8.logits, image),
+        "fp32": partial(fp32.logits, image),
+    }
+    counts = calls_for_budget(calls, budget_s=TIMING_S, n_rounds=N_ROUNDS)
+    rounds = measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=20)
+    return median_ratio(rounds["int8"], rounds["fp32"])
 
 
-def probe_pixels(config: ModelConfig, n: int = 256) -> npt.NDArray[np.uint8]:
-    """(n, rows, cols) random pixels of every density, the same each time: what parity is checked on."""
-    random = np.random.default_rng(0)
-    noise = random.integers(0, 256, (n, config.rows, config.cols), dtype=np.uint8)
-    return noise * (random.random(noise.shape) < np.linspace(0, 1, n)[:, None, None])
-
-
-def _signature(values: "list[onnx.ValueInfoProto]") -> list[tuple[str, int, list[object]]]:
-    return [
-        (
-            value.name,
-            value.type.tensor_type.elem_type,
-            [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim],
-        )
-        for value in values
-    ]
-
-
-def _contract_in(model: onnx.ModelProto) -> ModelContract:
-    return ModelContract.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+def _refuse_a_bad_bargain(target: Path, report: Quantization) -> None:
+    fix = "give --force to keep it, or ship fp32"
+    if report.loss > MAX_INT8_LOSS:
+        raise ParityError(
+            f"{target} was not written: int8 costs accuracy",
+            found=f"{report.int8} instead of {report.fp32}, McNemar p = {report.mcnemar.p_value:.2g}",
+            expected=f"at most {100 * MAX_INT8_LOSS:g} points less", fix=fix,
+        )  # fmt: skip
+    if report.speed.value >= 1:
+        raise ParityError(
+            f"{target} was not written: int8 is not faster on this machine",
+            found=f"{report.speed.value:.2f} times the time of fp32 at batch 1", expected="less than 1", fix=fix,
+        )  # fmt: skip

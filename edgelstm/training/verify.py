@@ -13,17 +13,24 @@ import numpy as np
 import onnx
 import torch
 
-from edgelstm.contract import INPUT_NAME, OPSET, OUTPUT_NAME, Logits, Pixels, Runner, Score
+from edgelstm.contract import INPUT_NAME, OPSET, OUTPUT_NAME, Logits, Pixels, Precision, Runner, Score
 from edgelstm.data import Digits
 from edgelstm.errors import EdgeLstmError, ModelError, ProviderError
-from edgelstm.parity import ParityReport, compare
+from edgelstm.parity import ParityReport, compare, mcnemar
 from edgelstm.reference import NumpyRunner
 from edgelstm.runtime import OrtRunner, Provider, read_model
 from edgelstm.training.checkpoint import Checkpoint
-from edgelstm.training.export import build_model, contract_of, probe_pixels
+from edgelstm.training.export import MAX_INT8_LOSS, one_by_one
+from edgelstm.training.graph import build_model, contract_of, probe_pixels
 from edgelstm.training.model import TorchRunner
 
 BATCH_SIZES = (1, 2, 7, 64, 1000)
+INT8_NUMPY_BATCH_SIZES = (64, 1000)
+INT8_ATOL = 0.1
+"""Where a state lies on the edge of two of its 256 levels, float32 and float64 may round it to different ones;
+the logits then move by up to a few hundredths."""
+INT8_SAME_SHARE = 0.8
+"""Most digits meet no such tie."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +91,10 @@ def _checks(
     yield _contract_check(checkpoint, runners[0])
     if runners[0].contract.config != checkpoint.config:
         return  # other shapes: nothing further can be compared
-    yield _weights_check(checkpoint, content)
+    yield _weights_check(checkpoint, content, runners[0].contract.precision)
+    if runners[0].contract.precision == "int8":
+        yield from _int8_checks(checkpoint, content, runners, digits)
+        return
     noise = probe_pixels(checkpoint.config)
     torch_runner = TorchRunner(checkpoint.model())
     reference = (in_batches(torch_runner, digits.images, 1000), torch_runner.logits(noise))
@@ -115,9 +125,48 @@ def _contract_check(checkpoint: Checkpoint, runner: OrtRunner) -> Check:
     return Check("same names and shapes", found == expected, answer)
 
 
-def _weights_check(checkpoint: Checkpoint, content: bytes) -> Check:
+def _int8_checks(checkpoint: Checkpoint, content: bytes, runners: list[OrtRunner], digits: Digits) -> Iterator[Check]:
+    """int8 is another function than fp32: its kernel must be the NumPy one, its accuracy that of torch."""
+    reference = in_batches(TorchRunner(checkpoint.model()), digits.images, 1000)
+    numpy_runner = NumpyRunner(content)
+    for batch_size in INT8_NUMPY_BATCH_SIZES:
+        expected = in_batches(numpy_runner, digits.images, batch_size)
+        for runner in runners:
+            found = in_batches(runner, digits.images, batch_size)
+            parity = compare(expected, found, atol=INT8_ATOL)
+            same = np.isclose(found, expected, atol=1e-4).all(axis=1).mean()
+            answer = (
+                f"{parity.n_same:,}/{parity.n:,} digits decided alike, {same:.1%} of them with the same logits "
+                f"to 1e-4, largest difference {parity.max_difference:.1e} (a tie rounded the other way)"
+            )
+            # two that differ in decision must be near ties of at most two such differences
+            ties = all(one.margin <= 2 * INT8_ATOL for one in parity.disagreements)
+            passed = parity.values_passed and ties and bool(same >= INT8_SAME_SHARE)
+            yield Check(f"same values: {runner.name} and NumPy, batch {batch_size}", passed, answer, parity)
+    right = reference.argmax(1) == digits.labels
+    for runner in runners:
+        for batch_size in BATCH_SIZES:
+            found = in_batches(runner, digits.images, batch_size)
+            found_right = found.argmax(1) == digits.labels
+            test, parity = mcnemar(right, found_right), compare(reference, found)
+            lost = (test.n_lost - test.n_won) / len(digits)
+            answer = (
+                f"{Score(int(found_right.sum()), len(digits))} instead of {Score(int(right.sum()), len(digits))}: "
+                f"{test.n_lost} lost, {test.n_won} won, McNemar p = {test.p_value:.2g}; "
+                f"{parity.n_same:,}/{parity.n:,} same decisions"
+            )
+            passed = bool(np.isfinite(found).all()) and lost <= MAX_INT8_LOSS
+            yield Check(f"same accuracy: {runner.name}, batch {batch_size}", passed, answer, parity)
+    score = Score(int((one_by_one(runners[0], digits.images).argmax(1) == digits.labels).sum()), len(digits))
+    yield _claimed(runners[0].contract.test, score)
+
+
+def _weights_check(checkpoint: Checkpoint, content: bytes, precision: Precision) -> Check:
     """Every initializer equal, bit for bit, to a fresh export of the checkpoint."""
-    wanted = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in build_model(checkpoint).graph.initializer}
+    wanted = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in build_model(checkpoint, precision).graph.initializer
+    }
     graph = onnx.load_model_from_string(content).graph
     found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     wrong = sorted(wanted.keys() ^ found.keys())
@@ -156,8 +205,10 @@ def _claims_check(checkpoint: Checkpoint, runner: OrtRunner) -> Check:
 
 def _score_check(checkpoint: Checkpoint, runner: OrtRunner, digits: Digits, reference: Logits) -> Check:
     """The accuracy that the file claims, counted again; the sample can only be counted, not compared."""
-    score = Score(int((reference.argmax(1) == digits.labels).sum()), len(digits))
-    claimed = runner.contract.test
+    return _claimed(runner.contract.test, Score(int((reference.argmax(1) == digits.labels).sum()), len(digits)))
+
+
+def _claimed(claimed: Score | None, score: Score) -> Check:
     if claimed is None or claimed.n != score.n:
         return Check(
             "claimed accuracy",
@@ -204,8 +255,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(level)
-
-
-def checkpoint_beside(model: Path) -> Path:
-    """Where the checkpoint of a model file is expected: the same name, ending .safetensors."""
-    return model.with_suffix(".safetensors")
