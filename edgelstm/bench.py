@@ -4,20 +4,33 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
+from edgelstm.config import ModelConfig
 from edgelstm.contract import Pixels, Runner, Score
 from edgelstm.data import Digits
-from edgelstm.timing import LatencySummary, Rounds, calls_for_budget, measure_alternating, summarize
+from edgelstm.memory import peak_memory_bytes
+from edgelstm.roofline import Machine, floor, measure_machine
+from edgelstm.timing import (
+    LatencySummary,
+    Ratio,
+    Rounds,
+    calls_for_budget,
+    measure_alternating,
+    median_ratio,
+    summarize,
+)
 
 SCHEMA_VERSION = 1
 N_ROUNDS = 12
 """Every contestant runs once in each round; the statistics need at least 6."""
 N_WARMUP = 20
+CLEARLY = 0.95
+"""Less than 5 % is not worth a second core."""
 WHAT_IS_TIMED = (
     "one call from pixels in memory (uint8, NumPy) to logits (float32, NumPy); not timed: reading files, "
     "preparing pictures, loading the model, the first run (its own column), warm-up"
@@ -36,6 +49,8 @@ class Contestant:
     n_parameters: int
     file_bytes: int | None
     threads: int
+    config: ModelConfig | None = None
+    """Its shape, for the least time that this machine could take; None leaves that out."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,10 @@ class BatchResult:
     """batch_size over the median call."""
     quantiles_s: tuple[float, ...]
     """101 quantiles of the calls, from the fastest to the slowest, for a plot of their distribution."""
+    ratio_to_first: Ratio | None = None
+    """Time over that of the first contestant, paired by round."""
+    floor_s: float | None = None
+    """The least time that this machine's fp32 matrix rate and memory allow for the batch."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,19 @@ class BenchResult:
     first_run_s: float
     accuracy: Score
     batches: tuple[BatchResult, ...]
+    peak_memory_bytes: int | None = None
+    """Of a process of its own that loads it and runs it once; None if not measured."""
+
+    @property
+    def single_stream_p90_s(self) -> float | None:
+        """MLPerf's SingleStream: p90 at batch 1, the early-stopping estimate. None if not measured."""
+        alone = [batch.latency for batch in self.batches if batch.batch_size == 1]
+        return alone[0].early_stopping_p90_s if alone else None
+
+    @property
+    def offline(self) -> BatchResult:
+        """MLPerf's Offline: the batch size with the most images a second."""
+        return max(self.batches, key=lambda batch: batch.images_per_s)
 
     @property
     def stable(self) -> bool:
@@ -85,6 +117,8 @@ class Environment:
     system: str
     versions: dict[str, str]
     gpu: str | None
+    machine: Machine | None = None
+    """Measured rates of the machine; None if not measured."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +139,22 @@ def bench(
     *,
     batch_sizes: Iterable[int] = (1, 64, 1000),
     seconds: float = 10.0,
+    with_machine: bool = False,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> BenchReport:
     """Load each contestant, count its right answers, and time all of them in turn.
 
-    ``seconds`` is the measuring time, shared evenly by the batch sizes and contestants. Raises what a
-    contestant's ``load`` raises.
+    ``seconds`` is the measuring time, shared evenly by the batch sizes and contestants. ``with_machine``
+    also measures the machine's own rates, and each contestant's peak memory in a process of its own, for
+    which its ``load`` must be picklable. Raises what a contestant's ``load`` raises.
     """
     environment = read_environment()
+    memory: list[int | None] = [None] * len(contestants)
+    if with_machine:
+        on_progress("measuring the machine's matrix rate and memory bandwidth")
+        environment = replace(environment, machine=measure_machine(min(c.threads for c in contestants)))
+        on_progress("measuring peak memory, each model in a process of its own")
+        memory = [peak_memory_bytes(contestant.load, digits.images[:1]) for contestant in contestants]
     loaded = []
     for contestant in contestants:
         on_progress(f"loading {contestant.name}")
@@ -130,7 +172,11 @@ def bench(
             provider_used=str(getattr(runner, "provider_used", "torch")), precision=contestant.precision,
             threads=contestant.threads, n_parameters=contestant.n_parameters, file_bytes=contestant.file_bytes,
             load_s=load_s, first_run_s=first_run_s, accuracy=accuracy,
-            batches=tuple(_batch_result(size, timed[size][str(i)]) for size in sizes),
+            batches=tuple(
+                _batch_result(size, timed[size][str(i)], timed[size]["0"], contestant.config, environment.machine)
+                for size in sizes
+            ),
+            peak_memory_bytes=memory[i],
         )
         for i, (contestant, runner, load_s, first_run_s, accuracy) in enumerate(loaded)
     )  # fmt: skip
@@ -161,10 +207,52 @@ def _batch(images: Pixels, size: int) -> Pixels:
     return np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
 
 
-def _batch_result(size: int, rounds: Rounds) -> BatchResult:
+def _batch_result(
+    size: int, rounds: Rounds, first: Rounds, config: ModelConfig | None, machine: Machine | None
+) -> BatchResult:
     latency = summarize(rounds)
     quantiles = np.quantile(np.concatenate(rounds), np.linspace(0, 1, 101))
-    return BatchResult(size, latency, size / latency.p50.value_s, tuple(map(float, quantiles)))
+    return BatchResult(
+        size, latency, size / latency.p50.value_s, tuple(map(float, quantiles)),
+        ratio_to_first=median_ratio(rounds, first),
+        floor_s=floor(config, size, machine).seconds if config and machine else None,
+    )  # fmt: skip
+
+
+def advice(report: BenchReport) -> list[str]:
+    """What a batch sweep says to do: from which batch more threads, or CUDA, are faster. One line each."""
+    lines = []
+    groups: dict[tuple[str, int, int], list[BenchResult]] = {}
+    for result in report.results:
+        groups.setdefault((result.precision, result.n_parameters, result.file_bytes or 0), []).append(result)
+    for results in groups.values():
+        one = next((r for r in results if r.provider_used == "cpu" and r.threads == 1), None)
+        if one is None:
+            continue
+        for other in results:
+            if other is one or other.provider_used not in ("cpu", "cuda"):
+                continue
+            use = "CUDA" if other.provider_used == "cuda" else f"{other.threads} threads"
+            start = crossover(one, other)
+            lines.append(
+                f"{one.name}: one thread at every batch measured; {use} is never clearly faster" if start is None
+                else f"{one.name}: {use} from the start" if start == one.batches[0].batch_size
+                else f"{one.name}: below batch {start} one thread, from {start} {use}"
+            )  # fmt: skip
+        if not any(r.provider_used == "cuda" for r in results):
+            lines.append(f"{one.name}: CUDA not measured: {report.environment.gpu or 'no GPU'}")
+    return lines
+
+
+def crossover(one: BenchResult, other: BenchResult) -> int | None:
+    """The batch size from which ``other`` is faster by at least CLEARLY at every size measured; None if never."""
+    start = None
+    for mine, theirs in zip(one.batches, other.batches, strict=True):
+        if theirs.latency.p50.value_s > CLEARLY * mine.latency.p50.value_s:
+            start = None
+        elif start is None:
+            start = mine.batch_size
+    return start
 
 
 def read_environment() -> Environment:

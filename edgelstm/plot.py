@@ -8,6 +8,7 @@ from edgelstm.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
 """Okabe and Ito's palette, which people with any colour vision can tell apart."""
@@ -54,7 +55,17 @@ def _draw_distribution(axes: "Axes", results: tuple[BenchResult, ...], colours: 
     for share in (0.5, 0.9, 0.99):
         axes.axhline(share, color="0.85", linewidth=0.8, zorder=0)
         axes.annotate(f"p{100 * share:.0f}", (1, share), xycoords=("axes fraction", "data"), fontsize=8, color="0.4")
-    axes.set(xscale="log", ylim=(0, 1), xlabel=f"microseconds a call, batch {size}", ylabel="share of calls within")
+    axes.set(xscale="log")
+    _plain_ticks(axes.xaxis)
+    slowest = max(
+        result.batches[0].quantiles_s[-2] for result in results
+    )  # p99: the last hundredth would squeeze the rest
+    axes.set(
+        ylim=(0, 1),
+        xlim=(None, 1.5e6 * slowest),
+        xlabel=f"microseconds a call, batch {size}",
+        ylabel="share of calls within",
+    )
     axes.set_title("Latency")
     axes.legend(fontsize=8, loc="lower right")
 
@@ -64,19 +75,33 @@ def _draw_throughput(axes: "Axes", results: tuple[BenchResult, ...], colours: di
         sizes = [batch.batch_size for batch in result.batches]
         rates = [batch.images_per_s for batch in result.batches]
         axes.plot(sizes, rates, "o-", color=colours[result.name], label=result.name, markersize=4)
-    axes.set(xscale="log", yscale="log", xlabel="batch size", ylabel="images a second")
+    axes.set(xscale="log", yscale="log")
+    _plain_ticks(axes.xaxis)
+    _plain_ticks(axes.yaxis)
+    axes.set(xlabel="batch size", ylabel="images a second")
     axes.set_title("Throughput")
     axes.grid(color="0.92", which="both", linewidth=0.6)
+
+
+def _plain_ticks(axis: "Axis") -> None:
+    """1, 2, 5, 10, ... written out on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_front(axes: "Axes", results: tuple[BenchResult, ...], colours: dict[str, str]) -> None:
     points = [(1e6 * result.batches[0].latency.p50.value_s, 100 * result.accuracy.accuracy) for result in results]
     front = pareto_front(points)
-    axes.step(*zip(*front, strict=True), where="post", color="0.75", zorder=0, label="Pareto front")
+    axes.step(*zip(*front, strict=True), where="post", color="0.8", zorder=0)
     for result, (latency, accuracy) in zip(results, points, strict=True):
         axes.plot(latency, accuracy, "o", color=colours[result.name], markersize=8)
-        axes.annotate(result.name, (latency, accuracy), xytext=(7, -3), textcoords="offset points", fontsize=8)
-    axes.margins(x=0.25, y=0.15)
+        axes.annotate(
+            result.name, (latency, accuracy), xytext=(0, 8), textcoords="offset points", fontsize=8, ha="center"
+        )
+    axes.margins(x=0.25, y=0.2)
     size = results[0].batches[0].batch_size
     axes.set(xlabel=f"p50 microseconds, batch {size}", ylabel=f"% of {results[0].accuracy.n:,} digits right")
     axes.set_title("Accuracy against latency")

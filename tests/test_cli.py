@@ -631,7 +631,7 @@ def test_bench_prints_a_table_of_what_was_asked_for_and_what_ran(tiny, monkeypat
     monkeypatch.setattr(runtime, "cuda_problem", lambda ort: "there is no GPU; buy one")
     result = run("bench", tiny, "--no-torch", "--batch-size", 1, "--seconds", 0.1, "--threads", 2)
     rows = [line.split() for line in result.stdout.splitlines() if line.startswith("tiny.onnx cpu")]
-    assert rows[0][:6] == ["tiny.onnx", "cpu", "cpu", "cpu", "2", "fp32"]
+    assert rows[0][:8] == ["tiny.onnx", "cpu", "2", "threads", "cpu", "cpu", "2", "fp32"]
     assert "there is no GPU" in result.stderr
 
 

@@ -1,9 +1,12 @@
 """Tests of edgelstm.report: the figures of a made-up report, as text in known units."""
 
+import dataclasses
+import re
+
 from edgelstm.bench import BatchResult, BenchReport, BenchResult, Environment
 from edgelstm.contract import Score
-from edgelstm.report import bench_text, table
-from edgelstm.timing import LatencySummary, Percentile
+from edgelstm.report import bench_html, bench_text, table
+from edgelstm.timing import LatencySummary, Percentile, Ratio
 
 ENVIRONMENT = Environment(
     cpu="Abacus 3", cores=2, load_average=0.5, system="Linux x", versions={"python": "3.11.0", "numpy": "2.0"}, gpu=None
@@ -25,7 +28,9 @@ def latency(p50_us, reason=None):
 
 
 def batch(size, p50_us, reason=None):
-    return BatchResult(size, latency(p50_us, reason), 1e6 / p50_us, quantiles_s=(0.0,) * 101)
+    ratio = Ratio(value=1.0, low=0.9, high=1.1, confidence=0.95, n_rounds=12)
+    floor_s = p50_us / 4e6
+    return BatchResult(size, latency(p50_us, reason), 1e6 / p50_us, (0.0,) * 101, ratio, floor_s)
 
 
 def result(name, p50_us, **values):
@@ -73,9 +78,10 @@ def test_no_line_ends_in_blanks():
 
 def test_the_header_names_machine_versions_digits_and_what_is_timed():
     lines = bench_text(report(result("base", 100))).splitlines()
-    assert lines[:5] == [
+    assert lines[:6] == [
         "machine   Abacus 3, 2 cores, Linux x, load 0.50",
         "gpu       none found",
+        "rates     not measured",
         "versions  python 3.11.0, numpy 2.0",
         "digits    10,000 (MNIST)",
         "timed     one call",
@@ -91,27 +97,60 @@ def test_what_is_not_known_is_said_to_be_unknown():
 
 
 def test_the_model_row_holds_both_providers_size_load_first_run_and_accuracy():
-    row = line_with(bench_text(report(result("base", 100, provider_requested="cuda"))), "base")
-    expected = ["base", "cuda", "cpu", "1", "fp32", "82,186", "330", "12.5", "0.50", "9,965/10,000", "(99.65", "%)"]
+    row = line_with(
+        bench_text(report(result("base", 100, provider_requested="cuda", peak_memory_bytes=60_400_000))), "base"
+    )
+    expected = [
+        "base",
+        "cuda",
+        "cpu",
+        "1",
+        "fp32",
+        "82,186",
+        "330",
+        "12.5",
+        "0.50",
+        "60",
+        "9,965/10,000",
+        "(99.65",
+        "%)",
+    ]
     assert expected == row.split()
 
 
 def test_the_batch_row_holds_microseconds_with_their_intervals_and_images_a_second():
-    row = line_with(bench_text(report(result("base", 1000))), "base", nth=1)
-    assert row == "base   1,000 [990 1,010]  2,000 [150 2,500]  3,000 [250 ?]     1,000             1.00"
+    row = line_with(bench_text(report(result("base", 1000))), "base", nth=2)
+    expected = "base 1,000 [990 1,010] 2,000 [150 2,500] 3,000 [250 ?] 1,000 1.00 [0.90 1.10] 4.00"
+    assert " ".join(row.split()) == expected
 
 
-def test_the_last_column_is_the_time_over_the_first_models_time():
-    text = bench_text(report(result("first", 200), result("second", 100), result("third", 500)))
-    ratios = [line_with(text, name, nth=1).split()[-1] for name in ("first", "second", "third")]
-    assert ratios == ["1.00", "0.50", "2.50"]
+def test_what_was_not_measured_is_a_dash():
+    plain = dataclasses.replace(batch(1, 100), ratio_to_first=None, floor_s=None)
+    text = bench_text(report(result("a", 100, batches=(plain,))))
+    assert line_with(text, "a ", nth=2).split()[-2:] == ["-", "-"]
+    assert line_with(text, "a ", nth=1).split() == ["a", "-", "10,000", "1"]
+
+
+def test_the_scenarios_are_the_early_stopping_p90_and_the_best_throughput():
+    single = dataclasses.replace(batch(1, 100), latency=dataclasses.replace(latency(100), early_stopping_p90_s=123e-6))
+    text = bench_text(report(result("a", 100, batches=(single, batch(64, 50), batch(256, 80)))))
+    assert line_with(text, "a ", nth=1).split() == ["a", "123.0", "20,000", "64"]
+
+
+def test_the_page_holds_the_same_figures_and_needs_nothing_else():
+    page = bench_html(report(result("<b>&", 1000)), "<?xml?><svg>drawn</svg>", ["use two threads"])
+    assert "&lt;b&gt;&amp;" in page
+    assert "1,000 [990 1,010]" in page
+    assert "<svg>drawn</svg>" in page
+    assert "<li>use two threads" in page
+    assert re.findall(r"(?:src|href)=|https?:|<script", page) == []
 
 
 def test_every_batch_size_has_its_table():
     batches = tuple(batch(size, 100 * size) for size in (1, 64))
     text = bench_text(report(result("a", 1, batches=batches), result("b", 1, batches=batches)))
     assert [line for line in text.splitlines() if line.startswith("batch ")] == ["batch 1", "batch 64"]
-    assert "6,400 [6,390 6,410]" in line_with(text, "b ", nth=2)
+    assert "6,400 [6,390 6,410]" in line_with(text, "b ", nth=3)
 
 
 def test_an_unsteady_batch_has_a_warning_with_the_reason():

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import math
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +13,13 @@ import click
 from edgelstm.cli.options import data_option, json_option, print_json, say
 
 if TYPE_CHECKING:
-    from edgelstm.bench import Contestant
+    from edgelstm.bench import BenchReport, Contestant
     from edgelstm.runtime import OrtRunner, Provider, SessionSettings
+    from edgelstm.training.model import TorchRunner
 
 
+SWEEP = tuple(2**power for power in range(11))
+"""Batch sizes of --sweep."""
 MAX_BATCH = 65_536
 """Images of one call; 51 MB of pixels."""
 
@@ -61,6 +66,11 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> flo
     show_default=True,
     help="Measure the checkpoint in torch too, where torch and the checkpoint are there.",
 )
+@click.option(
+    "--sweep", is_flag=True, help="Batches from 1 to 1024 with one thread and with all cores; ends in advice."
+)
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the figures into this PNG or SVG.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a self-contained report.")
 @data_option
 @json_option
 def command(
@@ -70,6 +80,9 @@ def command(
     threads: int,
     seconds: float,
     with_torch: bool,
+    sweep: bool,
+    plot: Path | None,
+    html: Path | None,
     data_folder: Path,
     as_json: bool,
 ) -> None:
@@ -80,23 +93,52 @@ def command(
     1,000 if MNIST is not on this machine. The models run in turn within each round, so that a noisy
     machine hurts all alike; compare the figures of one run only.
     """
-    from edgelstm.bench import bench
+    from edgelstm.bench import advice, bench
     from edgelstm.data import evaluation_digits
     from edgelstm.report import bench_text
     from edgelstm.runtime import SessionSettings, default_model
 
     models = models or (default_model(),)
     digits = evaluation_digits(data_folder)
-    say(f"measuring {', '.join(models)} with {len(digits):,} digits ({digits.source}), {threads} thread(s)")
-    settings = SessionSettings(threads=threads)
+    thread_counts = sorted({1, os.cpu_count() or 1}) if sweep else [threads]
+    if sweep:
+        batch_sizes, with_torch = SWEEP, False
+    say(f"measuring {', '.join(models)} with {len(digits):,} digits ({digits.source})")
     contestants: list[Contestant] = []
     for model in models:
-        contestants += _contestants(model, providers, settings, with_torch)
-    report = bench(contestants, digits, batch_sizes=batch_sizes, seconds=seconds, on_progress=say)
+        for count in thread_counts:
+            contestants += _contestants(model, providers, SessionSettings(threads=count), with_torch)
+    report = bench(contestants, digits, batch_sizes=batch_sizes, seconds=seconds, with_machine=True, on_progress=say)
+    notes = [*advice(report), *_settings_to_copy(contestants)] if sweep else []
+    _draw(report, notes, plot, html)
     if as_json:
-        print_json(dataclasses.asdict(report))
+        print_json({**dataclasses.asdict(report), "advice": notes})
     else:
-        click.echo(bench_text(report))
+        click.echo("\n\n".join([bench_text(report), *(["advice\n" + "\n".join(notes)] if notes else [])]))
+
+
+def _settings_to_copy(contestants: "list[Contestant]") -> list[str]:
+    """The session settings behind the figures, as Python to copy."""
+    return [
+        f"SessionSettings(threads={threads}): intra_op_num_threads={threads}, inter_op_num_threads=1, ORT_SEQUENTIAL, "
+        "session.intra_op.allow_spinning=0"
+        for threads in sorted({contestant.threads for contestant in contestants})
+    ]
+
+
+def _draw(report: "BenchReport", notes: list[str], plot: Path | None, html: Path | None) -> None:
+    if plot is None and html is None:
+        return
+    from edgelstm.files import write_bytes
+    from edgelstm.plot import bench_plot
+    from edgelstm.report import bench_html
+
+    if plot:
+        write_bytes(plot, bench_plot(report, "svg" if plot.suffix == ".svg" else "png"))
+        say(f"wrote {plot}")
+    if html:
+        write_bytes(html, bench_html(report, bench_plot(report, "svg").decode(), notes).encode())
+        say(f"wrote {html}")
 
 
 def _contestants(
@@ -114,7 +156,8 @@ def _contestants(
             say(f"{model}: {runner.provider_note}")
         if runner.provider_used not in used:
             used.add(runner.provider_used)
-            contestants.append(_ort_contestant(f"{model} {runner.provider_used}", path, runner))
+            threads = "" if settings.threads == 1 else f" {settings.threads} threads"
+            contestants.append(_ort_contestant(f"{model} {runner.provider_used}{threads}", path, runner))
     checkpoint = checkpoint_beside(path)
     if with_torch and checkpoint.is_file() and importlib.util.find_spec("torch"):
         contestants.append(_torch_contestant(model, checkpoint, settings.threads))
@@ -128,29 +171,38 @@ def _ort_contestant(name: str, path: Path, runner: "OrtRunner") -> "Contestant":
     provider, settings = runner.provider_requested, runner.settings
     return Contestant(
         name=name,
-        load=lambda: OrtRunner(path, provider=provider, settings=settings),
+        load=partial(OrtRunner, path, provider=provider, settings=settings),
         provider_requested=provider,
         precision=runner.contract.precision,
         n_parameters=runner.contract.config.n_parameters,
         file_bytes=runner.n_bytes,
         threads=settings.threads,
+        config=runner.contract.config,
     )
 
 
 def _torch_contestant(model: str, path: Path, threads: int) -> "Contestant":
+    from edgelstm.bench import Contestant
+    from edgelstm.training.checkpoint import load_checkpoint
+
+    config = load_checkpoint(path).config
+    return Contestant(
+        name=f"{model} torch",
+        load=partial(_load_torch, path, threads),
+        provider_requested="torch",
+        precision="fp32",
+        n_parameters=config.n_parameters,
+        file_bytes=path.stat().st_size,
+        threads=threads,
+        config=config,
+    )
+
+
+def _load_torch(path: Path, threads: int) -> "TorchRunner":
     import torch  # noqa: TID251 - only when it is there: torch is one of the contestants
 
-    from edgelstm.bench import Contestant
     from edgelstm.training.checkpoint import load_checkpoint
     from edgelstm.training.model import TorchRunner
 
     torch.set_num_threads(threads)
-    return Contestant(
-        name=f"{model} torch",
-        load=lambda: TorchRunner(load_checkpoint(path).model()),
-        provider_requested="torch",
-        precision="fp32",
-        n_parameters=load_checkpoint(path).config.n_parameters,
-        file_bytes=path.stat().st_size,
-        threads=threads,
-    )
+    return TorchRunner(load_checkpoint(path).model())

@@ -1,0 +1,65 @@
+"""Tests of edgelstm.plot and of bench's advice: the front, the crossover, a picture that holds the names."""
+
+import dataclasses
+
+import pytest
+from PIL import Image
+
+from edgelstm.bench import BatchResult, BenchReport, BenchResult, Environment, advice, crossover
+from edgelstm.contract import Score
+from edgelstm.plot import bench_plot, pareto_front
+from edgelstm.timing import summarize
+
+
+def result(name, times_us, **values):
+    batches = []
+    for power, time_us in enumerate(times_us):
+        rounds = [[time_us / 1e6] * 3] * 6
+        batches.append(BatchResult(2**power, summarize(rounds), 2**power / time_us * 1e6, (time_us / 1e6,) * 101))
+    known = BenchResult(name, "cpu", "cpu", "fp32", 1, 100, 1000, 0.01, 0.001, Score(99, 100), tuple(batches))
+    return dataclasses.replace(known, **values)
+
+
+def report(*results):
+    return BenchReport(1, Environment("Abacus", 2, 0.0, "Linux", {}, None), "100", "a call", 6, results)
+
+
+def test_the_front_holds_what_nothing_beats_in_both():
+    points = [(10.0, 98.0), (20.0, 97.0), (20.0, 99.0), (30.0, 99.0), (40.0, 99.5)]
+    assert pareto_front(points) == [(10.0, 98.0), (20.0, 99.0), (40.0, 99.5)]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ((12, 22, 25, 45), 4),
+        ((5, 5, 5, 5), 1),
+        ((20, 30, 50, 90), None),
+        ((5, 30, 10, 60), 4),
+        ((5, 10, 20, 79), None),  # 1 % is not clearly
+        ((9.8, 19.9, 39, 60), 8),
+    ],
+)
+def test_the_crossover_is_the_batch_from_which_it_is_always_clearly_faster(other, expected):
+    assert crossover(result("one", (10, 20, 40, 80)), result("two", other, threads=2)) == expected
+
+
+def test_the_advice_names_the_batch_and_what_was_not_measured():
+    lines = advice(report(result("base cpu", (5, 8, 40, 80)), result("base cpu 2 threads", (9, 12, 25, 45), threads=2)))
+    assert lines == [
+        "base cpu: below batch 4 one thread, from 4 2 threads",
+        "base cpu: CUDA not measured: no GPU",
+    ]
+
+
+@pytest.mark.parametrize("file_format", ["png", "svg"])
+def test_the_picture_is_drawn_the_same_twice(file_format, tmp_path):
+    results = report(result("base", (10, 20)), result("small", (5, 9), accuracy=Score(98, 100)))
+    drawn = bench_plot(results, file_format)
+    if file_format == "png":
+        (tmp_path / "a.png").write_bytes(drawn)
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.width > 1000
+        assert bench_plot(results, file_format) == drawn
+    else:
+        assert b"small" in drawn

@@ -1,0 +1,141 @@
+"""Tests of int8: the weights, the graph, the bargain that export strikes, and its proof in verify."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from edgelstm.data import Digits
+from edgelstm.errors import ModelError, ParityError, ProviderError
+from edgelstm.parity import compare, mcnemar
+from edgelstm.reference import NumpyRunner
+from edgelstm.runtime import OrtRunner
+from edgelstm.timing import Ratio
+from edgelstm.training import export as export_module
+from edgelstm.training.export import export_int8
+from edgelstm.training.graph import build_model, check_graph
+from edgelstm.training.quantize import LARGEST, quantized
+from edgelstm.training.verify import verify
+
+
+@pytest.fixture
+def digits(sample):
+    return Digits(sample.images[:100], sample.labels[:100], "the first 100 of the sample")
+
+
+@pytest.fixture
+def faster(monkeypatch):
+    """No clock in tests: int8 takes half the time."""
+    monkeypatch.setattr(export_module, "_speed", lambda *arguments: Ratio(0.5, 0.4, 0.6, 0.95, 16))
+
+
+def int8_model(checkpoint):
+    return build_model(checkpoint, "int8")
+
+
+def test_a_weight_is_its_integer_times_the_scale_of_its_row():
+    weights = np.random.default_rng(0).normal(size=(1, 12, 7)).astype(np.float32)
+    integers, scales = quantized(weights)
+    assert (integers.shape, integers.dtype, scales.shape, scales.dtype) == ((1, 7, 12), np.int8, (1, 12), np.float32)
+    restored = integers.transpose(0, 2, 1) * scales[..., None]
+    assert np.abs(restored - weights).max() <= scales.max() / 2 * 1.001
+
+
+def test_the_largest_weight_of_each_row_uses_seven_bits():
+    integers, _ = quantized(np.random.default_rng(1).normal(size=(1, 12, 7)).astype(np.float32))
+    assert set(np.abs(integers).max(axis=1).ravel()) == {LARGEST}
+    assert 2 * 255 * LARGEST < 2**15
+
+
+def test_a_row_of_zeros_stays_zeros():
+    integers, scales = quantized(np.zeros((1, 4, 3), np.float32))
+    assert not integers.any()
+    assert np.isfinite(scales).all()
+
+
+def test_the_graph_holds_a_quantized_lstm_and_no_other(tiny_checkpoint):
+    model = int8_model(tiny_checkpoint)
+    check_graph(model, tiny_checkpoint.config, "int8")
+    operators = ["Cast", "Transpose", "DynamicQuantizeLSTM", "Squeeze", "Gemm"]
+    assert [node.op_type for node in model.graph.node] == operators
+    assert [name for name, _ in OrtRunner(model.SerializeToString(), provider="cpu").nodes()] == operators
+
+
+def test_an_fp32_graph_does_not_pass_for_int8_nor_the_other_way(tiny_checkpoint):
+    for precision, other in (("fp32", "int8"), ("int8", "fp32")):
+        with pytest.raises(ModelError, match="operators"):
+            check_graph(build_model(tiny_checkpoint, precision), tiny_checkpoint.config, other)
+
+
+def test_weights_are_really_bytes(tiny_checkpoint):
+    tensors = {t.name: numpy_helper.to_array(t) for t in int8_model(tiny_checkpoint).graph.initializer}
+    assert (tensors["lstm_0.W"].dtype, tensors["lstm_0.R"].dtype) == (np.int8, np.int8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_the_kernel_is_what_the_numpy_model_of_it_says(tiny_checkpoint, digits, batch_size):
+    content = int8_model(tiny_checkpoint).SerializeToString()
+    images = digits.images[:batch_size]
+    report = compare(NumpyRunner(content).logits(images), OrtRunner(content, provider="cpu").logits(images), atol=0.02)
+    assert report.passed, report.max_difference
+
+
+def test_int8_says_so_in_its_contract_and_holds_its_own_score(tiny_checkpoint, tmp_path, digits, faster):
+    done = export_int8(tiny_checkpoint, tmp_path / "a.int8.onnx", digits, force=True)
+    contract = OrtRunner(tmp_path / "a.int8.onnx", provider="cpu").contract
+    assert (contract.precision, contract.test) == ("int8", done.quantization.int8)
+
+
+def test_equal_checkpoints_give_equal_int8_files(tiny_checkpoint):
+    one, other = (int8_model(tiny_checkpoint).SerializeToString(deterministic=True) for _ in range(2))
+    assert one == other
+
+
+def test_int8_that_costs_accuracy_is_refused_and_the_old_file_stays(tiny_checkpoint, tmp_path, digits, faster):
+    weights = {name: weight * (300 if "weight_hh" in name else 1) for name, weight in tiny_checkpoint.weights.items()}
+    wild = dataclasses.replace(tiny_checkpoint, weights=weights)  # chaotic: rounding changes decisions
+    wild_answers = OrtRunner(build_model(wild).SerializeToString(), provider="cpu").logits(digits.images)
+    labelled = dataclasses.replace(digits, labels=wild_answers.argmax(1).astype(np.uint8))  # fp32 is always right
+    (tmp_path / "a.onnx").write_bytes(b"old")
+    with pytest.raises(ParityError, match=r"int8 costs accuracy: found .* instead of 100/100"):
+        export_int8(wild, tmp_path / "a.onnx", labelled)
+    assert (tmp_path / "a.onnx").read_bytes() == b"old"
+
+
+def test_int8_that_is_not_faster_is_refused_unless_forced(tiny_checkpoint, tmp_path, digits, monkeypatch):
+    monkeypatch.setattr(export_module, "_speed", lambda *arguments: Ratio(1.2, 1.1, 1.3, 0.95, 16))
+    monkeypatch.setattr(export_module, "MAX_INT8_LOSS", 1.0)
+    with pytest.raises(ParityError, match=r"not faster on this machine: found 1\.20 times"):
+        export_int8(tiny_checkpoint, tmp_path / "a.onnx", digits)
+    assert export_int8(tiny_checkpoint, tmp_path / "a.onnx", digits, force=True).path.is_file()
+
+
+def test_int8_on_cuda_is_refused_not_run_elsewhere(tiny_checkpoint):
+    with pytest.raises(ProviderError):
+        OrtRunner(int8_model(tiny_checkpoint).SerializeToString(), provider="cuda")
+
+
+def test_verify_proves_int8_and_catches_one_changed_byte(tiny_checkpoint, tmp_path, digits, monkeypatch):
+    monkeypatch.setattr("edgelstm.training.verify.MAX_INT8_LOSS", 1.0)  # the tiny model is untrained
+    monkeypatch.setattr("edgelstm.training.verify.INT8_ATOL", 1.0)
+    path, model = tmp_path / "a.onnx", int8_model(tiny_checkpoint)
+    path.write_bytes(model.SerializeToString())
+    assert verify(tiny_checkpoint, path, digits, providers=("cpu",)).passed
+    tensor = next(t for t in model.graph.initializer if t.name == "lstm_0.R")
+    raw = bytearray(tensor.raw_data)
+    raw[0] ^= 1
+    tensor.raw_data = bytes(raw)
+    path.write_bytes(model.SerializeToString())
+    report = verify(tiny_checkpoint, path, digits, providers=("cpu",))
+    assert [check.question for check in report.checks if not check.passed] == ["same weights"]
+
+
+def test_mcnemar_counts_only_where_they_differ():
+    reference = np.array([True] * 8 + [False] * 2)
+    found = np.array([True] * 6 + [False] * 2 + [True, False])
+    test = mcnemar(reference, found)
+    assert (test.n_lost, test.n_won) == (2, 1)
+    assert test.p_value == 1.0
+    assert mcnemar(np.ones(10, bool), np.zeros(10, bool)).p_value == pytest.approx(2 / 2**10)
+    assert mcnemar(reference, reference).p_value == 1.0
