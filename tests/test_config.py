@@ -89,13 +89,13 @@ def test_recipes_are_called_by_the_name_they_hold():
 
 
 @pytest.mark.parametrize(
-    ("read", "config"),
-    [(model_config_from, ModelConfig()), (train_config_from, RECIPES["best"])],
+    ("read", "config", "missing"),
+    [(model_config_from, ModelConfig(), "class_names"), (train_config_from, RECIPES["best"], "epochs")],
     ids=["model", "train"],
 )
-def test_a_missing_and_an_unexpected_field_are_both_named(read, config):
+def test_a_missing_and_an_unexpected_field_are_both_named(read, config, missing):
     values = dataclasses.asdict(config)
-    missing, _ = values.popitem()
+    del values[missing]
     with pytest.raises(ValueError, match=rf"missing \['{missing}'\], unexpected \['extra'\]"):
         read({**values, "extra": 1})
 
@@ -147,3 +147,9 @@ def test_torch_is_given_every_size_of_the_config():
     assert shapes["lstm.weight_ih_l1"] == (16, 4)
     assert shapes["head.weight"] == (3, 4)
     assert torch.float32 == RowLstm(config).head.weight.dtype
+
+
+def test_a_field_younger_than_the_checkpoint_has_its_default():
+    values = dataclasses.asdict(RECIPES["best"])
+    del values["bf16"]
+    assert train_config_from(values) == RECIPES["best"]

@@ -266,3 +266,18 @@ def test_the_averaged_model_is_a_copy(splits):
     with torch.no_grad():
         averaged_model(state).head.bias += 1
     assert before == bits(state.average)
+
+
+def test_bf16_multiplies_otherwise_but_learns_the_same(sample):
+    states = []
+    for bf16 in (False, True):
+        train = dataclasses.replace(RECIPES["fast"], epochs=1, batch_size=50, bf16=bf16)
+        state = new_state(new_model(ModelConfig(hidden_size=8), torch.Generator().manual_seed(0)), train)
+        split = Split(
+            torch.from_numpy(sample.images[:200].copy()), torch.from_numpy(sample.labels[:200].astype("int64"))
+        )
+        list(fit(state, train, split, split))
+        states.append(state.model.head.weight)
+    difference = (states[0] - states[1]).abs().max().item()
+    assert 0 < difference < 0.05, difference
+    assert states[1].dtype == torch.float32

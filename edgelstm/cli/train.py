@@ -40,6 +40,7 @@ EXIT_INTERRUPTED = 130
     show_default=True,
     help="Where to train.",
 )
+@click.option("--bf16", is_flag=True, help="Multiply in bfloat16: faster on CPUs that have it, a little less exact.")
 @click.option(
     "--threads", type=click.IntRange(1), help="CPU threads; they are part of what fixes the bits.  [default: all]"
 )
@@ -59,6 +60,7 @@ def command(
     epochs: int | None,
     seed: int,
     device: str,
+    bf16: bool,
     threads: int | None,
     data_folder: Path,
     output: Path | None,
@@ -83,7 +85,7 @@ def command(
         plan, events = run.resume_run(folder, data_folder, device)
         _check_same_run(ctx, folder, plan)
     else:
-        train = dataclasses.replace(RECIPES[recipe], seed=seed, threads=threads)
+        train = dataclasses.replace(RECIPES[recipe], seed=seed, threads=threads, bf16=bf16)
         if epochs:
             train = dataclasses.replace(train, epochs=epochs, n_samples=None)
         plan = run.RunPlan(model, _config(model, hidden_size, rows_per_step), train)
@@ -127,6 +129,7 @@ def _check_same_run(ctx: click.Context, folder: Path, plan: "RunPlan") -> None:
         "epochs": plan.train.epochs,
         "seed": plan.train.seed,
         "threads": plan.train.threads,
+        "bf16": plan.train.bf16,
     }
     for name, value in held.items():
         asked = ctx.params[name]

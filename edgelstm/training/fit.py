@@ -124,7 +124,9 @@ def fit(state: TrainState, train: TrainConfig, fitting: Split, validation: Split
                 images = augment(images, train.augment, generator)
             rate = learning_rate_at(step, train, total)
             state.optimizer.param_groups[0]["lr"] = rate
-            logits = model(images)
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=train.bf16):
+                logits = model(images)
+            logits = logits.float()
             loss = functional.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
             state.optimizer.zero_grad()
             loss.backward()
