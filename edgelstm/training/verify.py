@@ -25,7 +25,8 @@ from edgelstm.training.graph import build_model, contract_of, probe_pixels
 from edgelstm.training.model import TorchRunner
 
 BATCH_SIZES = (1, 2, 7, 64, 1000)
-INT8_NUMPY_BATCH_SIZES = (64, 1000)
+INT8_NUMPY_BATCH_SIZES = (7, 32)
+"""At most the runner's chunk: an int8 image is rounded in the company of its chunk."""
 INT8_ATOL = 0.1
 """Where a state lies on the edge of two of its 256 levels, float32 and float64 may round it to different ones;
 the logits then move by up to a few hundredths."""
