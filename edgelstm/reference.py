@@ -78,7 +78,7 @@ def _lstm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array, ...]
 
 
 def _quantized_lstm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array, ...]:
-    """com.microsoft DynamicQuantizeLSTM: weights (1, K, 4H) int8 with a scale a column, activations uint8.
+    """com.microsoft DynamicQuantizeLSTM: weights (1, K, 4H) int8 with a scale, activations uint8.
 
     The input is quantized once over all steps and images, the state at each step over all images, so an
     image's logits depend on the others of its batch. (onnxruntime, docs/ContribOperators.md)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgelstm.config import FAMILY, shipped_dir
+from edgelstm.contract import Score
 from edgelstm.data import sample_digits
 from edgelstm.files import sha256_of
 from edgelstm.runtime import OrtRunner
@@ -36,6 +37,14 @@ def test_the_shipped_model_is_the_export_of_the_shipped_checkpoint_byte_for_byte
 
 
 @pytest.mark.parametrize("name", MANIFEST)
+def test_the_shipped_int8_model_is_made_of_the_shipped_checkpoint_byte_for_byte(name):
+    checkpoint = load_checkpoint(shipped_dir() / f"{name}.safetensors")
+    score = Score(**MANIFEST[name]["test_int8"])
+    made = build_model(checkpoint, "int8", score).SerializeToString(deterministic=True)
+    assert (shipped_dir() / f"{name}.int8.onnx").read_bytes() == made
+
+
+@pytest.mark.parametrize("name", MANIFEST)
 def test_the_manifest_says_what_the_model_says_of_itself(name):
     contract = OrtRunner(name, provider="cpu").contract
     entry = MANIFEST[name]
@@ -55,6 +64,6 @@ def test_the_shipped_model_reads_the_shipped_sample(name):
 @pytest.mark.parametrize("name", MANIFEST)
 def test_the_card_holds_the_figures_of_the_manifest(name):
     card = Path(shipped_dir() / "README.md").read_text(encoding="utf-8")
-    for split in ("validation", "test"):
+    for split in ("validation", "test", "test_int8"):
         score = MANIFEST[name][split]
         assert f"{score['n_right']:,}/{score['n']:,}" in card

@@ -32,22 +32,26 @@ def build(name: str, seed: int) -> dict[str, Any]:
     run = Path("runs") / "models" / f"{name}-{seed}"
     command = ["train", name, "--recipe", "best", "--seed", str(seed), "--threads", "1", "-o", str(run)]
     edgelstm(*command, *(["--resume"] if (ROOT / run / STATE_FILE).exists() else []))
-    checkpoint, model = MODELS / f"{name}.safetensors", MODELS / f"{name}.onnx"
+    checkpoint, model, int8 = (MODELS / f"{name}{suffix}" for suffix in (".safetensors", ".onnx", ".int8.onnx"))
     write_bytes(checkpoint, (ROOT / run / "model.safetensors").read_bytes())
     edgelstm("export", f"models/{name}.safetensors")
-    verified = edgelstm("verify", f"models/{name}.onnx")
+    edgelstm("export", f"models/{name}.safetensors", "--precision", "int8")
+    verified = [edgelstm("verify", f"models/{file}")["passed"] for file in (model.name, int8.name)]
     contract = OrtRunner(model, provider="cpu").contract
     assert contract.validation is not None, "a finished run has its validation score"
     assert contract.test is not None, "a finished run has its test score"
+    of_int8 = OrtRunner(int8, provider="cpu").contract.test
+    assert of_int8 is not None, "export counts it"
     return {
         "command": " ".join(["edgelstm", *command[:-2]]),
         "n_parameters": contract.config.n_parameters,
         "validation": {"n_right": contract.validation.n_right, "n": contract.validation.n},
         "test": {"n_right": contract.test.n_right, "n": contract.test.n},
-        "verified": verified["passed"],
+        "test_int8": {"n_right": of_int8.n_right, "n": of_int8.n},
+        "verified": all(verified),
         "files": {
             path.name: {"n_bytes": path.stat().st_size, "sha256": sha256_of(path.read_bytes())}
-            for path in (checkpoint, model)
+            for path in (checkpoint, model, int8)
         },
     }
 
