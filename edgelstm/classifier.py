@@ -1,8 +1,8 @@
 """A picture in, a digit out: the model and the picture preparation together."""
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgelstm.config import DEFAULT_MODEL
 from edgelstm.contract import Logits, Pixels
 from edgelstm.errors import EdgeLstmError, ModelError
-from edgelstm.picture import DigitPicture, read_picture
+from edgelstm.picture import read_picture
 from edgelstm.runtime import OrtRunner, Provider, SessionSettings
 
 Source = str | os.PathLike[str] | bytes
@@ -43,9 +43,48 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         """The values for JSON: all but the pixels, with class indices in ``top`` where names are digits."""
-        values = {key: value for key, value in asdict(self).items() if key != "pixels"}
+        values = {key: value for key, value in vars(self).items() if key != "pixels"}
         values["top"] = [[int(name) if name.isdecimal() else name, share] for name, share in self.top]
         return values
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some pictures, prepared: one array and three lists, which cross cheaply from process to process."""
+
+    names: list[str]
+    notes: list[str | None]
+    errors: list[str | None]
+    """One entry per picture each, in order."""
+    pixels: Pixels
+    """(B, rows, cols) uint8, only of the B pictures without an error."""
+
+
+def prepare(pictures: list[Source], rows: int, cols: int) -> Batch:
+    """Decode pictures and find their digits; a bad one leaves its error and no pixels."""
+    notes, errors, pixels = [], [], []
+    for picture in pictures:
+        note = problem = None
+        try:
+            found = read_picture(picture, rows, cols)
+        except EdgeLstmError as error:
+            problem = str(error)
+        else:
+            note = found.note
+            pixels.append(found.pixels)
+        notes.append(note)
+        errors.append(problem)
+    stacked = np.stack(pixels) if pixels else np.empty((0, rows, cols), np.uint8)
+    return Batch([_name(picture) for picture in pictures], notes, errors, stacked)
+
+
+def prepare_each(chunks: Iterator[list[Source]], rows: int, cols: int) -> Iterator[Batch]:
+    """``prepare`` for each chunk in turn, in this process."""
+    return (prepare(chunk, rows, cols) for chunk in chunks)
+
+
+PrepareEach = Callable[[Iterator[list[Source]], int, int], Iterator[Batch]]
+"""Prepares chunks of pictures, in order: ``prepare_each``, or something that has others do it."""
 
 
 class Classifier:
@@ -69,52 +108,40 @@ class Classifier:
 
     def classify(self, picture: Source) -> Prediction:
         """Read one picture. Raises PictureError if it cannot be read as one."""
-        prepared = self._prepare(picture)
-        return self._predictions([_name(picture)], [prepared])[0]
+        prepared = read_picture(picture, self._config.rows, self._config.cols)
+        batch = Batch([_name(picture)], [prepared.note], [None], prepared.pixels[None])  # (1, rows, cols)
+        return self._predictions(batch)[0]
 
-    def classify_many(self, pictures: Iterable[Source]) -> Iterator[Prediction]:
+    def classify_many(
+        self, pictures: Iterable[Source], prepare_each: PrepareEach = prepare_each
+    ) -> Iterator[Prediction]:
         """Read pictures in order, in batches; a bad one becomes a Prediction with its error."""
         remaining = iter(pictures)
-        while chunk := list(islice(remaining, CHUNK)):
-            prepared: list[DigitPicture | str] = []
-            for picture in chunk:
-                try:
-                    prepared.append(self._prepare(picture))
-                except EdgeLstmError as error:
-                    prepared.append(str(error))
-            good = [i for i, item in enumerate(prepared) if isinstance(item, DigitPicture)]
-            names = [_name(picture) for picture in chunk]
-            read = self._predictions(
-                [names[i] for i in good], [item for item in prepared if isinstance(item, DigitPicture)]
-            )
-            answers = dict(zip(good, read, strict=True))
-            for i, item in enumerate(prepared):
-                yield answers.get(i) or Prediction(names[i], None, None, None, error=str(item))
+        chunks = iter(lambda: list(islice(remaining, CHUNK)), [])
+        for batch in prepare_each(chunks, self._config.rows, self._config.cols):
+            yield from self._predictions(batch)
 
-    def _prepare(self, picture: Source) -> DigitPicture:
-        return read_picture(picture, self._config.rows, self._config.cols)
-
-    def _predictions(self, names: list[str], pictures: list[DigitPicture]) -> list[Prediction]:
-        if not pictures:
-            return []
-        logits = self.runner.logits(np.stack([picture.pixels for picture in pictures]))
+    def _predictions(self, batch: Batch) -> list[Prediction]:
+        no_logits = np.empty((0, self._config.n_classes), np.float32)
+        logits = self.runner.logits(batch.pixels) if len(batch.pixels) else no_logits
         if not np.isfinite(logits).all():
             raise ModelError(
                 f"{self.runner.source} gives logits that are not numbers",
                 fix="its weights are damaged: export the checkpoint again",
             )
+        shares = probabilities(logits)
+        order = np.argsort(-shares, axis=1, kind="stable")[:, : max(1, self._top)]
+        # as Python's own numbers in one go: a NumPy scalar at a time costs more than the model does
+        best = iter(zip(order.tolist(), np.take_along_axis(shares, order, 1).tolist(), batch.pixels, strict=True))
         classes = self._config.class_names
         predictions = []
-        for name, picture, shares in zip(names, pictures, probabilities(logits), strict=True):
-            order = np.argsort(-shares, kind="stable")[: max(1, self._top)]
-            best = int(order[0])
-            top = tuple((classes[i], round(float(shares[i]), 4)) for i in order)
-            predictions.append(
-                Prediction(
-                    name, best, classes[best], round(float(shares[best]), 4), top[: self._top],
-                    picture.note, pixels=picture.pixels,
-                )
-            )  # fmt: skip
+        for name, note, error in zip(batch.names, batch.notes, batch.errors, strict=True):
+            if error is not None:
+                predictions.append(Prediction(name, None, None, None, error=error))
+                continue
+            digits, values, pixels = next(best)
+            top = tuple((classes[i], round(share, 4)) for i, share in zip(digits, values, strict=True))
+            predictions.append(Prediction(name, digits[0], *top[0], top[: self._top], note, pixels=pixels))
         return predictions
 
 

@@ -1,11 +1,14 @@
 """Tests of edgelstm.cli: what is printed where, how it exits, and one clear line for whatever is wrong."""
 
 import dataclasses
+import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +25,7 @@ from PIL import Image
 import edgelstm
 from edgelstm import runtime
 from edgelstm.classifier import Classifier
-from edgelstm.cli import COMMANDS, main
+from edgelstm.cli import COMMANDS, infer, main, workers
 from edgelstm.cli.options import print_json
 from edgelstm.config import FAMILY, RECIPES
 from edgelstm.contract import Score
@@ -389,6 +392,131 @@ def test_a_bad_picture_is_one_line_of_a_real_process_too(tiny, pictures):
     assert done.stderr.splitlines() == [
         "Error: cannot read missing.png: found no such file or directory; check the path"
     ]
+
+
+# infer, many pictures
+
+
+@pytest.fixture
+def crowd(sample):
+    """A folder of one picture more than this process reads alone; every 50th is bad."""
+    folder = Path("crowd")
+    folder.mkdir()
+    paths = [folder / f"{i:03}.png" for i in range(infer.MANY + 1)]
+    for i, path in enumerate(paths):
+        Image.fromarray(sample.images[i]).save(path)
+    for path in paths[49::50]:
+        path.write_text("no picture")
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The workers of every infer, on a machine of two cores."""
+    seen = []
+
+    class Seen(workers.Workers):
+        def __init__(self):
+            super().__init__(2)
+            seen.append(self)
+
+    monkeypatch.setattr(workers, "Workers", Seen)
+    monkeypatch.setattr(workers, "n_cores", lambda: 2)
+    return seen
+
+
+def good(paths):
+    return [path for i, path in enumerate(paths) if i % 50 != 49]
+
+
+@pytest.mark.parametrize("argument", ["crowd", "crowd/*.png", "each"])
+def test_many_pictures_are_read_by_workers_with_the_same_answers(tiny, crowd, started, argument):
+    arguments = crowd if argument == "each" else [argument]
+    result = run(*INFER, *arguments, "--model", tiny, expected=1)
+    assert infer_lines(tiny, good(crowd)) == result.stdout.splitlines()
+    assert [f"Error: {path} is no" for path in crowd[49::50]] == [
+        line[: len("Error: crowd/000.png is no")] for line in result.stderr.splitlines()
+    ]
+    [used] = started
+    assert [False, False] == [process.poll() is None for process in used.processes]
+
+
+def test_few_pictures_start_no_process(tiny, crowd, started):
+    run(*INFER, *good(crowd), "--model", tiny)
+    assert [] == started
+
+
+def test_a_bad_model_leaves_no_workers(crowd, started):
+    fails(*INFER, "crowd", "--model", "missing.onnx")
+    assert [False, False] == [process.poll() is None for process in started[0].processes]
+
+
+def test_what_was_answered_before_workers_broke_off_is_written(tiny, crowd, started, monkeypatch):
+    real = workers.Workers._ask
+    chunks = itertools.count()
+
+    def ask(self, chunk, rows, cols):
+        if next(chunks) == 1:
+            for process in self.processes:
+                process.kill()
+        return real(self, chunk, rows, cols)
+
+    monkeypatch.setattr(workers, "ThreadPoolExecutor", lambda n: ThreadPoolExecutor(1))
+    monkeypatch.setattr(workers.Workers, "_ask", ask)
+    result = run(*INFER, "crowd", "--model", tiny, expected=1)
+    assert infer_lines(tiny, good(crowd[:64])) == result.stdout.splitlines()
+    assert "the process that reads the pictures broke off" in result.stderr.splitlines()[-1]
+
+
+def many_in_a_process(*arguments):
+    """A process that has read some of very many pictures; its stderr ends when its workers have ended too."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(edgelstm.__file__).parents[1]), "TERM": "xterm"}
+    started = subprocess.Popen(
+        [sys.executable, "-m", "edgelstm", *INFER, *["crowd"] * 400, *arguments], env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+    )  # fmt: skip
+    started.first = started.stdout.readline()
+    return started
+
+
+def test_ctrl_c_leaves_the_finished_answers_and_exits_130(tiny, crowd):
+    started = many_in_a_process("--model", tiny, "--json")
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate(timeout=TIMEOUT_S)
+    n = len([strict_json(line) for line in (started.first + out).splitlines()])
+    assert (130, f"Stopped after {n:,} pictures.\n") == (started.returncode, err.decode())
+    assert 0 < n < 400 * len(crowd)
+
+
+def test_a_reader_that_goes_away_early_ends_the_workers_quietly(tiny, crowd):
+    started = many_in_a_process("--model", tiny, "--json")
+    started.stdout.close()
+    assert b"" == started.stderr.read()
+    started.stderr.close()
+    assert 1 == started.wait(timeout=TIMEOUT_S)
+
+
+def test_workers_end_with_a_process_that_is_killed(tiny, crowd):
+    with many_in_a_process("--model", tiny, "--json") as started:
+        started.kill()
+        started.wait(timeout=TIMEOUT_S)
+        assert b"" == started.stderr.read()  # returns when the last one that could write has ended
+
+
+def test_a_bar_counts_on_a_terminal_and_leaves_the_answers_alone(tiny, crowd, monkeypatch):
+    pty = pytest.importorskip("pty")
+    monkeypatch.setenv("TERM", "xterm")
+    terminal, stderr = pty.openpty()
+    with os.fdopen(terminal, "rb", buffering=0) as seen:
+        done = process(
+            *INFER, *good(crowd), "--model", tiny, flags=(), capture_output=False, stdout=subprocess.PIPE,
+            stderr=stderr,
+        )  # fmt: skip
+        os.close(stderr)
+        bar = seen.read(100_000).decode()
+    assert infer_lines(tiny, good(crowd)) == done.stdout.splitlines()
+    n = len(good(crowd))
+    assert f"/{n}" in bar, bar
 
 
 # CUDA on a machine that cannot
