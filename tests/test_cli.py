@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import numpy as np
 import onnx
 import onnxruntime
@@ -473,7 +474,7 @@ def many_in_a_process(*arguments):
     environment = {**os.environ, "PYTHONPATH": str(Path(edgelstm.__file__).parents[1]), "TERM": "xterm"}
     started = subprocess.Popen(
         [sys.executable, "-m", "edgelstm", *INFER, *["crowd"] * 400, *arguments], env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, start_new_session=True,
     )  # fmt: skip
     started.first = started.stdout.readline()
     return started
@@ -481,11 +482,47 @@ def many_in_a_process(*arguments):
 
 def test_ctrl_c_leaves_the_finished_answers_and_exits_130(tiny, crowd):
     started = many_in_a_process("--model", tiny, "--json")
-    started.send_signal(signal.SIGINT)
+    os.killpg(started.pid, signal.SIGINT)  # to all of them, as a terminal does
     out, err = started.communicate(timeout=TIMEOUT_S)
     n = len([strict_json(line) for line in (started.first + out).splitlines()])
-    assert (130, f"Stopped after {n:,} pictures.\n") == (started.returncode, err.decode())
+    assert (130, f"Stopped: {n:,} answered.\n") == (started.returncode, err.decode())
     assert 0 < n < 400 * len(crowd)
+
+
+def test_ctrl_c_loses_no_answer_that_waits_to_be_written(tiny, pictures, monkeypatch):
+    real = Classifier.classify_many
+
+    def stopped(*arguments):
+        yield from real(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classifier, "classify_many", stopped)
+    result = run(*INFER, *pictures, "--model", tiny, expected=130)
+    assert len(pictures) == len(result.stdout.splitlines())
+    assert "Stopped: 3 answered.\n" == result.stderr
+
+
+@pytest.mark.parametrize(("n_times", "n_lines"), [(1, 3), (2, 0)])
+def test_ctrl_c_waits_for_what_is_being_written_and_a_second_does_not(tiny, pictures, monkeypatch, n_times, n_lines):
+    real = click.echo
+
+    def echo(text, **options):
+        for _ in range(0 if options else n_times):  # the notes have options
+            os.kill(os.getpid(), signal.SIGINT)
+        real(text, **options)
+
+    monkeypatch.setattr(click, "echo", echo)
+    result = run(*INFER, *pictures, "--model", tiny, expected=130)
+    assert n_lines == len(result.stdout.splitlines())
+    assert signal.default_int_handler is signal.getsignal(signal.SIGINT)
+
+
+def test_errors_come_in_their_place_where_both_streams_go_to_one(tiny, pictures):
+    done = process(
+        *INFER, pictures[0], "missing.png", pictures[1], "--model", tiny, capture_output=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert [pictures[0], "Error:", pictures[1]] == [line.split()[0] for line in done.stdout.splitlines()]
 
 
 def test_a_reader_that_goes_away_early_ends_the_workers_quietly(tiny, crowd):

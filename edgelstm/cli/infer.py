@@ -2,9 +2,11 @@
 
 import glob
 import json
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -54,11 +56,8 @@ def command(
     try:
         _infer(images, model, provider, top or 3, answers)
     except KeyboardInterrupt:
-        answers.write()
-        say(f"Stopped after {answers.n:,} pictures.")
+        say(f"Stopped: {answers.n:,} answered.")
         sys.exit(130)
-    finally:
-        answers.write()
     sys.exit(1 if answers.n_failed else 0)
 
 
@@ -71,8 +70,11 @@ def _infer(images: tuple[str, ...], model: str, provider: "Provider", top: int, 
             say(classifier.runner.provider_note)
         names = list(_names(images))
         predictions = classifier.classify_many(_pictures(names), workers.prepare_each if workers else prepare_each)
-        for prediction in _with_bar(predictions, len(names)):
-            answers.add(prediction)
+        try:
+            for prediction in _with_bar(predictions, len(names)):
+                answers.add(prediction)
+        finally:  # what is finished is written, whatever stops the rest
+            answers.write()
 
 
 def _workers(images: tuple[str, ...]) -> "AbstractContextManager[Workers | None]":
@@ -103,7 +105,6 @@ class _Answers:
         self._lines: list[str] = []
 
     def add(self, prediction: "Prediction") -> None:
-        self.n += 1
         if self._as_json:
             self._lines.append(json.dumps(prediction.to_json()))
         elif prediction.error is None:
@@ -118,13 +119,38 @@ class _Answers:
                 say(drawing(prediction))
             else:
                 self._lines.append(drawing(prediction))
+        self.n += 1  # last: what is counted can be written, if Ctrl-C comes here
         if self.n % BLOCK == 0:
             self.write()
 
     def write(self) -> None:
         lines, self._lines = self._lines, []  # a write that fails is not tried again
         if lines:
-            click.echo("\n".join(lines))
+            with _whole():
+                click.echo("\n".join(lines))
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Holds Ctrl-C back until the block is done, so that no answer is torn; a second one is obeyed at once."""
+    held = False
+
+    def hold(*_: object) -> None:
+        nonlocal held
+        if held:
+            raise KeyboardInterrupt
+        held = True
+
+    if threading.current_thread() is not threading.main_thread():  # Ctrl-C does not come here
+        yield
+        return
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
 
 
 def _with_bar(predictions: "Iterator[Prediction]", n: int) -> "Iterator[Prediction]":

@@ -97,7 +97,8 @@ def _read(path: str | os.PathLike[str], name: str) -> bytes:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(handle, "rb") as stream:
             _check_regular(os.fstat(handle), name)  # it may have been swapped in between
-            content = stream.read(MAX_FILE_BYTES + 1)
+            # its size and one byte more: to ask for the largest at once makes room for it every time
+            content = stream.read(min(os.fstat(handle).st_size, MAX_FILE_BYTES) + 1)
     except PictureError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
