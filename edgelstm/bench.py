@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgelstm.config import ModelConfig
-from edgelstm.contract import Pixels, Runner, Score
+from edgelstm.config import ModelConfig, n_cores
+from edgelstm.contract import Pixels, Runner, Score, in_batches
 from edgelstm.data import Digits
 from edgelstm.memory import peak_memory_bytes
 from edgelstm.roofline import Machine, floor, measure_machine
@@ -191,11 +191,8 @@ def _load(contestant: Contestant, digits: Digits) -> tuple[Contestant, Runner, f
     loaded = time.perf_counter()
     runner.logits(digits.images[:1])
     ran = time.perf_counter()
-    n_right = sum(
-        int((runner.logits(digits.images[at : at + 1000]).argmax(1) == digits.labels[at : at + 1000]).sum())
-        for at in range(0, len(digits), 1000)
-    )
-    return contestant, runner, loaded - began, ran - loaded, Score(n_right, len(digits))
+    accuracy = Score.of(in_batches(runner, digits.images, 1000), digits.labels)
+    return contestant, runner, loaded - began, ran - loaded, accuracy
 
 
 def _call(runner: Runner, pixels: Pixels) -> Callable[[], object]:
@@ -263,9 +260,8 @@ def read_environment() -> Environment:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Environment(
-        cpu=_cpu_name(), cores=cores, load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        cpu=_cpu_name(), cores=n_cores(), load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         system=f"{platform.system()} {platform.machine()}", versions=versions, gpu=_gpu_name(),
     )  # fmt: skip
 

@@ -161,6 +161,11 @@ RUNS_DIR = "runs"
 """Where ``edgelstm train`` puts its runs, below the current folder."""
 
 
+def n_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def data_dir() -> Path:
     """The folder of the MNIST files: ``EDGELSTM_DATA``, or the user's cache folder."""
     if chosen := os.environ.get("EDGELSTM_DATA"):

@@ -51,6 +51,11 @@ class Score:
         if type(self.n_right) is not int or type(self.n) is not int or not 0 <= self.n_right <= self.n or not self.n:
             raise ValueError(f"a score of {self.n_right!r} out of {self.n!r}")
 
+    @classmethod
+    def of(cls, logits: Logits, labels: npt.NDArray[np.uint8]) -> "Score":
+        """Count (N, classes) logits whose largest is the label of (N,)."""
+        return cls(int((logits.argmax(1) == labels).sum()), len(labels))
+
     @property
     def accuracy(self) -> float:
         """Share of right answers, 0 to 1."""
@@ -128,6 +133,11 @@ class ModelContract:
                 expected=f"the metadata of contract version {CONTRACT_VERSION}",
                 fix="export the checkpoint again",
             ) from error
+
+
+def in_batches(runner: Runner, pixels: Pixels, batch_size: int) -> Logits:
+    """(N, rows, cols) -> (N, classes), the runner called with ``batch_size`` images at a time."""
+    return np.concatenate([runner.logits(pixels[at : at + batch_size]) for at in range(0, len(pixels), batch_size)])
 
 
 def check_pixels(pixels: object, config: ModelConfig) -> Pixels:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgelstm.config import RUNS_DIR, shipped_dir
+from edgelstm.config import DEFAULT_MODEL, RUNS_DIR, shipped_dir
 from edgelstm.contract import INPUT_NAME, OUTPUT_NAME, Logits, ModelContract, Pixels, check_pixels
 from edgelstm.errors import MissingDependencyError, ModelError, ProviderError
 from edgelstm.weights import check_weights
@@ -81,8 +81,8 @@ def checkpoint_beside(model: Path) -> Path:
 
 def default_model() -> str:
     """The run of this folder, if it has been exported, else the shipped base model."""
-    here = Path(RUNS_DIR) / "base"
-    return str(here / MODEL_FILE) if (here / MODEL_FILE).is_file() else "base"
+    here = Path(RUNS_DIR) / DEFAULT_MODEL / MODEL_FILE
+    return str(here) if here.is_file() else DEFAULT_MODEL
 
 
 def read_model(name: str | os.PathLike[str]) -> bytes:
@@ -208,11 +208,11 @@ class OrtRunner:
             return "cpu", self._session_on("cpu", content)
         problem = cuda_problem(self._ort)
         if problem is None:
-            on_cpu = self._session_on("cpu", content)  # a damaged file is the file's fault, not CUDA's
             try:
                 session = self._session_on("cuda", content)
             except ModelError as error:
-                session, problem = on_cpu, f"its session failed ({error.__cause__})"
+                session = self._session_on("cpu", content)  # raises if it is the file's fault and not CUDA's
+                problem = f"its session failed ({error.__cause__})"
             nodes = lstm_placement(session)
             if nodes and all(place == _PROVIDERS["cuda"] for place in nodes.values()):
                 if provider == "auto":

@@ -139,3 +139,13 @@ def test_mcnemar_counts_only_where_they_differ():
     assert test.p_value == 1.0
     assert mcnemar(np.ones(10, bool), np.zeros(10, bool)).p_value == pytest.approx(2 / 2**10)
     assert mcnemar(reference, reference).p_value == 1.0
+
+
+def test_verify_catches_an_int8_file_that_lies_about_its_seed(tiny_checkpoint, tmp_path, digits, monkeypatch):
+    monkeypatch.setattr("edgelstm.training.verify.MAX_INT8_LOSS", 1.0)  # the tiny model is untrained
+    monkeypatch.setattr("edgelstm.training.verify.INT8_ATOL", 1.0)
+    model = int8_model(tiny_checkpoint)
+    next(entry for entry in model.metadata_props if entry.key == "edgelstm.seed").value = "7"
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    report = verify(tiny_checkpoint, tmp_path / "a.onnx", digits, providers=("cpu",))
+    assert [check.question for check in report.checks if not check.passed] == ["same claims"]

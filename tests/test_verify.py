@@ -9,7 +9,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from edgelstm.config import ModelConfig
-from edgelstm.contract import ModelContract, Score
+from edgelstm.contract import ModelContract, Score, in_batches
 from edgelstm.data import Digits
 from edgelstm.errors import ModelError, ProviderError
 from edgelstm.parity import compare
@@ -19,7 +19,6 @@ from edgelstm.training.graph import build_model
 from edgelstm.training.model import RowLstm, TorchRunner
 from edgelstm.training.verify import (
     BATCH_SIZES,
-    in_batches,
     torch_exported_model,
     torch_exported_runner,
     verify,

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import math
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
+from edgelstm.config import n_cores
 
 if TYPE_CHECKING:
     from edgelstm.bench import BenchReport, Contestant
@@ -100,7 +100,7 @@ def command(
 
     models = models or (default_model(),)
     digits = evaluation_digits(data_folder)
-    thread_counts = sorted({1, os.cpu_count() or 1}) if sweep else [threads]
+    thread_counts = sorted({1, n_cores()}) if sweep else [threads]
     if sweep:
         batch_sizes, with_torch = SWEEP, False
     say(f"measuring {', '.join(models)} with {len(digits):,} digits ({digits.source})")

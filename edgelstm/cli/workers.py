@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from subprocess import PIPE, Popen
 from typing import TYPE_CHECKING, Any
 
+from edgelstm.config import n_cores
 from edgelstm.errors import PictureError
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ sys.path[:] = pickle.load(sys.stdin.buffer)
 from edgelstm.cli.workers import serve
 serve()
 """
-
-
-def n_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def can_start() -> bool:

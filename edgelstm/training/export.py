@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from edgelstm.contract import Logits, Pixels, Precision, Score
+from edgelstm.contract import Pixels, Precision, Score, in_batches
 from edgelstm.data import Digits
 from edgelstm.errors import ParityError
 from edgelstm.files import write_bytes
@@ -81,11 +79,12 @@ def export_int8(checkpoint: Checkpoint, target: Path, digits: Digits, *, force: 
     faster at batch 1 on this machine, unless ``force``; ModelError and OutputError as export does.
     """
     runners = {precision: OrtRunner(_gated(checkpoint, precision)[0], provider="cpu") for precision in _PRECISIONS}
-    logits = {precision: one_by_one(runner, digits.images) for precision, runner in runners.items()}
+    # one by one: int8's activations are scaled by the largest of a batch, so its logits depend on the company
+    logits = {precision: in_batches(runner, digits.images, 1) for precision, runner in runners.items()}
     right = {precision: found.argmax(1) == digits.labels for precision, found in logits.items()}
     report = Quantization(
-        fp32=Score(int(right["fp32"].sum()), len(digits)),
-        int8=Score(int(right["int8"].sum()), len(digits)),
+        fp32=Score.of(logits["fp32"], digits.labels),
+        int8=Score.of(logits["int8"], digits.labels),
         mcnemar=mcnemar(right["fp32"], right["int8"]),
         speed=_speed(runners["int8"], runners["fp32"], digits.images[:1]),
     )
@@ -97,14 +96,6 @@ def export_int8(checkpoint: Checkpoint, target: Path, digits: Digits, *, force: 
 
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
-
-
-def one_by_one(runner: OrtRunner, images: Pixels) -> Logits:
-    """(N, rows, cols) -> (N, classes), each image in a call of its own.
-
-    int8's activations are scaled by the largest of a batch, so its logits depend on the company.
-    """
-    return np.concatenate([runner.logits(images[i : i + 1]) for i in range(len(images))])
 
 
 def _gated(checkpoint: Checkpoint, precision: Precision, test: Score | None = None) -> tuple[bytes, tuple[str, ...]]:

@@ -14,7 +14,6 @@ from edgelstm.errors import ModelError
 from edgelstm.training import quantize
 from edgelstm.training.checkpoint import Checkpoint
 from edgelstm.training.model import PIXEL_SCALE, numpy_weights
-from edgelstm.training.quantize import quantized
 
 IR_VERSION = 10
 """The ONNX file format that came with opset 21; every onnxruntime since 1.18 reads it."""
@@ -44,6 +43,8 @@ def build_model(checkpoint: Checkpoint, precision: Precision = "fp32", test: Sco
     nodes.append(helper.make_node("Transpose", [value], ["sequence"], name="rows_first", perm=[1, 0, 2]))
     value = "sequence"
     tensors["direction_axis"] = np.array([0], np.int64)
+    if config.n_layers > 1:
+        tensors["step_direction_axis"] = np.array([1], np.int64)
     for layer in range(config.n_layers):
         name, last = f"lstm_{layer}", layer == config.n_layers - 1
         w, r, b = onnx_lstm_weights(weights, layer, scale=PIXEL_SCALE if layer == 0 else 1.0)
@@ -57,7 +58,6 @@ def build_model(checkpoint: Checkpoint, precision: Precision = "fp32", test: Sco
         tensors |= added
         # Y_h (1, B, H) -> (B, H); Y (T, 1, B, H) -> (T, B, H)
         axis = "direction_axis" if last else "step_direction_axis"
-        tensors[axis] = np.array([0 if last else 1], np.int64)
         value = f"{name}.last" if last else f"{name}.sequence"
         nodes.append(helper.make_node("Squeeze", [outputs[-1], axis], [value], name=f"{name}_squeeze"))
     tensors |= {"head.weight": weights["head.weight"], "head.bias": weights["head.bias"]}
@@ -82,7 +82,7 @@ def _quantized_lstm(
     """The LSTM with int8 weights; its activations are quantized as it runs, one scale for each call."""
     tensors: dict[str, npt.NDArray[np.generic]] = {}
     for key, weights in (("W", w), ("R", r)):
-        integers, scales = quantized(weights)
+        integers, scales = quantize.quantized(weights)
         tensors[f"{name}.{key}"] = integers
         tensors[f"{name}.{key}_scale"] = scales
         tensors[f"{name}.{key}_zero_point"] = np.zeros(scales.shape, np.int8)
