@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.picture.ink import slope_votes
-
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -74,17 +72,17 @@ def label(mask: Mask) -> Blobs:
     return Blobs(labels, area, top, bottom, left, right)
 
 
-def choose(blobs: Blobs, ink: Floats) -> tuple[Ints | None, str | None]:
-    """The pieces that make up the digit, and a note if there is another object."""
-    if not len(blobs):
+def choose(blobs: Blobs, votes: Floats | None) -> tuple[Ints | None, str | None]:
+    """The pieces that make up the digit, and a note if there is another object.
+
+    ``votes`` (H-2, W-2) is how far each inner pixel is an edge, as ``slope_votes`` says.
+    """
+    if not len(blobs) or votes is None:
         return None, None
     flat = blobs.labels.ravel()
     inside = flat >= 0
     mask = blobs.labels >= 0
     n = len(blobs)
-    votes = slope_votes(ink)
-    if votes is None:
-        return None, None
     weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n)
     border = np.concatenate([blobs.labels[0], blobs.labels[-1], blobs.labels[:, 0], blobs.labels[:, -1]])
     contact = np.bincount(border[border >= 0], minlength=n) / blobs.extent

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgelstm.picture.blobs import choose, grown, label, sheet_of, without_lines
-from edgelstm.picture.ink import blurred, grey_from, ink_from, ink_is_dark, ink_on_even_ground, median, threshold
+from edgelstm.picture.ink import blurred, grey_from, ink_from, ink_is_dark, ink_on_even_ground, median, slope_votes, threshold
 from edgelstm.picture.strokes import BOX_SHARE, drawn, stroke_width
 
 Bytes = npt.NDArray[np.uint8]
@@ -80,15 +80,17 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
     ink = ink_on_even_ground(grey)
     if ink is None:
         ink = ink_from(grey, ink_is_dark(grey))
-    level = threshold(ink)
-    if level is None:
+    votes = slope_votes(ink)
+    level = threshold(ink, votes)
+    if votes is None or level is None:
         return None
-    if stroke_width(ink > level, reach=6) < 2.5:  # hairlines: even out where they fall between pixels
+    if stroke_width(ink > level) < 2.5:  # hairlines: even out where they fall between pixels
         ink = blurred(ink)
-        level = threshold(ink) or level
+        votes = slope_votes(ink)
+        level = threshold(ink, votes) or level
     mask = (ink > level) & without_lines(ink > 0.6 * level)
     blobs = label(grown(mask))  # a pixel or two between two pieces of a stroke is no gap
-    chosen, note = choose(blobs, ink)
+    chosen, note = choose(blobs, votes)
     if chosen is None:
         return None
     inside = sheet_of(blobs, int(chosen[0]), mask) if depth < 2 else None
@@ -109,7 +111,7 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
         if closer is not None:
             return closer[0], note
     box = (slice(top, bottom), slice(left, right))
-    level = threshold(ink[box]) or level
+    level = threshold(ink[box], slope_votes(ink[box])) or level
     crop = np.where(grown(keep[box]), ink[box], 0) * np.float32(0.5 / level)
     return crop, note
 
