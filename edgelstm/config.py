@@ -123,6 +123,12 @@ class TrainConfig:
     """``normal`` is the classic exercise's N(0, 1) linear layer; ``uniform`` is torch's."""
     augment: AugmentConfig | None = None
     """Random changes to each training digit; None: the digits as they are."""
+    teachers: tuple[str, ...] = ()
+    """sha256 of each model whose mean logits are the targets instead of the labels; none: the labels."""
+    temperature: float = 2.0
+    """What the teachers' and the student's logits are divided by before they are compared."""
+    n_lessons: int = 40
+    """Augmented copies of the training digits that the teachers answer; the epochs take them in turn."""
     bf16: bool = False
     """Multiply in bfloat16, keep weights and sums in float32; twice as fast where the CPU has the instructions."""
     log_every: int = 10
@@ -133,7 +139,7 @@ class TrainConfig:
     """CPU threads; None: as many as torch takes. Another number splits sums elsewhere, so it rounds otherwise."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every"):
+        for name in ("epochs", "batch_size", "log_every", "n_lessons"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected at least 1")
 
@@ -203,7 +209,7 @@ def train_config_from(values: dict[str, Any]) -> TrainConfig:
     if augment is not None:
         _check_fields(AugmentConfig, augment)
         augment = AugmentConfig(**augment)
-    return TrainConfig(**{**values, "augment": augment})
+    return TrainConfig(**{**values, "augment": augment, "teachers": tuple(values["teachers"])})
 
 
 def _check_fields(kind: type, values: object) -> None:

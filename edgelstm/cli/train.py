@@ -31,6 +31,16 @@ EXIT_INTERRUPTED = 130
 @click.option(
     "--rows-per-step", type=click.IntRange(1), help="Rows read at each step; divides 28.  [default: the model's]"
 )
+@click.option("--layers", "n_layers", type=click.IntRange(1, 8), help="LSTM layers.  [default: the model's]")
+@click.option(
+    "--teacher",
+    "teachers",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="Learn from this model's logits instead of the labels; a checkpoint, a run folder or an ONNX file. "
+    "Several teach their mean.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.  [default: the recipe's]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Fixes everything random.")
 @click.option(
@@ -57,6 +67,8 @@ def command(
     recipe: str,
     hidden_size: int | None,
     rows_per_step: int | None,
+    n_layers: int | None,
+    teachers: tuple[Path, ...],
     epochs: int | None,
     seed: int,
     device: str,
@@ -82,14 +94,14 @@ def command(
 
     folder = output or Path(RUNS_DIR) / model
     if resume:
-        plan, events = run.resume_run(folder, data_folder, device)
+        plan, events = run.resume_run(folder, data_folder, device, teachers=teachers)
         _check_same_run(ctx, folder, plan)
     else:
         train = dataclasses.replace(RECIPES[recipe], seed=seed, threads=threads, bf16=bf16)
         if epochs:
             train = dataclasses.replace(train, epochs=epochs, n_samples=None)
-        plan = run.RunPlan(model, _config(model, hidden_size, rows_per_step), train)
-        events = run.begin_run(plan, folder, data_folder, device, overwrite=overwrite)
+        plan = run.RunPlan(model, _config(model, hidden_size, rows_per_step, n_layers), train)
+        events = run.begin_run(plan, folder, data_folder, device, teachers=teachers, overwrite=overwrite)
     ensure_mnist(data_folder, say)  # after all that can be refused at once
     say(
         f"{plan.name}: {plan.config.n_parameters:,} parameters, recipe {plan.train.recipe}, "
@@ -107,13 +119,14 @@ def command(
     say(f"next: edgelstm export {folder}")
 
 
-def _config(model: str, hidden_size: int | None, rows_per_step: int | None) -> ModelConfig:
+def _config(model: str, hidden_size: int | None, rows_per_step: int | None, n_layers: int | None) -> ModelConfig:
     config = FAMILY[model]
     try:
         return dataclasses.replace(
             config,
             hidden_size=hidden_size or config.hidden_size,
             rows_per_step=rows_per_step or config.rows_per_step,
+            n_layers=n_layers or config.n_layers,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
@@ -125,6 +138,7 @@ def _check_same_run(ctx: click.Context, folder: Path, plan: "RunPlan") -> None:
         "model": plan.name,
         "hidden_size": plan.config.hidden_size,
         "rows_per_step": plan.config.rows_per_step,
+        "n_layers": plan.config.n_layers,
         "recipe": plan.train.recipe,
         "epochs": plan.train.epochs,
         "seed": plan.train.seed,

@@ -12,6 +12,7 @@ from edgelstm.config import TrainConfig
 from edgelstm.contract import Score
 from edgelstm.errors import TrainingError
 from edgelstm.training.augment import augment
+from edgelstm.training.lessons import Lessons
 from edgelstm.training.model import RowLstm
 
 ADAM_BETAS = (0.9, 0.999)
@@ -100,8 +101,10 @@ def learning_rate_at(step: int, train: TrainConfig, total: int) -> float:
     return train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def fit(state: TrainState, train: TrainConfig, fitting: Split, validation: Split) -> Iterator[StepResult | EpochResult]:
-    """Train ``state`` in place from the epoch it stands at.
+def fit(
+    state: TrainState, train: TrainConfig, fitting: Split, validation: Split, lessons: Lessons | None = None
+) -> Iterator[StepResult | EpochResult]:
+    """Train ``state`` in place from the epoch it stands at, on the labels or on the teachers' ``lessons``.
 
     Yields a StepResult every ``log_every`` steps and an EpochResult after each epoch, when ``state``
     may be saved. Each epoch draws its order and augmentation from its own generator, seeded by
@@ -116,18 +119,22 @@ def fit(state: TrainState, train: TrainConfig, fitting: Split, validation: Split
         generator = torch.Generator().manual_seed(train.seed * 1_000_003 + state.epoch + 1)
         order = torch.randperm(len(fitting), generator=generator)
         batches = order.split(train.batch_size)[: min(steps_per_epoch, total - step)]
+        lesson = lessons.lesson(state.epoch) if lessons else None
         began, loss_sum, n_right, n_seen = time.perf_counter(), 0.0, 0, 0
         model.train()
         for batch in batches:
-            images, labels = fitting.images[batch], fitting.labels[batch]
-            if train.augment:
+            images, labels = (lesson or fitting).images[batch], fitting.labels[batch]
+            if train.augment and lesson is None:  # a lesson's digits were augmented before the teachers saw them
                 images = augment(images, train.augment, generator)
             rate = learning_rate_at(step, train, total)
             state.optimizer.param_groups[0]["lr"] = rate
             with torch.autocast(images.device.type, torch.bfloat16, enabled=train.bf16):
                 logits = model(images)
             logits = logits.float()
-            loss = functional.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
+            if lesson is None:
+                loss = functional.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
+            else:
+                loss = taught_loss(logits, lesson.logits[batch], train.temperature)
             state.optimizer.zero_grad()
             loss.backward()
             if train.clip_norm:
@@ -151,6 +158,16 @@ def fit(state: TrainState, train: TrainConfig, fitting: Split, validation: Split
             step, state.epoch, loss_sum / len(batches), Score(n_right, n_seen),
             evaluate(averaged_model(state), validation), n_seen / seconds,
         )  # fmt: skip
+
+
+def taught_loss(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean of KL(teacher || student) over (B, classes) logits, both softened, times the squared temperature.
+
+    Hinton, Vinyals and Dean 2015 (arXiv:1503.02531): the square keeps the gradient's size. The labels are
+    left out, and teacher and student see the same augmented digit: Beyer et al. 2022 (arXiv:2106.05237).
+    """
+    student, teacher = (functional.log_softmax(values / temperature, dim=1) for values in (logits, taught))
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 def averaged_model(state: TrainState) -> RowLstm:

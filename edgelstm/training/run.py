@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,10 +44,13 @@ from edgelstm.training.fit import (
     n_steps,
     new_state,
 )
+from edgelstm.training.lessons import Lessons, Teacher, check_teachers, load_teacher
 from edgelstm.training.model import RowLstm, new_model
 
 LOG_FILE = "log.jsonl"
 BOARD_DIR = "tensorboard"
+LESSONS_DIR = "lessons"
+"""Where the teachers' answers are kept, below the data folder: runs with the same teachers share them."""
 N_FIRST = 128
 """The classic exercise reports its accuracy on so many first test images."""
 
@@ -90,13 +93,19 @@ Event = RunStart | StepResult | EpochResult | RunEnd
 
 
 def begin_run(
-    plan: RunPlan, folder: Path, data_folder: Path, device: str = "auto", *, overwrite: bool = False
+    plan: RunPlan,
+    folder: Path,
+    data_folder: Path,
+    device: str = "auto",
+    *,
+    teachers: Sequence[Path] = (),
+    overwrite: bool = False,
 ) -> Iterator[Event]:
-    """Train from the beginning into ``folder``.
+    """Train from the beginning into ``folder``, on the labels or on what the ``teachers`` say.
 
     Raises OutputError if the folder cannot be written, or already holds a run and ``overwrite`` is
-    not given; then the old run is removed.
-    """
+    not given; then the old run is removed. Raises CheckpointError or ModelError for a bad teacher.
+    """  # fmt: skip
     if not overwrite and any((folder / name).exists() for name in (STATE_FILE, MODEL_FILE, LOG_FILE)):
         raise OutputError(
             f"{folder} already holds a run",
@@ -105,13 +114,18 @@ def begin_run(
     check_writable(folder)
     if plan.train.threads:
         torch.set_num_threads(plan.train.threads)
-    plan = dataclasses.replace(plan, train=dataclasses.replace(plan.train, threads=torch.get_num_threads()))
+    loaded = [load_teacher(path, str(_device(device))) for path in teachers]
+    train = dataclasses.replace(
+        plan.train, threads=torch.get_num_threads(), teachers=tuple(teacher.sha256 for teacher in loaded)
+    )
+    check_teachers(loaded, plan.config, train.teachers)
+    plan = dataclasses.replace(plan, train=train)
     generator = torch.Generator().manual_seed(plan.train.seed)
     model = new_model(
         plan.config, generator, forget_bias=plan.train.forget_bias,
         normal_head=plan.train.head_init == "normal",
     )  # fmt: skip
-    return _run(plan, new_state(model.to(_device(device)), plan.train), folder, data_folder)
+    return _run(plan, new_state(model.to(_device(device)), plan.train), folder, data_folder, loaded)
 
 
 def _remove_run(folder: Path) -> None:
@@ -120,11 +134,13 @@ def _remove_run(folder: Path) -> None:
     shutil.rmtree(folder / BOARD_DIR, ignore_errors=True)
 
 
-def resume_run(folder: Path, data_folder: Path, device: str = "auto") -> tuple[RunPlan, Iterator[Event]]:
+def resume_run(
+    folder: Path, data_folder: Path, device: str = "auto", *, teachers: Sequence[Path] = ()
+) -> tuple[RunPlan, Iterator[Event]]:
     """Go on from the last saved epoch, to the very bits of an uninterrupted run.
 
-    Raises CheckpointError if there is no state, or it is damaged. The number of threads is set to
-    the saved one: sums split over another number of threads round differently.
+    Raises CheckpointError if there is no state, or it is damaged, or the teachers are others. The number of
+    threads is set to the saved one: sums split over another number of threads round differently.
     """
     tensors, values = load_tensors(folder / STATE_FILE)
     try:
@@ -136,13 +152,17 @@ def resume_run(folder: Path, data_folder: Path, device: str = "auto") -> tuple[R
             fix="train anew with --overwrite",
         ) from error  # fmt: skip
     torch.set_num_threads(plan.train.threads or torch.get_num_threads())
+    loaded = [load_teacher(path, str(_device(device))) for path in teachers]
+    check_teachers(loaded, plan.config, plan.train.teachers)
     state = new_state(RowLstm(plan.config).to(_device(device)), plan.train)
     _fill_state(folder / STATE_FILE, state, tensors)
     state.epoch = epoch
-    return plan, _run(plan, state, folder, data_folder)
+    return plan, _run(plan, state, folder, data_folder, loaded)
 
 
-def _run(plan: RunPlan, state: TrainState, folder: Path, data_folder: Path) -> Iterator[Event]:
+def _run(
+    plan: RunPlan, state: TrainState, folder: Path, data_folder: Path, teachers: Sequence[Teacher]
+) -> Iterator[Event]:
     device = state.model.head.weight.device
     digits = load_mnist("train", data_folder)
     fitting, validation = (
@@ -151,6 +171,7 @@ def _run(plan: RunPlan, state: TrainState, folder: Path, data_folder: Path) -> I
     test = _split(load_mnist("test", data_folder), slice(None), device)
     if not state.epoch:
         _remove_run(folder)  # only now that nothing is missing for the new one
+    lessons = Lessons(fitting.images, plan.train, teachers, data_folder / LESSONS_DIR) if teachers else None
     data_sha256 = FILES["train", "images"].sha256
     total, done = n_steps(plan.train, len(fitting)), state.epoch
     steps_done = min(total, done * (len(fitting) // plan.train.batch_size))
@@ -161,7 +182,7 @@ def _run(plan: RunPlan, state: TrainState, folder: Path, data_folder: Path) -> I
     trained: Score | None = None
     with _RunLog(folder, steps_done, state.model) as log, _denormals_flushed():
         yield RunStart(len(fitting), total, done, str(device), torch.get_num_threads())
-        for result in fit(state, plan.train, fitting, validation):
+        for result in fit(state, plan.train, fitting, validation, lessons):
             if isinstance(result, EpochResult):
                 trained = result.train
                 checkpoint = dataclasses.replace(checkpoint, epoch=result.epoch, validation=result.validation)
