@@ -49,7 +49,13 @@ SCENES: dict[str, Callable[[Rng], Scene]] = {
     "light on light": lambda rng: replace(PLAIN, ink=(252, 252, 250), paper=(215, 205, 190), shading=0.2),
     "whiteboard": lambda rng: replace(PLAIN, ink=(40, 60, 150), paper=(205, 210, 208), shading=0.4, pen=7),
     "whiteboard with glare": lambda rng: replace(
-        PLAIN, ink=MARKERS[rng.integers(4)], paper=(190, 196, 198), glare=rng.uniform(0.6, 1), shading=0.4, pen=8, blur=1
+        PLAIN,
+        ink=MARKERS[rng.integers(4)],
+        paper=(190, 196, 198),
+        glare=rng.uniform(0.6, 1),
+        shading=0.4,
+        pen=8,
+        blur=1,
     ),
     "chalk": lambda rng: replace(
         PLAIN, ink=(210, 210, 205), paper=(45, 70, 55), texture=0.15, noise=8, shading=0.3, pen=9
@@ -107,8 +113,10 @@ SCENES: dict[str, Callable[[Rng], Scene]] = {
 }
 """PNG files of a scene."""
 
-PHONE = (
-    lambda rng: replace(
+
+def phone(rng: Rng) -> Scene:
+    """Everything at once."""
+    return replace(
         PLAIN,
         width=1200,
         height=900,
@@ -125,7 +133,6 @@ PHONE = (
         vignette=0.4,
         place=tuple(rng.uniform(0.35, 0.65, 2)),
     )
-)  # fmt: skip
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -241,7 +248,7 @@ def _printed(label: int, rng: Rng) -> bytes:
 FILES: dict[str, Callable[[Bytes, Rng], bytes]] = {
     "JPEG": partial(_jpeg, lambda rng: replace(PLAIN, noise=4), 5, 20),
     "JPEG at quality 20, photo": partial(_jpeg, lambda rng: replace(PHOTO, pen=6, extent=170), 20, 21),
-    "phone photo": partial(_jpeg, PHONE, 40, 60),
+    "phone photo": partial(_jpeg, phone, 40, 60),
     "small in 12 megapixels": _small_in_12_megapixels,
     "EXIF rotation": _rotated,
     "1 bit": partial(_mode, "1", "PNG"),
@@ -373,4 +380,3 @@ NO_DIGIT: dict[str, Callable[[list[Bytes], Rng], bytes]] = {
     "landscape": _landscape,
 }
 """Picture files without a digit, or with several."""
-

@@ -109,7 +109,7 @@ def middle_line(digit: Bytes) -> Floats:
     scale = 120 / max(height, width)
     size = (max(8, round(width * scale)), max(8, round(height * scale)))
     large = Image.fromarray(np.pad(crop, 2)).resize((size[0] + 24, size[1] + 24), Image.Resampling.BICUBIC)
-    line = skeleton(np.asarray(large.filter(ImageFilter.GaussianBlur(1.5))) > 70)
+    line = skeleton(np.asarray(large.filter(ImageFilter.GaussianBlur(1.5))) > 85)
     ys, xs = (axis.astype(np.float32) for axis in np.nonzero(line))
     if len(ys) < 2:
         return np.array([[-0.5, 0.0], [0.5, 0.0]], np.float32)
@@ -285,7 +285,7 @@ def _camera(image: Image.Image, scene: Scene, rng: Rng) -> Image.Image:
         a, b, c, d = rng.uniform(-scene.perspective, scene.perspective, 4)
         w, h = image.size
         bend = (1 + a, b, -b * w / 2, c, 1 + d, -c * h / 2, a / w, d / h)
-        ground = tuple(int(v) for v in scene.paper)
+        ground = (90, 90, 90) if scene.sheet else tuple(int(v) for v in scene.paper)
         image = image.transform((w, h), Image.Transform.PERSPECTIVE, bend, Image.Resampling.BICUBIC, fillcolor=ground)
     if scene.enlarged > 1:
         size = (image.width * scene.enlarged, image.height * scene.enlarged)

@@ -120,13 +120,19 @@ def _quadratic(y: Floats, x: Floats) -> tuple[Floats, ...]:
     return np.ones_like(x), x, y, x * x, x * y, y * y
 
 
+def even_ground(grey: Floats) -> int | None:
+    """The one grey value of a drawing's ground; None for other pictures."""
+    counts = np.bincount(np.rint(grey).astype(np.uint8).ravel(), minlength=256)
+    ground = int(counts.argmax())
+    return ground if counts[ground] >= EVEN_SHARE * grey.size else None
+
+
 def ink_on_even_ground(grey: Floats) -> Floats | None:
     """How much ink covers each pixel of a drawing, whose ground is one exact value; None for other pictures."""
-    counts = np.bincount(np.rint(grey).astype(np.int64).ravel(), minlength=256)
-    ground = int(counts.argmax())
-    if counts[ground] < EVEN_SHARE * grey.size:
+    ground = even_ground(grey)
+    if ground is None:
         return None
-    away = grey - ground
+    away = grey - np.float32(ground)
     darker, lighter = np.maximum(-away, 0), np.maximum(away, 0)
     weight = _centre_weight((grey.shape[0], grey.shape[1]))
     if float((weight * darker * darker).sum()) >= float((weight * lighter * lighter).sum()):
@@ -141,7 +147,7 @@ def ink_is_dark(grey: Floats) -> bool:
     away = grey - _surface(grey)
     darker, lighter = np.maximum(-away, 0), np.maximum(away, 0)
     balance = 0.0
-    for share, trust in ((0.06, 4), (0.12, 2), (0.3, 1)):  # thin things say more than wide ones
+    for share, trust in ((0.06, 8), (0.12, 2), (0.3, 1)):  # thin things say more than wide ones
         dark = np.minimum(_ground(grey, share, dark=True) - grey, darker)
         light = np.minimum(grey - _ground(grey, share, dark=False), lighter)
         balance += trust * float((weight * (dark * dark - light * light)).sum())
@@ -161,8 +167,8 @@ def ink_from(grey: Floats, dark: bool) -> Floats:
     inner = (slice(1, -1), slice(1, -1))
     if votes is not None:
         votes = np.where(_centre_weight((grey.shape[0], grey.shape[1]))[inner] > 0.6, votes, 0)
-    if votes is not None and float((votes * narrow[inner]).sum()) > 0.85 * float((votes * wide[inner]).sum()):
-        wide = _contrast(grey, small, 0.16, dark)
+    if votes is not None and float((votes * narrow[inner]).sum()) > 0.7 * float((votes * wide[inner]).sum()):
+        wide = _contrast(grey, small, 0.12, dark)
     if dark:  # ink takes a share of the light, in the sun as in the shadow
         return np.asarray(wide / np.maximum(grey + wide, 32), np.float32)
     return np.asarray(wide / 255, np.float32)
