@@ -22,13 +22,14 @@ BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "tensorb
 # Which of our modules each module may import, and which packages besides the standard library.
 # *: inside functions only.
 LEVEL_0 = {"errors", "config", "contract", "files"}
-PICTURE = {f"picture/{part}" for part in ("__init__", "decoding", "digit", "ink", "blobs", "strokes")}
-LEVEL_1 = {"data", "memory", "npm", "parity", "timing", "reference", "weights"} | PICTURE
+PICTURE = {f"picture/{part}" for part in ("__init__", "decoding", "digit", "ink", "blobs", "sheet", "strokes")}
+LEVEL_1 = {"calibration", "data", "memory", "npm", "parity", "timing", "reference", "weights"} | PICTURE
 LEVEL_2 = {"runtime", "roofline", "bench", "report", "classifier", "doctor", "plot"}
 PACKAGES = {
     "contract": {"numpy"},
     "data": {"numpy", "*torchvision"},
     **{part: {"numpy", "PIL"} for part in PICTURE},
+    "calibration": {"numpy"},
     "parity": {"numpy"},
     "timing": {"numpy"},
     "reference": {"numpy", "*onnx"},
