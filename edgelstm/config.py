@@ -179,10 +179,14 @@ def n_cores() -> int:
 
 def data_dir() -> Path:
     """The folder of the MNIST files: ``EDGELSTM_DATA``, or the user's cache folder."""
-    if chosen := os.environ.get("EDGELSTM_DATA"):
-        return Path(chosen)
+    chosen = os.environ.get("EDGELSTM_DATA")
+    return Path(chosen) if chosen else cache_dir() / "mnist"
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for what edgelstm fetches."""
     cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "edgelstm" / "mnist"
+    return (Path(cache) if cache else Path.home() / ".cache") / "edgelstm"
 
 
 def shipped_dir() -> Path:

@@ -45,8 +45,10 @@ async function read(finished) {
   if (pad.empty) return nothing("draw a digit", "");
   const { pixels, note, empty } = digitFromArray(pad.array(), reader.rows, reader.cols);
   if (empty) return nothing("no ink found", "no ink found");
-  const probabilities = await reader.probabilitiesByStep(pixels);
-  view.set({ pixels, probabilities, settled: reader.settledAfter(probabilities), note }, finished);
+  const logits = await reader.logitsByStep(pixels);
+  const even = new Array(reader.classNames.length).fill(1 / reader.classNames.length); // before the first row
+  const probabilities = [even, ...logits.map((step) => reader.probabilities(step))];
+  view.set({ pixels, probabilities, settled: reader.settledAfter(logits), note }, finished);
   if (!finished) return;
   const last = probabilities.at(-1);
   const best = largest(last);
@@ -73,8 +75,8 @@ async function showLatency() {
     const found = await measure(reader, view.reading.pixels);
     const step = reader.rowsPerStep === 1 ? "one row" : `${reader.rowsPerStep} rows`;
     $("percentiles").replaceChildren(
-      tableRow(`the picture, ${reader.rows} rows in one call`, found.picture),
-      tableRow(`${step} at a time, each`, found.step),
+      tableRow(`${reader.rows} rows in one call`, found.picture),
+      tableRow(`${step} a call`, found.step),
     );
     $("measured").textContent =
       `${found.runs.toLocaleString("en")} runs each, batch 1, one thread, WebAssembly, the call from JavaScript included; ` +

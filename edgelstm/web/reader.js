@@ -53,40 +53,39 @@ export class Reader {
     return (await this.push(pixels, this.begin())).logits;
   }
 
-  /** Probabilities before the first row and after each step, one call a step: steps + 1 arrays (classes). */
-  async probabilitiesByStep(pixels) {
-    const even = new Float32Array(this.classNames.length).fill(1 / this.classNames.length);
-    const found = [even];
+  /** Logits after each step, one call a step: a list of Float32Array (classes). */
+  async logitsByStep(pixels) {
+    const found = [];
     const size = this.rowsPerStep * this.cols;
     let state = this.begin();
     for (let at = 0; at < pixels.length; at += size) {
       const step = await this.push(pixels.subarray(at, at + size), state);
       state = step.state;
-      found.push(this.probabilities(step.logits));
+      found.push(step.logits);
     }
     return found;
   }
 
-  /** Softmax of logits. */
-  probabilities(logits) {
+  /** Softmax of logits over the model's own temperature, which makes confidence mean what it says. */
+  probabilities(logits, temperature = this.about.temperature) {
     const top = Math.max(...logits);
-    const odds = Array.from(logits, (logit) => Math.exp(logit - top));
+    const odds = Array.from(logits, (logit) => Math.exp((logit - top) / temperature));
     const sum = odds.reduce((a, b) => a + b);
-    return Float32Array.from(odds, (odd) => odd / sum);
+    return odds.map((odd) => odd / sum);
   }
 
   /**
    * After how many rows the answer is settled by the model's own rule: a probability of at least `confidence`
    * for the same class over `n_stable` steps in a row. null: not before the end, or the model has no rule.
    */
-  settledAfter(probabilities) {
+  settledAfter(logitsByStep) {
     const rule = this.about.early;
-    if (!rule) return null;
     let first = -1;
     let held = 0;
-    for (let step = 1; step < probabilities.length - 1; step++) {
-      const best = largest(probabilities[step]);
-      held = probabilities[step][best] < rule.confidence ? 0 : best === first ? held + 1 : 1;
+    for (let step = 1; rule && step < logitsByStep.length; step++) {
+      const probabilities = this.probabilities(logitsByStep[step - 1], 1); // the rule was chosen without temperature
+      const best = largest(probabilities);
+      held = probabilities[best] < rule.confidence ? 0 : best === first ? held + 1 : 1;
       first = best;
       if (held >= rule.n_stable) return step * this.rowsPerStep;
     }

@@ -39,7 +39,7 @@ export class ReadingView {
     $("replay").disabled = $("rows").disabled = false;
     if (sweep && !matchMedia("(prefers-reduced-motion: reduce)").matches) this.play();
     else this.stopAt(this.reader.rows);
-    const { digit, share } = this.answer(reader_end(reading));
+    const { digit, share } = this.answer(reading.probabilities.at(-1));
     $("saw").ariaLabel = `What the network saw, ${this.reader.rows} by ${this.reader.cols} pixels; it reads ${digit}`;
     const after = reading.settled === null ? "settled only at the end" : `settled after row ${reading.settled}`;
     $("strip").ariaLabel = `Probabilities after each row: ends at ${percent(share)} for ${digit}, ${after}`;
@@ -114,7 +114,7 @@ export class ReadingView {
     sure.textContent = percent(probabilities[best]);
     const rest = probabilities.map((p, i) => (i === best ? -1 : p));
     const second = largest(rest);
-    return [sure, rest[second] >= 0.0005 ? `or ${this.reader.classNames[second]}: ${percent(rest[second])}` : "sure"];
+    return rest[second] < 0.0005 ? [sure] : [sure, `or ${this.reader.classNames[second]}: ${percent(rest[second])}`];
   }
 
   verdict(rows) {
@@ -129,8 +129,6 @@ export class ReadingView {
     return said;
   }
 }
-
-const reader_end = (reading) => reading.probabilities.at(-1);
 
 function bar(name) {
   const make = (tag, className, ...children) => {
@@ -187,7 +185,7 @@ function paintStrip(canvas, reading, { rows: nRows, rowsPerStep, classNames }, r
   if (reading) {
     for (let step = 1; step * rowsPerStep <= read; step++) {
       classNames.forEach((_, i) => {
-        context.globalAlpha = reading.probabilities[step][i];
+        context.globalAlpha = reading.probabilities[step][i] ** 0.6; // so that one in ten can be seen
         context.fillStyle = colours.accent;
         context.fillRect(x[i] + gap, y[step - 1], x[i + 1] - x[i] - 2 * gap, y[step] - y[step - 1] - (step < steps ? gap : 0));
       });
