@@ -3,13 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint wheel models clean
+.PHONY: demo test browser lint wheel models clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py
 
 test: $(READY) lint
 	$(BIN)/pytest
+
+# needs Chromium (apt-get install chromium) and npm; leaves screenshots in build/screenshots
+browser: $(READY)
+	$(BIN)/edgelstm demo --export build/demo
+	EDGELSTM_SCREENSHOTS=build/screenshots $(BIN)/pytest tests/test_browser.py -rs -s
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

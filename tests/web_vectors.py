@@ -1,9 +1,12 @@
 """Decoded pictures for the page's picture preparation, and what Python makes of them."""
 
 import base64
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -45,8 +48,8 @@ def drawing(draw: np.random.Generator) -> np.ndarray:
 
 def edge_cases() -> Iterator[tuple[str, np.ndarray]]:
     draw = np.random.default_rng(5)
-    for name, shape in {"one pixel": (1, 1), "a row": (1, 40), "2 x 2": (2, 2), "3 x 90": (3, 90), "tall": (400, 12)}.items():
-        yield f"noise, {name}", draw.integers(0, 256, shape, dtype=np.uint8)
+    for shape in ((1, 1), (2, 2), (20, 90), (400, 60), (90, 90, 3)):
+        yield f"noise {shape}", draw.integers(0, 256, shape, dtype=np.uint8)
     for value in (0, 128, 255):
         yield f"nothing but {value}", np.full((64, 48), value, np.uint8)
     yield "nothing, 28 x 28", np.zeros((28, 28), np.uint8)
@@ -68,26 +71,60 @@ def edge_cases() -> Iterator[tuple[str, np.ndarray]]:
     yield "ruled paper", ruled
 
 
-def vectors(sample: np.ndarray, n_drawings: int = 60) -> list[tuple[str, np.ndarray]]:
-    """(name, decoded picture): real, edge cases, MNIST's own (28, 28), scrawls."""
+def vectors(sample: np.ndarray, n_scrawls: int) -> list[tuple[str, np.ndarray]]:
+    """(name, decoded picture): real ones, edge cases, MNIST's own (28, 28), scrawls."""
     draw = np.random.default_rng(11)
-    found = [*real_pictures(), *edge_cases()]
-    found += [(f"MNIST {i}{', dark' if i % 2 else ''}", 255 - image if i % 2 else image) for i, image in enumerate(sample)]
-    found += [(f"scrawl {i}", drawing(draw)) for i in range(n_drawings)]
-    return found
+    digits = [(f"MNIST {i}", 255 - image if i % 2 else image) for i, image in enumerate(sample)]
+    return [*real_pictures(), *edge_cases(), *digits, *((f"scrawl {i}", drawing(draw)) for i in range(n_scrawls))]
 
 
-def as_json(arrays: list[np.ndarray]) -> str:
+def as_json(array: np.ndarray) -> str:
     """What the page's digitFromArray takes, its bytes in base64."""
-    return json.dumps([
+    return json.dumps(
         {
             "height": array.shape[0], "width": array.shape[1], "channels": array.shape[2] if array.ndim == 3 else 1,
             "data": base64.b64encode(array.tobytes()).decode(),
         }
-        for array in arrays
-    ])  # fmt: skip
+    )  # fmt: skip
 
 
-def expected(array: np.ndarray) -> tuple[np.ndarray, str | None, bool]:
-    found = digit_from_array(array)
-    return found.pixels, found.note, found.empty
+@dataclass(frozen=True)
+class Agreement:
+    """How the page's 28 x 28 pixels compare with Python's, over many pictures."""
+
+    n: int
+    different: tuple[str, ...]
+    """Pictures whose pixels, note or emptiness are not the same; each with what differs."""
+    n_pixels: int
+    n_different_pixels: int
+    largest: int
+    """Largest difference, in grey levels."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n - len(self.different)}/{self.n} pictures and {self.n_pixels - self.n_different_pixels:,}/"
+            f"{self.n_pixels:,} pixels are the same, the largest difference is {self.largest}"
+        )
+
+
+def agreement(named: Iterable[tuple[str, np.ndarray]], answers: Iterable[dict[str, Any]]) -> Agreement:
+    """Hold the page's answers (pixels in base64, note, empty) against digit_from_array's."""
+    different, n, wrong, largest = [], 0, 0, 0
+    for (name, array), answer in zip(named, answers, strict=True):
+        expected = digit_from_array(array)
+        pixels = np.frombuffer(base64.b64decode(answer["pixels"]), np.uint8).reshape(expected.pixels.shape)
+        away = np.abs(pixels.astype(int) - expected.pixels)
+        n += 1
+        wrong += int((away > 0).sum())
+        largest = max(largest, int(away.max()))
+        if away.any() or (expected.note, expected.empty) != (answer["note"], answer["empty"]):
+            notes = f"{expected.note!r} and {answer['note']!r}"
+            different.append(f"{name} {array.shape}: {(away > 0).sum()} pixels by up to {away.max()}; notes {notes}")
+    return Agreement(n, tuple(different), 784 * n, wrong, largest)
+
+
+def png(array: np.ndarray) -> bytes:
+    """The array as a PNG file."""
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "PNG")
+    return stream.getvalue()

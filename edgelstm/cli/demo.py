@@ -52,10 +52,9 @@ def _serve(site: "Site", host: str, port: int, no_open: bool) -> None:
 
     from edgelstm.demo import DemoServer
 
-    with DemoServer(site, host, port) as server:
+    with contextlib.suppress(KeyboardInterrupt), DemoServer(site, host, port) as server:
         click.echo(server.url)
         say("Ctrl-C ends it")
         if not no_open:
             webbrowser.open(server.url)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()

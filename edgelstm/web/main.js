@@ -79,8 +79,8 @@ async function showLatency() {
       tableRow(`${step} a call`, found.step),
     );
     $("measured").textContent =
-      `${found.runs.toLocaleString("en")} runs each, batch 1, one thread, WebAssembly, the call from JavaScript included; ` +
-      `this browser's clock ticks every ${Math.round(1000 * found.tick)} µs`;
+      `${found.runs.toLocaleString("en")} runs each, batch 1, one thread, the call from JavaScript included; ` +
+      `the browser's clock ticks every ${Math.round(1000 * found.tick)} µs`;
   } finally {
     $("measure").ariaBusy = "false";
     $("measure").disabled = false;

@@ -185,7 +185,7 @@ function paintStrip(canvas, reading, { rows: nRows, rowsPerStep, classNames }, r
   if (reading) {
     for (let step = 1; step * rowsPerStep <= read; step++) {
       classNames.forEach((_, i) => {
-        context.globalAlpha = reading.probabilities[step][i] ** 0.6; // so that one in ten can be seen
+        context.globalAlpha = reading.probabilities[step][i] ** 0.7; // so that one in ten can be seen
         context.fillStyle = colours.accent;
         context.fillRect(x[i] + gap, y[step - 1], x[i + 1] - x[i] - 2 * gap, y[step] - y[step - 1] - (step < steps ? gap : 0));
       });
