@@ -88,7 +88,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815 - http.server's name
 
-    def _answer(self, status: HTTPStatus, kind: str = "text/plain; charset=utf-8", content: bytes | None = None) -> None:
+    def _answer(
+        self, status: HTTPStatus, kind: str = "text/plain; charset=utf-8", content: bytes | None = None
+    ) -> None:
         content = f"{status.value} {status.phrase}\n".encode() if content is None else content
         self.send_response(status)
         for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(content))}.items():
@@ -97,7 +99,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Requests are not worth a line each."""
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # there is no other machine
     "--remote-debugging-pipe",
@@ -126,7 +127,9 @@ class Page:
     def until(self, condition: str, timeout_s: float = TIMEOUT_S) -> None:
         deadline = time.monotonic() + timeout_s
         while not self.run(f"Boolean({condition})"):
-            assert time.monotonic() < deadline, f"never: {condition}; the page says {self.run('document.body.innerText')}"
+            assert time.monotonic() < deadline, (
+                f"never: {condition}; the page says {self.run('document.body.innerText')}"
+            )
             time.sleep(0.02)
 
     def events(self, method: str) -> list[dict[str, Any]]:
@@ -163,8 +166,8 @@ class Page:
     def box(self, selector: str) -> dict[str, float]:
         """Where it is in the window, scrolled there if need be."""
         return self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'nearest'}});"
-            " return e.getBoundingClientRect().toJSON(); })()"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " e.scrollIntoView({block: 'nearest'}); return e.getBoundingClientRect().toJSON(); })()"
         )
 
     def key(self, key: str, code: str | None = None, modifiers: int = 0) -> None:

@@ -150,7 +150,9 @@ def test_a_busy_port_is_one_clear_line(server):
 
 
 def test_an_address_of_another_machine_is_one_clear_line():
-    with pytest.raises(OutputError, match=r"cannot listen on 192\.0\.2\.1, port 0: found .*; choose an address of this"):
+    with pytest.raises(
+        OutputError, match=r"cannot listen on 192\.0\.2\.1, port 0: found .*; choose an address of this"
+    ):
         DemoServer(Site(FILES), host="192.0.2.1", port=0)
 
 
@@ -175,9 +177,7 @@ def cache(tmp_path, monkeypatch):
     known = []
     for name, content in files.items():
         (folder / name).write_bytes(content)
-        known.append(
-            RuntimeFile(name, name.replace(".mjs", ".js"), len(content), hashlib.sha256(content).hexdigest())
-        )
+        known.append(RuntimeFile(name, name.replace(".mjs", ".js"), len(content), hashlib.sha256(content).hexdigest()))
     monkeypatch.setattr(site, "RUNTIME_FILES", tuple(known))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 

@@ -34,5 +34,7 @@ def test_files_come_in_the_order_asked_for(npm, tmp_path):
 
 
 def test_a_file_that_the_package_lacks_is_a_clear_line(npm, tmp_path):
-    with pytest.raises(DataError, match=r"the npm package is damaged: found .*c\.js.*, expected dist/a\.js, dist/c\.js"):
+    with pytest.raises(
+        DataError, match=r"the npm package is damaged: found .*c\.js.*, expected dist/a\.js, dist/c\.js"
+    ):
         list(package_files("some@1.0.0", ["dist/a.js", "dist/c.js"], tmp_path))

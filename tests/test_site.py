@@ -69,7 +69,11 @@ def test_the_page_forbids_itself_whatever_is_elsewhere(stream_bytes):
     [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
     assert directives["default-src"] == "'none'"
-    assert {word for words in directives.values() for word in words.split()} == {"'none'", "'self'", "'wasm-unsafe-eval'"}
+    assert {word for words in directives.values() for word in words.split()} == {
+        "'none'",
+        "'self'",
+        "'wasm-unsafe-eval'",
+    }
 
 
 def test_the_page_holds_no_script_or_style_that_its_policy_forbids():

@@ -83,6 +83,7 @@ async function showLatency() {
       `the browser's clock ticks every ${Math.round(1000 * found.tick)} µs`;
   } finally {
     $("measure").ariaBusy = "false";
+    $("measure").textContent = "Measure again";
     $("measure").disabled = false;
   }
 }

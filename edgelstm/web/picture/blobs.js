@@ -191,6 +191,7 @@ function withoutRules(mask) {
   });
   if (ys.length < floor(width / 2)) return mask;
   const found = lines(ys, xs, height, width);
+  if (!found) return mask;
   const band = max(4, floor(height / 30));
   const partial = new Set(found.map(({ on }) => floor(floor(sum(on.map((i) => ys[i])) / on.length) / band)));
   const out = grid(height, width, Uint8Array);
@@ -201,7 +202,7 @@ function withoutRules(mask) {
   return sum(out.data) > 0.02 * sum(mask.data) ? out : mask;
 }
 
-/** The pixels on each near-horizontal line, and whether it crosses the whole picture. */
+/** The pixels on each near-horizontal line, and whether it crosses the whole picture; null: not lines but grain. */
 function lines(ys, xs, height, width) {
   const found = [];
   const delta = -0.2 + 0.005 - -0.2; // as np.arange(-0.2, 0.2001, 0.005) steps
@@ -212,8 +213,10 @@ function lines(ys, xs, height, width) {
     const level = Int32Array.from(ys, (y, i) => y - shift[xs[i]] + height);
     const counts = new Uint32Array(max(3 * height, largestOf(level) + 1));
     for (const value of level) counts[value]++;
-    for (let peak = 0; peak < counts.length - 1; peak++) {
-      if (counts[peak] + counts[peak + 1] <= 0.5 * width) continue;
+    const peaks = [];
+    for (let i = 0; i + 1 < counts.length; i++) if (counts[i] + counts[i + 1] > 0.5 * width) peaks.push(i);
+    if (peaks.length > floor(height / 2)) return null;
+    for (const peak of peaks) {
       const on = [];
       const columns = new Uint8Array(width);
       level.forEach((value, i) => {
