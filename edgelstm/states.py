@@ -6,7 +6,7 @@ from edgelstm.contract import OUTPUT_NAME
 from edgelstm.errors import ModelError
 from edgelstm.weights import fields
 
-STEP_OUTPUT_NAME = "step_logits"
+STEP_OUTPUT_NAME = f"step_{OUTPUT_NAME}"
 """(steps, classes): what the logits would be if the picture ended there."""
 LSTM_OPERATORS = (b"LSTM", b"DynamicQuantizeLSTM")
 
@@ -31,27 +31,32 @@ def with_step_logits(content: bytes, source: str = "the model") -> bytes:
     one wins). Raises ModelError if there is no LSTM with a Gemm behind it.
     """
     nodes = list(_nodes(content))
-    lstm = next((node for node in reversed(nodes) if _value(node, _NODE_OPERATOR) in LSTM_OPERATORS), None)
-    head = next((node for node in nodes if _outputs_are(node, OUTPUT_NAME)), None)
-    if lstm is None or head is None or _value(head, _NODE_OPERATOR) != b"Gemm":
+    operators = [_values(node, _NODE_OPERATOR)[0] for node in nodes]
+    last = max((at for at, operator in enumerate(operators) if operator in LSTM_OPERATORS), default=-1)
+    if last < 0 or operators[last + 1 : last + 3] != [b"Squeeze", b"Gemm"]:
         raise ModelError(
-            f"{source} cannot be asked after every step", found="another graph",
-            expected="an LSTM and a Gemm behind its last state", fix="export the checkpoint again",
+            f"{source} cannot be asked after every step", found=[str(operator, "utf-8") for operator in operators],
+            expected="an LSTM with Squeeze and Gemm behind it", fix="export the checkpoint again",
         )  # fmt: skip
-    squeeze = [
-        (_NODE_INPUT, b"step_states"), (_NODE_INPUT, b"step_axes"), (_NODE_OUTPUT, b"step_rows"),
-        (_NODE_NAME, b"step_squeeze"), (_NODE_OPERATOR, b"Squeeze"),
-    ]  # fmt: skip
-    inputs = [value for field, value in head if field == _NODE_INPUT]
+    lstm, squeeze, *head = nodes[last:]
     added = [
-        _renamed(lstm, [value for field, value in lstm if field == _NODE_INPUT], b"step_states", b"step_lstm"),
-        squeeze,  # (T, 1, 1, H) -> (T, H): the head takes the steps for a batch
-        _renamed(head, [b"step_rows", *inputs[1:]], STEP_OUTPUT_NAME.encode(), b"step_head"),
+        _between(_values(lstm, _NODE_INPUT), lstm, [b"step_states"]),
+        # (T, 1, 1, H) -> (T, H): the head takes the steps for a batch
+        _between([b"step_states", b"step_axes"], squeeze, [_again(name) for name in _values(squeeze, _NODE_OUTPUT)]),
     ]
-    fragment = b"".join(_field(_GRAPH_NODE, _joined(node)) for node in added)
+    computed = set(_values(squeeze, _NODE_OUTPUT))
+    for node in head:
+        inputs = [_again(name) if name in computed else name for name in _values(node, _NODE_INPUT)]
+        added.append(_between(inputs, node, [_again(name) for name in _values(node, _NODE_OUTPUT)]))
+        computed.update(_values(node, _NODE_OUTPUT))
+    fragment = b"".join(_field(_GRAPH_NODE, b"".join(_field(key, value) for key, value in node)) for node in added)
     fragment += _field(_GRAPH_INITIALIZER, _int64_tensor(b"step_axes", (1, 2)))
     fragment += _field(_GRAPH_OUTPUT, _field(_VALUE_NAME, STEP_OUTPUT_NAME.encode()))
     return content + _field(_MODEL_GRAPH, fragment)
+
+
+def _again(name: bytes) -> bytes:
+    return b"step_" + name
 
 
 def _nodes(content: bytes) -> Iterator[Node]:
@@ -62,22 +67,15 @@ def _nodes(content: bytes) -> Iterator[Node]:
                     yield [(key, bytes(value)) for key, value in fields(node) if isinstance(value, memoryview)]
 
 
-def _value(node: Node, field: int) -> bytes:
-    return next((value for key, value in node if key == field), b"")
+def _values(node: Node, field: int) -> list[bytes]:
+    return [value for key, value in node if key == field]
 
 
-def _outputs_are(node: Node, name: str) -> bool:
-    return [value for key, value in node if key == _NODE_OUTPUT] == [name.encode()]
-
-
-def _renamed(node: Node, inputs: list[bytes], output: bytes, name: bytes) -> Node:
+def _between(inputs: list[bytes], node: Node, outputs: list[bytes]) -> Node:
     """The same node, its attributes and all, between other values."""
     kept = [(key, value) for key, value in node if key not in (_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME)]
-    return [*((_NODE_INPUT, value) for value in inputs), (_NODE_OUTPUT, output), (_NODE_NAME, name), *kept]
-
-
-def _joined(node: Node) -> bytes:
-    return b"".join(_field(key, value) for key, value in node)
+    name = (_NODE_NAME, b"".join(_again(name) for name in _values(node, _NODE_NAME)))
+    return [*((_NODE_INPUT, value) for value in inputs), *((_NODE_OUTPUT, value) for value in outputs), name, *kept]
 
 
 def _int64_tensor(name: bytes, values: tuple[int, ...]) -> bytes:

@@ -40,7 +40,7 @@ def test_the_probability_after_the_last_row_is_what_infer_says(model):
         assert found == pytest.approx([expected[str(digit)] for digit in range(10)], abs=6e-5), picture  # 4 decimals
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_any_exported_file_can_be_explained(tiny_checkpoint, precision):
     content = build_model(tiny_checkpoint, precision).SerializeToString()
     explanation = explain(PICTURES[0], content)
@@ -139,7 +139,7 @@ def test_explain_prints_the_answer_and_a_line_a_row_with_its_ink(said):
     assert ["row", "input", "best"] == title.split()
     assert [str(row) for row in range(1, 29)] == [line.split()[0] for line in rows]
     assert [explanation.settled_at_row] == [row for row, line in enumerate(rows, 1) if line.endswith("settled")]
-    for line, ink in zip(rows, drawing(explanation.prediction).splitlines(), strict=True):
+    for line, ink in zip(rows, drawing(explanation.prediction).split("\n"), strict=True):
         assert line[5:].startswith(ink), line
 
 

@@ -1,7 +1,5 @@
 """Tests of edgelstm.states: a file that answers after every step says what torch says of the shorter sequence."""
 
-import dataclasses
-
 import numpy as np
 import onnx
 import pytest
@@ -54,7 +52,7 @@ def test_the_answer_after_a_step_is_torchs_answer_to_so_many_steps(config):
     np.testing.assert_allclose(found[-1:], last, rtol=0, atol=ATOL_FLOAT32)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_answer_after_the_last_step_is_the_files_own(tiny_checkpoint, sample, precision):
     content = build_model(tiny_checkpoint, precision).SerializeToString()
     for image in sample.images[:20]:
@@ -65,7 +63,7 @@ def test_the_answer_after_the_last_step_is_the_files_own(tiny_checkpoint, sample
 def test_the_rest_of_the_file_is_as_it_was(tiny_model_bytes):
     before, after = (onnx.load_model_from_string(c) for c in (tiny_model_bytes, with_step_logits(tiny_model_bytes)))
     onnx.checker.check_model(before)
-    assert [node.name for node in after.graph.node[5:]] == ["step_lstm", "step_squeeze", "step_head"]
+    assert [node.name for node in after.graph.node[5:]] == ["step_lstm_0", "step_lstm_0_squeeze", "step_head"]
     assert [value.name for value in after.graph.output] == [OUTPUT_NAME, STEP_OUTPUT_NAME]
     del after.graph.node[5:], after.graph.initializer[-1:], after.graph.output[1:]
     assert before == after
@@ -74,9 +72,9 @@ def test_the_rest_of_the_file_is_as_it_was(tiny_model_bytes):
 def test_another_graph_is_refused(tiny_checkpoint):
     model = build_model(tiny_checkpoint)
     model.graph.node[2].op_type = "GRU"
-    with pytest.raises(ModelError, match=r"x\.onnx cannot be asked after every step: found another graph"):
+    with pytest.raises(ModelError, match=r"x\.onnx cannot be asked after every step: found .*'GRU'"):
         with_step_logits(model.SerializeToString(), "x.onnx")
-    model = build_model(dataclasses.replace(tiny_checkpoint))
+    model = build_model(tiny_checkpoint)
     del model.graph.node[-1]
-    with pytest.raises(ModelError, match="expected an LSTM and a Gemm"):
+    with pytest.raises(ModelError, match="expected an LSTM with Squeeze and Gemm behind it"):
         with_step_logits(model.SerializeToString())
