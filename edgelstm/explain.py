@@ -1,9 +1,8 @@
 """What the network saw of one picture, row by row: the probability of each class so far, as figures and drawn."""
 
-import io
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +10,8 @@ import numpy.typing as npt
 from edgelstm.classifier import Classifier, Prediction, Source, probabilities
 from edgelstm.config import DEFAULT_MODEL
 from edgelstm.contract import INPUT_NAME, Pixels
-from edgelstm.errors import MissingDependencyError, ModelError
+from edgelstm.errors import ModelError
+from edgelstm.figure import FileFormat, figure_bytes, new_figure
 from edgelstm.parity import compare
 from edgelstm.runtime import SessionSettings, open_session, read_model
 from edgelstm.states import STEP_OUTPUT_NAME, with_step_logits
@@ -95,16 +95,11 @@ def explain(picture: Source, model: str | os.PathLike[str] | bytes = DEFAULT_MOD
     return Explanation(prediction, config.class_names, config.rows_per_step, probabilities(logits))
 
 
-def explanation_plot(explanation: Explanation, file_format: Literal["png", "svg"] = "png") -> bytes:
+def explanation_plot(explanation: Explanation, file_format: FileFormat = "png") -> bytes:
     """The picture's bytes. Raises MissingDependencyError without matplotlib."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "train", purpose="drawing a plot") from error
     pixels = explanation.prediction.pixels
     assert pixels is not None, "an explanation is of a picture that could be read"
-    figure = Figure(figsize=(10, 5.6), facecolor="white")
+    figure = new_figure(10, 5.6)
     digit, streams = figure.subplots(
         1, 2, width_ratios=(1, 1.25),
         gridspec_kw={"left": 0.05, "right": 0.985, "top": 0.83, "bottom": 0.1, "wspace": 0.04},
@@ -114,10 +109,7 @@ def explanation_plot(explanation: Explanation, file_format: Literal["png", "svg"
     _draw_streams(streams, explanation, colours)
     _draw_settled(digit, streams, explanation)
     _draw_title(figure, explanation, colours)
-    buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "edgelstm"}):  # no date, no random ids: the same bytes each time
-        figure.savefig(buffer, format=file_format, dpi=120, metadata={"Date": None} if file_format == "svg" else None)
-    return buffer.getvalue()
+    return figure_bytes(figure, file_format, dpi=120)
 
 
 def _draw_digit(axes: "Axes", explanation: Explanation, pixels: Pixels, colours: list[str]) -> None:

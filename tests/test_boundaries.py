@@ -23,8 +23,8 @@ BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "tensorb
 # *: inside functions only.
 LEVEL_0 = {"errors", "config", "contract", "files"}
 PICTURE = {f"picture/{part}" for part in ("__init__", "decoding", "digit", "ink", "blobs", "strokes")}
-LEVEL_1 = {"data", "memory", "parity", "timing", "reference", "states", "weights"} | PICTURE
-LEVEL_2 = {"runtime", "roofline", "bench", "report", "classifier", "doctor", "explain", "plot"}
+LEVEL_1 = {"data", "figure", "memory", "parity", "timing", "reference", "states", "weights"} | PICTURE
+LEVEL_2 = {"runtime", "roofline", "bench", "report", "classifier", "curves", "doctor", "explain", "plot"}
 PACKAGES = {
     "contract": {"numpy"},
     "data": {"numpy", "*torchvision"},
@@ -38,6 +38,8 @@ PACKAGES = {
     "bench": {"numpy"},
     "plot": {"*matplotlib"},
     "explain": {"numpy", "*matplotlib"},
+    "curves": {"numpy", "*matplotlib"},
+    "figure": {"*matplotlib"},
     "classifier": {"numpy"},
     "doctor": {"numpy"},
 }

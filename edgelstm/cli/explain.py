@@ -35,6 +35,7 @@ def command(image: str, model: str, output: Path | None, as_json: bool) -> None:
     that.
     """
     from edgelstm.explain import explain, explanation_plot
+    from edgelstm.figure import format_of
     from edgelstm.files import write_bytes
     from edgelstm.picture import MAX_FILE_BYTES
 
@@ -43,7 +44,7 @@ def command(image: str, model: str, output: Path | None, as_json: bool) -> None:
         picture = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if sys.stdin else b""
     explanation = explain(picture, model)
     if output:
-        write_bytes(output, explanation_plot(explanation, "svg" if output.suffix == ".svg" else "png"))
+        write_bytes(output, explanation_plot(explanation, format_of(output)))
     if as_json:
         print_json(explanation.to_json())
     else:
