@@ -56,9 +56,9 @@ def check_weights(content: bytes, source: str) -> None:
 
 def read_weights(content: bytes) -> Iterator[Weight]:
     """Every initializer of the main graph. Raises IndexError or ValueError if the file is damaged."""
-    for field, graph in _fields(memoryview(content)):
+    for field, graph in fields(memoryview(content)):
         if field == _MODEL_GRAPH and isinstance(graph, memoryview):
-            for part, tensor in _fields(graph):
+            for part, tensor in fields(graph):
                 if part == _GRAPH_INITIALIZER and isinstance(tensor, memoryview):
                     yield _weight(tensor)
 
@@ -66,7 +66,7 @@ def read_weights(content: bytes) -> Iterator[Weight]:
 def _weight(tensor: memoryview) -> Weight:
     name, dtype, external = "", 0, False
     values: list[memoryview] = []
-    for field, value in _fields(tensor):
+    for field, value in fields(tensor):
         if isinstance(value, int):
             dtype = value if field == _TENSOR_DTYPE else dtype
             external = external or (field == _TENSOR_LOCATION and value != 0)
@@ -83,7 +83,7 @@ def _is_finite(values: memoryview, kind: "np.dtype[Any]") -> bool:
     return bool(np.isfinite(np.frombuffer(values, kind)).all())
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
+def fields(message: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
     """(field number, value) of a message: https://protobuf.dev/programming-guides/encoding"""
     at = 0
     while at < len(message):

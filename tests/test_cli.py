@@ -914,7 +914,7 @@ def told(monkeypatch):
     """Have train show these events instead of training; an exception among them is raised."""
 
     def tell(*events):
-        def begin_run(plan, folder, data_folder, device, *, overwrite):
+        def begin_run(plan, folder, data_folder, device, *, teachers, overwrite):
             for event in events:
                 if isinstance(event, type):
                     raise event

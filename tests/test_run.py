@@ -201,6 +201,23 @@ def test_a_resumed_runs_tensorboard_log_shows_each_step_once(whole_run, tmp_path
     assert expected == found
 
 
+@pytest.mark.parametrize("name", ["_save_state", "save_checkpoint"])
+def test_a_run_killed_while_it_saves_an_epoch_loses_no_line_of_the_log(whole_run, tmp_path, monkeypatch, name):
+    def killed(*arguments):
+        if arguments[0].exists():  # at the second epoch
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    real = getattr(run, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(begin_run(PLAN, tmp_path, NOWHERE, "cpu"))
+    list(resume_run(tmp_path, NOWHERE, "cpu")[1])
+    assert log_of(whole_run[0]) == log_of(tmp_path)
+    assert tensors_of(whole_run[0] / MODEL_FILE) == tensors_of(tmp_path / MODEL_FILE)
+
+
 def test_half_a_line_of_a_killed_run_is_not_kept(whole_run, tmp_path):
     interrupted(tmp_path, 1)
     with (tmp_path / LOG_FILE).open("a") as stream:
