@@ -24,7 +24,7 @@ BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "tensorb
 LEVEL_0 = {"errors", "config", "contract", "files"}
 PICTURE = {f"picture/{part}" for part in ("__init__", "decoding", "digit", "ink", "blobs", "sheet", "strokes")}
 LEVEL_1 = {"calibration", "data", "memory", "parity", "timing", "reference", "weights"} | PICTURE
-LEVEL_2 = {"runtime", "roofline", "bench", "report", "classifier", "doctor", "plot"}
+LEVEL_2 = {"runtime", "roofline", "bench", "report", "classifier", "contact_sheet", "doctor", "plot"}
 PACKAGES = {
     "contract": {"numpy"},
     "data": {"numpy", "*torchvision"},
@@ -39,6 +39,7 @@ PACKAGES = {
     "bench": {"numpy"},
     "plot": {"*matplotlib"},
     "classifier": {"numpy"},
+    "contact_sheet": {"numpy", "PIL"},
     "doctor": {"numpy"},
 }
 TRAINING_PACKAGES = {"numpy", "torch", "torchvision", "onnx", "safetensors"}

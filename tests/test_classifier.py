@@ -16,7 +16,8 @@ from PIL import Image
 
 import edgelstm
 from edgelstm import classifier
-from edgelstm.classifier import CHUNK, Classifier, Prediction, probabilities
+from edgelstm.calibration import probabilities
+from edgelstm.classifier import CHUNK, Classifier, Prediction
 from edgelstm.errors import ModelError, PictureError
 from edgelstm.picture import read_picture
 
