@@ -168,7 +168,7 @@ def _workers(images: tuple[str, ...], named: list[str]) -> "AbstractContextManag
     process imports NumPy and onnxruntime.
     """
     found: Iterator[Iterable[str | Path]] = (
-        Path(image).rglob("*") if image and Path(image).is_dir()
+        Path(image).rglob("*") if os.path.isdir(image)
         else glob.iglob(image, recursive=True) if glob.has_magic(image)
         else (image,)
         for image in images
@@ -223,10 +223,10 @@ def _names(images: Iterable[str]) -> "Iterator[str | None]":
     for image in images:
         if image == "-":
             yield None
-        elif image and Path(image).is_dir():
+        elif os.path.isdir(image):
             paths = Path(image).rglob("*")
             yield from sorted(str(path) for path in paths if path.suffix.lower() in SUFFIXES) or [image]
-        elif not Path(image).exists() and glob.has_magic(image):
+        elif glob.has_magic(image) and not os.path.exists(image):
             yield from sorted(glob.glob(image, recursive=True)) or [image]
         else:
             yield image
