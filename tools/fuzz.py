@@ -3,8 +3,9 @@
     python tools/fuzz.py pictures --minutes 10
     python tools/fuzz.py models -n 2000 --seed 7
 
-What crashes, hangs or swells? Each file must be read, or be refused with an EdgeLstmError in one line. A process reads CHUNK files and is
-ended after TIMEOUT_S; what it was reading when it ended is kept in the folder fuzz-found/, to be run again.
+What crashes, hangs or swells? Each file must be read, or be refused with an EdgeLstmError in one line. A
+process reads CHUNK files and is ended after TIMEOUT_S; what it was reading when it ended is kept in the
+folder fuzz-found/, to be run again.
 """
 
 import argparse
