@@ -75,8 +75,9 @@ def find_model(name: str | os.PathLike[str]) -> Path:
 
 
 def checkpoint_beside(model: Path) -> Path:
-    """Where the checkpoint of a model file is expected: base.safetensors for base.onnx and base.int8.onnx."""
-    return model.with_name(model.name.removesuffix(".onnx").removesuffix(".int8") + ".safetensors")
+    """Where the checkpoint of a model file is expected: base.safetensors for base.onnx, base.int8.onnx and so on."""
+    stem = model.name.removesuffix(".onnx").removesuffix(".int8").removesuffix(".fp16")
+    return model.with_name(f"{stem}.safetensors")
 
 
 def default_model() -> str:

@@ -1,4 +1,4 @@
-"""Tests of int8: the weights, the graph, the bargain that export strikes, and its proof in verify."""
+"""Tests of int8 and fp16: the weights, the graph, the bargain that export strikes, and its proof in verify."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from edgelstm.reference import NumpyRunner
 from edgelstm.runtime import OrtRunner
 from edgelstm.timing import Ratio
 from edgelstm.training import export as export_module
-from edgelstm.training.export import export_int8
+from edgelstm.training.export import export_reduced
 from edgelstm.training.graph import build_model, check_graph
 from edgelstm.training.quantize import LARGEST, quantized
 from edgelstm.training.verify import verify
@@ -82,9 +82,9 @@ def test_the_kernel_is_what_the_numpy_model_of_it_says(tiny_checkpoint, digits, 
 
 
 def test_int8_says_so_in_its_contract_and_holds_its_own_score(tiny_checkpoint, tmp_path, digits, faster):
-    done = export_int8(tiny_checkpoint, tmp_path / "a.int8.onnx", digits, force=True)
+    done = export_reduced(tiny_checkpoint, tmp_path / "a.int8.onnx", digits, "int8", force=True)
     contract = OrtRunner(tmp_path / "a.int8.onnx", provider="cpu").contract
-    assert (contract.precision, contract.test) == ("int8", done.quantization.int8)
+    assert (contract.precision, contract.test) == ("int8", done.bargain.reduced)
 
 
 def test_equal_checkpoints_give_equal_int8_files(tiny_checkpoint):
@@ -99,16 +99,16 @@ def test_int8_that_costs_accuracy_is_refused_and_the_old_file_stays(tiny_checkpo
     labelled = dataclasses.replace(digits, labels=wild_answers.argmax(1).astype(np.uint8))  # fp32 is always right
     (tmp_path / "a.onnx").write_bytes(b"old")
     with pytest.raises(ParityError, match=r"int8 costs accuracy: found .* instead of 100/100"):
-        export_int8(wild, tmp_path / "a.onnx", labelled)
+        export_reduced(wild, tmp_path / "a.onnx", labelled, "int8")
     assert (tmp_path / "a.onnx").read_bytes() == b"old"
 
 
 def test_int8_that_is_not_faster_is_refused_unless_forced(tiny_checkpoint, tmp_path, digits, monkeypatch):
     monkeypatch.setattr(export_module, "_speed", lambda *arguments: Ratio(1.2, 1.1, 1.3, 0.95, 16))
-    monkeypatch.setattr(export_module, "MAX_INT8_LOSS", 1.0)
+    monkeypatch.setattr(export_module, "MAX_LOSS", 1.0)
     with pytest.raises(ParityError, match=r"not faster on this machine: found 1\.20 times"):
-        export_int8(tiny_checkpoint, tmp_path / "a.onnx", digits)
-    assert export_int8(tiny_checkpoint, tmp_path / "a.onnx", digits, force=True).path.is_file()
+        export_reduced(tiny_checkpoint, tmp_path / "a.onnx", digits, "int8")
+    assert export_reduced(tiny_checkpoint, tmp_path / "a.onnx", digits, "int8", force=True).path.is_file()
 
 
 def test_int8_on_cuda_is_refused_not_run_elsewhere(tiny_checkpoint):
@@ -117,7 +117,7 @@ def test_int8_on_cuda_is_refused_not_run_elsewhere(tiny_checkpoint):
 
 
 def test_verify_proves_int8_and_catches_one_changed_byte(tiny_checkpoint, tmp_path, digits, monkeypatch):
-    monkeypatch.setattr("edgelstm.training.verify.MAX_INT8_LOSS", 1.0)  # the tiny model is untrained
+    monkeypatch.setattr("edgelstm.training.verify.MAX_LOSS", 1.0)  # the tiny model is untrained
     monkeypatch.setattr("edgelstm.training.verify.INT8_ATOL", 1.0)
     path, model = tmp_path / "a.onnx", int8_model(tiny_checkpoint)
     path.write_bytes(model.SerializeToString())
@@ -142,10 +142,74 @@ def test_mcnemar_counts_only_where_they_differ():
 
 
 def test_verify_catches_an_int8_file_that_lies_about_its_seed(tiny_checkpoint, tmp_path, digits, monkeypatch):
-    monkeypatch.setattr("edgelstm.training.verify.MAX_INT8_LOSS", 1.0)  # the tiny model is untrained
+    monkeypatch.setattr("edgelstm.training.verify.MAX_LOSS", 1.0)  # the tiny model is untrained
     monkeypatch.setattr("edgelstm.training.verify.INT8_ATOL", 1.0)
     model = int8_model(tiny_checkpoint)
     next(entry for entry in model.metadata_props if entry.key == "edgelstm.seed").value = "7"
     (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
     report = verify(tiny_checkpoint, tmp_path / "a.onnx", digits, providers=("cpu",))
     assert [check.question for check in report.checks if not check.passed] == ["same claims"]
+
+
+# fp16
+
+
+def fp16_model(checkpoint):
+    return build_model(checkpoint, "fp16")
+
+
+def test_the_fp16_graph_holds_half_precision_weights_and_gives_float32_logits(tiny_checkpoint):
+    model = fp16_model(tiny_checkpoint)
+    check_graph(model, tiny_checkpoint.config, "fp16")
+    operators = ["Cast", "Transpose", "LSTM", "Squeeze", "Gemm", "Cast"]
+    assert [node.op_type for node in model.graph.node] == operators
+    weights = {t.name: numpy_helper.to_array(t).dtype for t in model.graph.initializer}
+    assert {name for name, kind in weights.items() if kind != np.float16} == {"direction_axis"}
+    logits = OrtRunner(model.SerializeToString(), provider="cpu").logits(np.zeros((1, 28, 28), np.uint8))
+    assert logits.dtype == np.float32
+
+
+@pytest.mark.parametrize("other", ["fp32", "int8"])
+def test_an_fp16_graph_does_not_pass_for_another_precision(tiny_checkpoint, other):
+    with pytest.raises(ModelError, match="operators"):
+        check_graph(fp16_model(tiny_checkpoint), tiny_checkpoint.config, other)
+    with pytest.raises(ModelError, match="operators"):
+        check_graph(build_model(tiny_checkpoint, other), tiny_checkpoint.config, "fp16")
+
+
+def test_weights_that_were_left_in_fp32_are_seen(tiny_checkpoint):
+    model = fp16_model(tiny_checkpoint)
+    bias = next(t for t in model.graph.initializer if t.name == "head.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.zeros(10, np.float32), "head.bias"))
+    with pytest.raises(ModelError):
+        check_graph(model, tiny_checkpoint.config, "fp16")
+
+
+def test_on_a_cpu_fp16_is_its_rounded_weights_in_float32(tiny_checkpoint, digits):
+    content = fp16_model(tiny_checkpoint).SerializeToString()
+    on_cpu = OrtRunner(content, provider="cpu").logits(digits.images)
+    report = compare(NumpyRunner(content).logits(digits.images), on_cpu)
+    assert report.passed, report.max_difference
+    exact = OrtRunner(build_model(tiny_checkpoint).SerializeToString(), provider="cpu").logits(digits.images)
+    assert np.abs(on_cpu - exact).max() > 1e-5, "nothing was rounded"
+
+
+def test_fp16_is_written_without_being_faster_and_is_half_the_size(tiny_checkpoint, tmp_path, digits, monkeypatch):
+    monkeypatch.setattr(export_module, "_speed", lambda *arguments: Ratio(1.02, 0.9, 1.1, 0.95, 16))
+    done = export_reduced(tiny_checkpoint, tmp_path / "a.fp16.onnx", digits, "fp16")
+    contract = OrtRunner(tmp_path / "a.fp16.onnx", provider="cpu").contract
+    assert (contract.precision, contract.test) == ("fp16", done.bargain.reduced)
+
+
+def test_verify_proves_fp16_and_catches_one_changed_weight(tiny_checkpoint, tmp_path, digits, monkeypatch):
+    monkeypatch.setattr("edgelstm.training.verify.MAX_LOSS", 1.0)  # the tiny model is untrained
+    path, model = tmp_path / "a.fp16.onnx", fp16_model(tiny_checkpoint)
+    path.write_bytes(model.SerializeToString())
+    assert verify(tiny_checkpoint, path, digits, providers=("cpu",)).passed
+    tensor = next(t for t in model.graph.initializer if t.name == "lstm_0.R")
+    raw = bytearray(tensor.raw_data)
+    raw[0] ^= 1
+    tensor.raw_data = bytes(raw)
+    path.write_bytes(model.SerializeToString())
+    report = verify(tiny_checkpoint, path, digits, providers=("cpu",))
+    assert [check.question for check in report.checks if not check.passed] == ["same weights"]

@@ -159,7 +159,7 @@ def _contestants(
             threads = "" if settings.threads == 1 else f" {settings.threads} threads"
             contestants.append(_ort_contestant(f"{model} {runner.provider_used}{threads}", path, runner))
     checkpoint = checkpoint_beside(path)
-    shared = path.name.endswith(".int8.onnx")  # its checkpoint is the fp32 model's, measured with that
+    shared = path.name.endswith((".int8.onnx", ".fp16.onnx"))  # its checkpoint is measured with the fp32 model
     if with_torch and not shared and checkpoint.is_file() and importlib.util.find_spec("torch"):
         contestants.append(_torch_contestant(model, checkpoint, settings.threads))
     return contestants

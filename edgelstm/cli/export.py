@@ -10,6 +10,7 @@ from edgelstm.cli.options import data_option, json_option, print_json, say
 from edgelstm.config import DEFAULT_MODEL, RUNS_DIR
 
 if TYPE_CHECKING:
+    from edgelstm.contract import Precision
     from edgelstm.training.export import Exported
 
 
@@ -17,45 +18,46 @@ if TYPE_CHECKING:
 @click.argument("checkpoint", type=click.Path(path_type=Path), default=Path(RUNS_DIR) / DEFAULT_MODEL)
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "int8"]),
+    type=click.Choice(["fp32", "int8", "fp16"]),
     default="fp32",
     show_default=True,
-    help="int8: weights of 8 bits, for the CPU; refused if it costs accuracy or is not faster here.",
+    help="int8: a quarter of the size and faster, CPU only. fp16: half the size, for CUDA; a CPU runs it as fp32. "
+    "Refused if it costs accuracy, int8 also if it is not faster here.",
 )
-@click.option("--force", is_flag=True, help="Keep an int8 model that costs accuracy or is not faster.")
+@click.option("--force", is_flag=True, help="Keep an int8 or fp16 model that would be refused.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="ONNX file.  [default: model.onnx or model.int8.onnx in the run folder, or beside the checkpoint]",
+    help="ONNX file.  [default: model.onnx, model.int8.onnx ... in the run folder, or beside the checkpoint]",
 )
 @data_option
 @json_option
 def command(
-    checkpoint: Path, precision: str, force: bool, output: Path | None, data_folder: Path, as_json: bool
+    checkpoint: Path, precision: "Precision", force: bool, output: Path | None, data_folder: Path, as_json: bool
 ) -> None:
     """Write a checkpoint as ONNX with one real LSTM op per layer.
 
     CHECKPOINT is a run folder or a .safetensors file (default: runs/base). The file gets its name only
-    after the graph has passed its gates. fp32: onnxruntime's logits must equal torch's. int8: at most
-    0.05 points of accuracy may be lost on the MNIST test images (all 10,000 if they are on this machine,
-    else the shipped sample), and it must be faster than fp32 on this machine.
+    after the graph has passed its gates. fp32: onnxruntime's logits must equal torch's. int8 and fp16: at
+    most 0.05 points of accuracy may be lost on the MNIST test images (all 10,000 if they are on this
+    machine, else the shipped sample), and int8 must be faster than fp32 on this machine.
     """
-    if force and precision != "int8":
-        raise click.UsageError("--force is for --precision int8: fp32 is never written unless it is exact")
+    if force and precision == "fp32":
+        raise click.UsageError("--force is for int8 and fp16: fp32 is never written unless it is exact")
     from edgelstm.training.checkpoint import MODEL_FILE, load_checkpoint
-    from edgelstm.training.export import export, export_int8
+    from edgelstm.training.export import export, export_reduced
 
     source = checkpoint / MODEL_FILE if checkpoint.is_dir() else checkpoint
-    target = output or source.with_suffix(".onnx" if precision == "fp32" else ".int8.onnx")
+    target = output or source.with_suffix(".onnx" if precision == "fp32" else f".{precision}.onnx")
     if precision == "fp32":
         done = export(load_checkpoint(source), target)
     else:
         from edgelstm.data import evaluation_digits
 
         digits = evaluation_digits(data_folder)
-        say(f"comparing int8 with fp32 on {len(digits):,} digits ({digits.source})")
-        done = export_int8(load_checkpoint(source), target, digits, force=force)
+        say(f"comparing {precision} with fp32 on {len(digits):,} digits ({digits.source})")
+        done = export_reduced(load_checkpoint(source), target, digits, precision, force=force)
     if as_json:
         print_json(dataclasses.asdict(done))
         return
@@ -66,21 +68,27 @@ def command(
 def _print(done: "Exported") -> None:
     click.echo(f"wrote       {done.path} ({done.n_bytes:,} bytes)")
     click.echo(f"operators   {' '.join(done.operators)}")
-    parity, quantization = done.parity, done.quantization
-    if quantization is None:
+    parity, bargain = done.parity, done.bargain
+    if bargain is None:
         click.echo(
             f"parity      {parity.n_same}/{parity.n} same decisions on random pixels, "
             f"largest difference {parity.max_difference:.1e}"
         )
         return
-    test, speed = quantization.mcnemar, quantization.speed
-    click.echo(f"fp32        {quantization.fp32}")
+    test, speed = bargain.mcnemar, bargain.speed
+    click.echo(f"fp32        {bargain.fp32}")
     click.echo(
-        f"int8        {quantization.int8}: {test.n_lost} lost, {test.n_won} won, "
+        f"{bargain.precision}        {bargain.reduced}: {test.n_lost} lost, {test.n_won} won, "
         f"McNemar p = {test.p_value:.2g}; {parity.n_same:,}/{parity.n:,} same decisions"
     )
     click.echo(
         f"speed       {speed.value:.2f} times the time of fp32 at batch 1 "
         f"[{speed.low or float('nan'):.2f} {speed.high or float('nan'):.2f}], one thread, this machine"
     )
-    click.echo("provider    CPU only: onnxruntime's CUDA provider has no int8 LSTM")
+    click.echo(f"provider    {_PROVIDERS[bargain.precision]}")
+
+
+_PROVIDERS = {
+    "int8": "CPU only: onnxruntime's CUDA provider has no int8 LSTM",
+    "fp16": "CUDA computes in float16; the CPU provider has no fp16 LSTM, widens the weights once and runs in float32",
+}

@@ -16,8 +16,8 @@ from edgelstm.training.checkpoint import Checkpoint
 from edgelstm.training.graph import build_model, check_graph, probe_pixels
 from edgelstm.training.model import TorchRunner
 
-MAX_INT8_LOSS = 0.0005
-"""Share of the digits that int8 may get wrong more than fp32."""
+MAX_LOSS = 0.0005
+"""Share of the digits that int8 or fp16 may get wrong more than fp32."""
 N_ROUNDS = 16
 TIMING_S = 2.0
 
@@ -31,24 +31,25 @@ class Exported:
     operators: tuple[str, ...]
     """The graph's operators, in order."""
     parity: ParityReport
-    """fp32: onnxruntime against the checkpoint in torch. int8: against fp32, for information."""
-    quantization: "Quantization | None" = None
+    """fp32: onnxruntime against the checkpoint in torch. int8, fp16: against fp32, for information."""
+    bargain: "Bargain | None" = None
 
 
 @dataclass(frozen=True)
-class Quantization:
-    """What int8 costs and gains against fp32, each digit run alone as on an edge device."""
+class Bargain:
+    """What a smaller precision costs and gains against fp32, each digit run alone as on an edge device."""
 
+    precision: Precision
     fp32: Score
-    int8: Score
+    reduced: Score
     mcnemar: McNemar
     speed: Ratio
-    """int8's time over fp32's, batch 1, on this machine."""
+    """Its time over fp32's, batch 1, on this machine's CPU."""
 
     @property
     def loss(self) -> float:
-        """Share of the digits lost, negative if int8 is better."""
-        return self.fp32.accuracy - self.int8.accuracy
+        """Share of the digits lost, negative if the smaller one is better."""
+        return self.fp32.accuracy - self.reduced.accuracy
 
 
 def export(checkpoint: Checkpoint, target: Path) -> Exported:
@@ -72,30 +73,30 @@ def export(checkpoint: Checkpoint, target: Path) -> Exported:
     return Exported(target, len(content), operators, parity)
 
 
-def export_int8(checkpoint: Checkpoint, target: Path, digits: Digits, *, force: bool = False) -> Exported:
-    """Write the checkpoint as int8 ONNX, if it is as accurate as fp32 on ``digits`` and faster here.
+def export_reduced(
+    checkpoint: Checkpoint, target: Path, digits: Digits, precision: Precision, *, force: bool = False
+) -> Exported:
+    """Write the checkpoint as int8 or fp16 ONNX, if it is as accurate as fp32 on ``digits``.
 
-    Raises ParityError, and writes nothing, if it loses more than MAX_INT8_LOSS of the digits or is not
-    faster at batch 1 on this machine, unless ``force``; ModelError and OutputError as export does.
+    Raises ParityError, and writes nothing, if it loses more than MAX_LOSS of the digits, or if int8 is not
+    faster at batch 1 on this machine, unless ``force``; ModelError and OutputError as export does. fp16 is
+    not asked for speed here: on a CPU onnxruntime widens its weights once and computes in float32.
     """
-    runners = {precision: OrtRunner(_gated(checkpoint, precision)[0], provider="cpu") for precision in _PRECISIONS}
+    fp32, reduced = (OrtRunner(_gated(checkpoint, kind)[0], provider="cpu") for kind in ("fp32", precision))
     # one by one: int8's activations are scaled by the largest of a batch, so its logits depend on the company
-    logits = {precision: in_batches(runner, digits.images, 1) for precision, runner in runners.items()}
-    right = {precision: found.argmax(1) == digits.labels for precision, found in logits.items()}
-    report = Quantization(
-        fp32=Score.of(logits["fp32"], digits.labels),
-        int8=Score.of(logits["int8"], digits.labels),
-        mcnemar=mcnemar(right["fp32"], right["int8"]),
-        speed=_speed(runners["int8"], runners["fp32"], digits.images[:1]),
+    logits, found = (in_batches(runner, digits.images, 1) for runner in (fp32, reduced))
+    bargain = Bargain(
+        precision=precision,
+        fp32=Score.of(logits, digits.labels),
+        reduced=Score.of(found, digits.labels),
+        mcnemar=mcnemar(logits.argmax(1) == digits.labels, found.argmax(1) == digits.labels),
+        speed=_speed(reduced, fp32, digits.images[:1]),
     )
     if not force:
-        _refuse_a_bad_bargain(target, report)
-    content, operators = _gated(checkpoint, "int8", report.int8)
+        _refuse_a_bad_bargain(target, bargain)
+    content, operators = _gated(checkpoint, precision, bargain.reduced)
     write_bytes(target, content)
-    return Exported(target, len(content), operators, compare(logits["fp32"], logits["int8"]), report)
-
-
-_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+    return Exported(target, len(content), operators, compare(logits, found), bargain)
 
 
 def _gated(checkpoint: Checkpoint, precision: Precision, test: Score | None = None) -> tuple[bytes, tuple[str, ...]]:
@@ -105,26 +106,26 @@ def _gated(checkpoint: Checkpoint, precision: Precision, test: Score | None = No
     return model.SerializeToString(deterministic=True), tuple(node.op_type for node in model.graph.node)
 
 
-def _speed(int8: OrtRunner, fp32: OrtRunner, image: Pixels) -> Ratio:
+def _speed(reduced: OrtRunner, fp32: OrtRunner, image: Pixels) -> Ratio:
     calls: dict[str, Callable[[], object]] = {
-        "int8": partial(int8.logits, image),
+        "reduced": partial(reduced.logits, image),
         "fp32": partial(fp32.logits, image),
     }
     counts = calls_for_budget(calls, budget_s=TIMING_S, n_rounds=N_ROUNDS)
     rounds = measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=20)
-    return median_ratio(rounds["int8"], rounds["fp32"])
+    return median_ratio(rounds["reduced"], rounds["fp32"])
 
 
-def _refuse_a_bad_bargain(target: Path, report: Quantization) -> None:
+def _refuse_a_bad_bargain(target: Path, bargain: Bargain) -> None:
     fix = "give --force to keep it, or ship fp32"
-    if report.loss > MAX_INT8_LOSS:
+    if bargain.loss > MAX_LOSS:
         raise ParityError(
-            f"{target} was not written: int8 costs accuracy",
-            found=f"{report.int8} instead of {report.fp32}, McNemar p = {report.mcnemar.p_value:.2g}",
-            expected=f"at most {100 * MAX_INT8_LOSS:g} points less", fix=fix,
+            f"{target} was not written: {bargain.precision} costs accuracy",
+            found=f"{bargain.reduced} instead of {bargain.fp32}, McNemar p = {bargain.mcnemar.p_value:.2g}",
+            expected=f"at most {100 * MAX_LOSS:g} points less", fix=fix,
         )  # fmt: skip
-    if report.speed.value >= 1:
+    if bargain.precision == "int8" and bargain.speed.value >= 1:
         raise ParityError(
             f"{target} was not written: int8 is not faster on this machine",
-            found=f"{report.speed.value:.2f} times the time of fp32 at batch 1", expected="less than 1", fix=fix,
+            found=f"{bargain.speed.value:.2f} times the time of fp32 at batch 1", expected="less than 1", fix=fix,
         )  # fmt: skip

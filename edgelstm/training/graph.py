@@ -24,14 +24,17 @@ Array = npt.NDArray[np.float32]
 
 
 def build_model(checkpoint: Checkpoint, precision: Precision = "fp32", test: Score | None = None) -> onnx.ModelProto:
-    """The ONNX model of a checkpoint, the same bytes every time; ``test`` is int8's own score.
+    """The ONNX model of a checkpoint, the same bytes every time; ``test`` is the own score of int8 or fp16.
 
-    Cast, (Reshape), Transpose, one LSTM per layer with a Squeeze behind each, Gemm. The pixels' scale
-    is folded into the first layer's input weights; initial states are left out, which means zeros.
+    Cast, (Reshape), Transpose, one LSTM per layer with a Squeeze behind each, Gemm, and in fp16 a Cast of
+    the logits. The pixels' scale is folded into the first layer's input weights; initial states are left
+    out, which means zeros.
     """
     config = checkpoint.config
+    half = precision == "fp16"
     weights = numpy_weights(checkpoint.weights)
-    nodes = [helper.make_node("Cast", [INPUT_NAME], ["floats"], name="cast", to=TensorProto.FLOAT)]
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    nodes = [helper.make_node("Cast", [INPUT_NAME], ["floats"], name="cast", to=kind)]
     tensors: dict[str, npt.NDArray[np.generic]] = {}
     value = "floats"
     if config.rows_per_step > 1:
@@ -61,7 +64,11 @@ def build_model(checkpoint: Checkpoint, precision: Precision = "fp32", test: Sco
         value = f"{name}.last" if last else f"{name}.sequence"
         nodes.append(helper.make_node("Squeeze", [outputs[-1], axis], [value], name=f"{name}_squeeze"))
     tensors |= {"head.weight": weights["head.weight"], "head.bias": weights["head.bias"]}
-    nodes.append(helper.make_node("Gemm", [value, "head.weight", "head.bias"], [OUTPUT_NAME], name="head", transB=1))
+    result = "half_logits" if half else OUTPUT_NAME
+    nodes.append(helper.make_node("Gemm", [value, "head.weight", "head.bias"], [result], name="head", transB=1))
+    if half:
+        nodes.append(helper.make_node("Cast", [result], [OUTPUT_NAME], name="widen", to=TensorProto.FLOAT))
+        tensors = {name: _in_half(array) for name, array in tensors.items()}
     graph = helper.make_graph(
         nodes, "edgelstm",
         [helper.make_tensor_value_info(INPUT_NAME, TensorProto.UINT8, [BATCH_AXIS, config.rows, config.cols])],
@@ -74,6 +81,11 @@ def build_model(checkpoint: Checkpoint, precision: Precision = "fp32", test: Sco
     )  # fmt: skip
     helper.set_model_props(model, contract_of(checkpoint, precision, test).to_metadata())
     return model
+
+
+def _in_half(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """float32 weights rounded to float16; integers as they are."""
+    return array.astype(np.float16) if array.dtype == np.float32 else array
 
 
 def _quantized_lstm(
@@ -142,12 +154,14 @@ def check_graph(model: onnx.ModelProto, config: ModelConfig, precision: Precisio
     reshape = ["Reshape"] if config.rows_per_step > 1 else []
     operator = quantize.OPERATOR if precision == "int8" else "LSTM"
     layers = [operator, "Squeeze"] * config.n_layers
+    widen = ["Cast"] if precision == "fp16" else []
     graph = model.graph
     opsets = [(opset.domain, opset.version) for opset in model.opset_import]
     initializers = {tensor.name for tensor in graph.initializer}
     lstm_inputs = {name for node in graph.node if node.op_type == operator for name in node.input[1:] if name}
     checks: list[tuple[str, object, object]] = [
-        ("operators", [node.op_type for node in graph.node], ["Cast", *reshape, "Transpose", *layers, "Gemm"]),
+        ("operators", [node.op_type for node in graph.node], ["Cast", *reshape, "Transpose", *layers, "Gemm", *widen]),
+        ("weight types", sorted({t.data_type for t in graph.initializer}), _weight_types(precision)),
         ("opsets", opsets, [(opset.domain, opset.version) for opset in _opsets(precision)]),
         ("LSTM weights that are not initializers", sorted(lstm_inputs - initializers), []),
         ("input", _signature(graph.input), [(INPUT_NAME, TensorProto.UINT8, [BATCH_AXIS, config.rows, config.cols])]),
@@ -158,6 +172,16 @@ def check_graph(model: onnx.ModelProto, config: ModelConfig, precision: Precisio
     for what, found, expected in checks:
         if found != expected:
             raise ModelError(f"the exported graph breaks the contract in its {what}", found=found, expected=expected)
+
+
+def _weight_types(precision: Precision) -> list[int]:
+    """ONNX's numbers of the types that the initializers have: weights, and the axes and shapes of the graph."""
+    weights = {
+        "fp32": [TensorProto.FLOAT],
+        "fp16": [TensorProto.FLOAT16],
+        "int8": [TensorProto.INT8, TensorProto.FLOAT],  # biases, scales and the linear layer stay float32
+    }
+    return sorted([*weights[precision], TensorProto.INT64])
 
 
 def probe_pixels(config: ModelConfig, n: int = 256) -> npt.NDArray[np.uint8]:
