@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
-from edgelstm.config import DEFAULT_MODEL, DEFAULT_RECIPE, FAMILY, RECIPES, RUNS_DIR, ModelConfig
+from edgelstm.config import DEFAULT_MODEL, DEFAULT_RECIPE, FAMILY, RECIPES, RUNS_DIR, ModelConfig, recipe_for
 from edgelstm.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
     type=click.Choice([*RECIPES]),
     default=DEFAULT_RECIPE,
     show_default=True,
-    help="tutorial: the classic exercise. fast: about a minute. best: the shipped models. teacher: what taught them.",
+    help="tutorial: the classic exercise. fast: about a minute. best: the shipped models.",
 )
 @click.option("--hidden-size", type=click.IntRange(1, 1024), help="LSTM units.  [default: the model's]")
 @click.option(
@@ -97,7 +97,7 @@ def command(
         plan, events = run.resume_run(folder, data_folder, device, teachers=teachers)
         _check_same_run(ctx, folder, plan)
     else:
-        train = dataclasses.replace(RECIPES[recipe], seed=seed, threads=threads, bf16=bf16)
+        train = dataclasses.replace(recipe_for(model, recipe), seed=seed, threads=threads, bf16=bf16)
         if epochs:
             train = dataclasses.replace(train, epochs=epochs, n_samples=None)
         plan = run.RunPlan(model, _config(model, hidden_size, rows_per_step, n_layers), train)
