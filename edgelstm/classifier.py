@@ -7,16 +7,18 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from edgelstm.calibration import probabilities
 from edgelstm.config import DEFAULT_MODEL
-from edgelstm.contract import Logits, Pixels
+from edgelstm.contract import Pixels
 from edgelstm.errors import EdgeLstmError, ModelError
 from edgelstm.picture import read_picture
 from edgelstm.runtime import OrtRunner, Provider, SessionSettings
 
 Source = str | os.PathLike[str] | bytes
 """A picture file's path, or the file's content."""
+LOW_CONFIDENCE = 0.7
+"""Below, an answer gets a note: of such answers about every third is wrong or more."""
 CHUNK = 64
 """Pictures that are read before the model runs once on all of them."""
 
@@ -28,11 +30,11 @@ class Prediction:
     image: str
     """The picture's name."""
     digit: int | None
-    """Index of the class; None if there is an error."""
+    """Index of the class; None if there is an error, no ink, or less confidence than was asked for."""
     label: str | None
-    """Name of the class."""
+    """Name of the class; None where ``digit`` is."""
     confidence: float | None
-    """Softmax probability of the class, 0 to 1."""
+    """Probability of the most probable class, 0 to 1, by the model's temperature; None if nothing was read."""
     top: tuple[tuple[str, float], ...] = ()
     """The most probable classes with their probabilities."""
     note: str | None = None
@@ -40,6 +42,11 @@ class Prediction:
     error: str | None = None
     pixels: Pixels | None = None
     """(rows, cols) uint8, what the model was shown."""
+
+    @property
+    def abstained(self) -> bool:
+        """Whether the picture was read and still got no digit: nothing in it, or too little confidence."""
+        return self.digit is None and self.error is None
 
     def to_json(self) -> dict[str, Any]:
         """The values for JSON: all but the pixels, with class indices in ``top`` where names are digits."""
@@ -91,7 +98,8 @@ class Classifier:
     """Reads pictures with an exported model.
 
     ``model`` is an ONNX file, a run folder or a shipped model's name; ``provider`` is ``auto``,
-    ``cpu`` or ``cuda``. Raises ModelError or ProviderError if it cannot be set up.
+    ``cpu`` or ``cuda``. An answer less probable than ``min_confidence``, 0 to 1, is no answer: its digit is
+    None. Raises ModelError or ProviderError if it cannot be set up.
     """
 
     def __init__(
@@ -101,10 +109,14 @@ class Classifier:
         provider: Provider = "auto",
         settings: SessionSettings = SessionSettings(),
         top: int = 3,
+        min_confidence: float = 0.0,
     ) -> None:
+        if not 0 <= min_confidence <= 1:
+            raise ValueError(f"min_confidence: found {min_confidence}, expected 0 to 1")
         self.runner = OrtRunner(model, provider=provider, settings=settings)
         self._config = self.runner.contract.config
         self._top = min(top, self._config.n_classes)
+        self._min_confidence = min_confidence
 
     def classify(self, picture: Source) -> Prediction:
         """Read one picture. Raises PictureError if it cannot be read as one."""
@@ -129,27 +141,31 @@ class Classifier:
                 f"{self.runner.source} gives logits that are not numbers",
                 fix="its weights are damaged: export the checkpoint again",
             )
-        shares = probabilities(logits)
+        shares = probabilities(logits, self.runner.contract.temperature)
         order = np.argsort(-shares, axis=1, kind="stable")[:, : max(1, self._top)]
         # as Python's own numbers in one go: a NumPy scalar at a time costs more than the model does
         best = iter(zip(order.tolist(), np.take_along_axis(shares, order, 1).tolist(), batch.pixels, strict=True))
-        classes = self._config.class_names
         predictions = []
         for name, note, error in zip(batch.names, batch.notes, batch.errors, strict=True):
             if error is not None:
                 predictions.append(Prediction(name, None, None, None, error=error))
-                continue
-            digits, values, pixels = next(best)
-            top = tuple((classes[i], round(share, 4)) for i, share in zip(digits, values, strict=True))
-            predictions.append(Prediction(name, digits[0], *top[0], top[: self._top], note, pixels=pixels))
+            else:
+                predictions.append(self._prediction(name, note, *next(best)))
         return predictions
 
-
-def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
-    """Softmax: (B, classes) logits -> (B, classes) probabilities that sum to 1."""
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    shares: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return shares
+    def _prediction(
+        self, name: str, note: str | None, digits: list[int], values: list[float], pixels: Pixels
+    ) -> Prediction:
+        if not pixels.any():  # what a model makes of nothing says nothing
+            return Prediction(name, None, None, None, note=note, pixels=pixels)
+        classes = self._config.class_names
+        top = tuple((classes[i], round(share, 4)) for i, share in zip(digits, values, strict=True))
+        label, confidence = top[0]
+        if confidence < max(LOW_CONFIDENCE, self._min_confidence):
+            note = "; ".join(filter(None, (note, "low confidence")))
+        sure = confidence >= self._min_confidence
+        digit, name_of_digit = (digits[0], label) if sure else (None, None)
+        return Prediction(name, digit, name_of_digit, confidence, top[: self._top], note, pixels=pixels)
 
 
 def _name(picture: Source) -> str:

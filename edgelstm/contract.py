@@ -83,6 +83,8 @@ class ModelContract:
     test: Score | None = None
     versions: dict[str, str] = field(default_factory=dict)
     """Library versions that trained and exported it."""
+    temperature: float = 1.0
+    """What logits are divided by before softmax, so that confidence means what it says; 1 is not written down."""
     version: int = CONTRACT_VERSION
 
     def __post_init__(self) -> None:
@@ -94,10 +96,13 @@ class ModelContract:
             raise ValueError(f"precision: found {self.precision!r}, expected fp32, fp16 or int8")
         if self.seed is not None and type(self.seed) is not int:
             raise ValueError(f"seed: found {self.seed!r}, expected a whole number")
+        check_temperature(self.temperature)
 
     def to_metadata(self) -> dict[str, str]:
         """String keys and values for ONNX ``metadata_props``, sorted: equal contracts, equal bytes."""
         values = asdict(self)
+        if self.temperature == 1:  # as in files from before there was one
+            del values["temperature"]
         return {_PREFIX + key: json.dumps(values[key], sort_keys=True) for key in sorted(values)}
 
     @classmethod
@@ -133,6 +138,12 @@ class ModelContract:
                 expected=f"the metadata of contract version {CONTRACT_VERSION}",
                 fix="export the checkpoint again",
             ) from error
+
+
+def check_temperature(temperature: object) -> None:
+    """Raise ValueError unless it is a float that logits can be divided by."""
+    if type(temperature) is not float or not 0.01 <= temperature <= 100:
+        raise ValueError(f"temperature: found {temperature!r}, expected a number from 0.01 to 100")
 
 
 def in_batches(runner: Runner, pixels: Pixels, batch_size: int) -> Logits:

@@ -22,13 +22,16 @@ BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "tensorb
 # Which of our modules each module may import, and which packages besides the standard library.
 # *: inside functions only.
 LEVEL_0 = {"errors", "config", "contract", "files"}
-PICTURE = {f"picture/{part}" for part in ("__init__", "decoding", "digit", "ink", "blobs", "strokes")}
-LEVEL_1 = {"data", "figure", "memory", "parity", "timing", "reference", "states", "weights"} | PICTURE
-LEVEL_2 = {"runtime", "roofline", "bench", "report", "classifier", "curves", "doctor", "explain", "plot"}
+PICTURE = {f"picture/{part}" for part in ("__init__", "decoding", "digit", "ink", "blobs", "sheet", "strokes")}
+LEVEL_1 = {"calibration", "data", "figure", "memory", "parity", "timing", "reference", "states", "weights"} | PICTURE
+LEVEL_2 = {
+    "runtime", "roofline", "bench", "report", "classifier", "contact_sheet", "curves", "doctor", "explain", "plot",
+}  # fmt: skip
 PACKAGES = {
     "contract": {"numpy"},
     "data": {"numpy", "*torchvision"},
     **{part: {"numpy", "PIL"} for part in PICTURE},
+    "calibration": {"numpy"},
     "parity": {"numpy"},
     "timing": {"numpy"},
     "reference": {"numpy", "*onnx"},
@@ -41,6 +44,7 @@ PACKAGES = {
     "curves": {"numpy", "*matplotlib"},
     "figure": {"*matplotlib"},
     "classifier": {"numpy"},
+    "contact_sheet": {"numpy", "PIL"},
     "doctor": {"numpy"},
 }
 TRAINING_PACKAGES = {"numpy", "torch", "torchvision", "onnx", "safetensors"}

@@ -9,6 +9,7 @@ import pytest
 import safetensors
 import torch
 
+from edgelstm.calibration import fit_temperature
 from edgelstm.config import AugmentConfig, ModelConfig, TrainConfig
 from edgelstm.contract import Score
 from edgelstm.data import FILES
@@ -133,6 +134,14 @@ def test_the_validation_digits_are_the_last_ones(whole_run, sample):
     with torch.inference_mode():
         found = load_checkpoint(folder).model()(torch.from_numpy(sample.images[800:].copy())).argmax(1).numpy()
     assert Score(int((found == sample.labels[800:]).sum()), 200) == events[-1].validation
+
+
+def test_the_temperature_is_fitted_to_the_validation_digits(whole_run, sample):
+    checkpoint = load_checkpoint(whole_run[0])
+    with torch.inference_mode():
+        logits = checkpoint.model()(torch.from_numpy(sample.images[800:].copy())).numpy()
+    assert pytest.approx(fit_temperature(logits, sample.labels[800:]), rel=1e-3) == checkpoint.temperature
+    assert checkpoint.temperature != 1
 
 
 def test_the_exported_weights_are_the_averaged_ones(whole_run):

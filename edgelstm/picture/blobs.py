@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.picture.ink import slope_votes
-
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+
+
+MAX_CONTACT = 0.5
+"""What touches the picture's edge with more than this share of its longer side is a shadow or a desk."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,18 @@ def label(mask: Mask) -> Blobs:
     return Blobs(labels, area, top, bottom, left, right)
 
 
-def choose(blobs: Blobs, ink: Floats) -> tuple[Ints | None, str | None]:
-    """The pieces that make up the digit, and a note if there is another object."""
+def choose(blobs: Blobs, votes: Floats, faint: bool = False) -> tuple[Ints | None, str | None]:
+    """The pieces that make up the digit, and a note if there is another object.
+
+    ``votes`` (H-2, W-2) is how far each inner pixel is an edge, as ``slope_votes`` says. ``faint``: the
+    ground is hardly paler than the ink, so that one piece among many is grain and no digit.
+    """
     if not len(blobs):
         return None, None
     flat = blobs.labels.ravel()
     inside = flat >= 0
     mask = blobs.labels >= 0
     n = len(blobs)
-    votes = slope_votes(ink)
-    if votes is None:
-        return None, None
     weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n)
     border = np.concatenate([blobs.labels[0], blobs.labels[-1], blobs.labels[:, 0], blobs.labels[:, -1]])
     contact = np.bincount(border[border >= 0], minlength=n) / blobs.extent
@@ -92,7 +95,10 @@ def choose(blobs: Blobs, ink: Floats) -> tuple[Ints | None, str | None]:
     rim_pixels = mask & ~(solid[:-2, 1:-1] & solid[2:, 1:-1] & solid[1:-1, :-2] & solid[1:-1, 2:])
     thick = 2 * blobs.area / np.bincount(flat[inside], rim_pixels.ravel()[inside], n)
     score = weight / (1 + (3 * contact) ** 2) / (1 + (2.5 * thick / blobs.extent) ** 4)
+    score[contact > MAX_CONTACT] = 0
     main = int(score.argmax())
+    if not score[main]:
+        return None, None
     size = blobs.extent[main]
     if size < 4:
         return None, None
@@ -119,6 +125,8 @@ def choose(blobs: Blobs, ink: Floats) -> tuple[Ints | None, str | None]:
                 group[i] = True
         elif score[i] > 0.3 * score[main]:
             rivals += 1
+    if faint and weight[group].sum() < 0.5 * weight[contact <= MAX_CONTACT].sum():
+        return None, None
     members = np.flatnonzero(group)
     members = np.append(main, members[members != main])
     return members, "more than one object: read the largest" if rivals else None
@@ -180,6 +188,8 @@ def _without_rules(mask: Mask) -> Mask:
         level = y - np.rint(slope * (x - width / 2)).astype(np.int64) + height
         counts = np.bincount(level, minlength=3 * height)
         peaks = np.flatnonzero(counts[:-1] + counts[1:] > 0.5 * width)
+        if len(peaks) > height // 2:  # not lines but grain
+            return mask
         for peak in peaks:
             on = np.flatnonzero((level >= peak - 1) & (level <= peak + 2))
             columns = np.bincount(x[on], minlength=width) > 0

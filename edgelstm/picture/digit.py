@@ -7,7 +7,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgelstm.picture.blobs import choose, grown, label, sheet_of, without_lines
-from edgelstm.picture.ink import blurred, grey_from, ink_from, ink_is_dark, ink_on_even_ground, median, threshold
+from edgelstm.picture.ink import (
+    blurred,
+    even_ground,
+    grey_from,
+    ink_from,
+    ink_is_dark,
+    ink_on_even_ground,
+    median,
+    slope_votes,
+    threshold,
+)
+from edgelstm.picture.sheet import sheet_only
 from edgelstm.picture.strokes import BOX_SHARE, drawn, stroke_width
 
 Bytes = npt.NDArray[np.uint8]
@@ -15,6 +26,9 @@ Floats = npt.NDArray[np.float32]
 
 WORK_PX = 320
 """Longest side at which ink is looked for."""
+
+FAINT = 3.5
+"""Ink that is not so many times darker than its ground may be grain."""
 
 
 @dataclass(frozen=True)
@@ -72,46 +86,77 @@ def _is_ready(picture: Bytes) -> bool:
 def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
     """The digit's ink, cropped: (h, w) float32, above 0.5 inside the strokes; and a note. None: no ink."""
     grey = grey_from(_reduce(picture, WORK_PX))
-    scale = max(picture.shape[:2]) / max(grey.shape)
-    pasted = _pasted(grey) if depth < 2 else None
-    if pasted is not None:
-        y0, y1, x0, x1 = (round(n * scale) for n in pasted)
-        return _find(picture[y0:y1, x0:x1], depth + 1)
-    ink = ink_on_even_ground(grey)
-    if ink is None:
-        ink = ink_from(grey, ink_is_dark(grey))
-    level = threshold(ink)
-    if level is None:
+    if depth < 2:
+        within = _within(picture, grey)
+        if within is not None:
+            return _find(within, depth + 1)
+    inked = _inked(grey)
+    if inked is None:
         return None
-    if stroke_width(ink > level, reach=6) < 2.5:  # hairlines: even out where they fall between pixels
-        ink = blurred(ink)
-        level = threshold(ink) or level
+    ink, votes, level = inked
     mask = (ink > level) & without_lines(ink > 0.6 * level)
-    blobs = label(grown(mask))  # a pixel or two between two pieces of a stroke is no gap
-    chosen, note = choose(blobs, ink)
+    thick = grown(mask)
+    blobs = label(thick)  # a pixel or two between two pieces of a stroke is no gap
+    ground = ink[~thick]
+    chosen, note = choose(blobs, votes, faint=bool(len(ground)) and level < FAINT * float(ground.mean()))
     if chosen is None:
         return None
     inside = sheet_of(blobs, int(chosen[0]), mask) if depth < 2 else None
     if inside is not None:
-        y0, y1, x0, x1 = (round(n * scale) for n in inside)
-        found = _find(picture[y0:y1, x0:x1], depth + 1)
+        found = _find(_cut(picture, grey, inside), depth + 1)
         if found is not None:
             return found
-    keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels] & grown(mask)
     top, bottom = int(blobs.top[chosen].min()), int(blobs.bottom[chosen].max())
     left, right = int(blobs.left[chosen].min()), int(blobs.right[chosen].max())
     extent = max(bottom - top, right - left)
-    if depth == 0 and extent < 100 and scale > 1.5:  # small in a large picture: look closer
+    if depth == 0 and extent < 100 and max(picture.shape[:2]) > 1.5 * max(grey.shape):  # small: look closer
         margin = 0.6 * extent
-        y0, y1 = max(0, int((top - margin) * scale)), int((bottom + margin) * scale)
-        x0, x1 = max(0, int((left - margin) * scale)), int((right + margin) * scale)
-        closer = _find(picture[y0:y1, x0:x1], depth + 1)
+        closer = _find(_cut(picture, grey, (top - margin, bottom + margin, left - margin, right + margin)), depth + 1)
         if closer is not None:
             return closer[0], note
     box = (slice(top, bottom), slice(left, right))
-    level = threshold(ink[box]) or level
-    crop = np.where(grown(keep[box]), ink[box], 0) * np.float32(0.5 / level)
+    keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels[box]]
+    level = threshold(ink[box], slope_votes(ink[box])) or level
+    crop = np.where(grown(keep), ink[box], 0) * np.float32(0.5 / level)
     return crop, note
+
+
+def _within(picture: Bytes, grey: Floats) -> Bytes | None:
+    """What of the picture is the sheet, if that is not all; ``grey`` is its smaller copy."""
+    pasted = _pasted(grey)
+    if pasted is not None:
+        return _cut(picture, grey, pasted)
+    return sheet_only(picture, grey) if even_ground(grey) is None else None
+
+
+def _cut(picture: Bytes, grey: Floats, box: tuple[float, float, float, float]) -> Bytes:
+    """Top, bottom, left, right in ``grey``, a smaller copy, as a part of the picture."""
+    scale = max(picture.shape[:2]) / max(grey.shape)
+    y0, y1, x0, x1 = (max(0, round(n * scale)) for n in box)
+    return picture[y0:y1, x0:x1]
+
+
+def _inked(grey: Floats) -> tuple[Floats, Floats, float] | None:
+    """How much ink covers each pixel, how far each is an edge, and the level of the edges; None: no ink."""
+    ink = ink_on_even_ground(grey)
+    if ink is None:
+        ink = ink_from(grey, ink_is_dark(grey))
+    votes = slope_votes(ink)
+    if votes is None and float(ink.max()) > 0.5:  # all edges, as the dots of a fax: blur them together
+        for _ in range(4):
+            grey = blurred(grey)
+        ink = ink_from(grey, ink_is_dark(grey))
+        votes = slope_votes(ink)
+    level = threshold(ink, votes)
+    if votes is None or level is None:
+        return None
+    if stroke_width(ink > level) < 2.5:  # hairlines: even out where they fall between pixels
+        softer = blurred(ink)
+        soft_votes = slope_votes(softer)
+        soft_level = threshold(softer, soft_votes)
+        if soft_votes is not None and soft_level is not None:
+            return softer, soft_votes, soft_level
+    return ink, votes, level
 
 
 def _pasted(grey: Floats) -> tuple[int, int, int, int] | None:

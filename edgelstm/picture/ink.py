@@ -12,6 +12,8 @@ Floats = npt.NDArray[np.float32]
 
 EVEN_SHARE = 0.6
 """Paper never has one value over so much of a picture; a drawing's canvas does."""
+GROUND_PX = 160
+"""Longest side of the copy in which paper is told from ink."""
 MIN_CONTRAST = 0.04
 """Ink fainter than this share of the paper's brightness is not ink."""
 
@@ -49,32 +51,41 @@ def _extreme(values: Floats, size: int, highest: bool) -> Floats:
     """Running maximum (or minimum) over squares of odd side ``size``; the edge is repeated outwards."""
     pick = np.maximum if highest else np.minimum
     half = size // 2
-    for axis in (0, 1):
-        padded = np.pad(values, [(half, half) if a == axis else (0, 0) for a in (0, 1)], mode="edge")
-        window, n = 1, padded.shape[axis]
+    for _ in (0, 1):
+        n = len(values) + 2 * half
+        window, padded = 1, np.empty((n, values.shape[1]), np.float32)
+        padded[:half], padded[half : n - half], padded[n - half :] = values[0], values, values[-1]
         while window < size:  # doubling: a window of 2k is the pick of two windows of k
             step = min(window, size - window)
-            n -= step
-            first, second = [slice(None)] * 2, [slice(None)] * 2
-            first[axis], second[axis] = slice(0, n), slice(step, step + n)
-            padded = pick(padded[tuple(first)], padded[tuple(second)])
+            padded = pick(padded[: len(padded) - step], padded[step:])
             window += step
-        values = padded
+        values = np.ascontiguousarray(padded.T)
     return values
 
 
-def _ground(grey: Floats, share: float, dark: bool) -> Floats:
-    """The paper without its ink: closing (dark ink) or opening (light ink) of a small copy."""
+def _small(grey: Floats) -> Floats:
+    """A copy of at most GROUND_PX, averaged."""
     height, width = grey.shape
-    scale = max(1.0, max(height, width) / 160)
+    scale = max(height, width) / GROUND_PX
+    if scale <= 1:
+        return grey
     size = (max(1, round(width / scale)), max(1, round(height / scale)))
-    small = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BOX))
-    window = 2 * int(share * min(small.shape) / 2) + 1
-    window = max(window, 3)
-    ground = _extreme(_extreme(small, window, highest=dark), window, highest=not dark)
-    if scale == 1:
-        return ground
-    return np.asarray(Image.fromarray(ground).resize((width, height), Image.Resampling.BILINEAR))
+    return np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BOX))
+
+
+def _ground(small: Floats, share: float, dark: bool) -> Floats:
+    """The paper without its ink: closing (dark ink) or opening (light ink) of a small copy."""
+    window = max(2 * int(share * min(small.shape) / 2) + 1, 3)
+    return _extreme(_extreme(small, window, highest=dark), window, highest=not dark)
+
+
+def _contrast(grey: Floats, small: Floats, share: float, dark: bool) -> Floats:
+    """How far each pixel is from the paper behind it."""
+    ground = _ground(small, share, dark)
+    if small is not grey:
+        size = (grey.shape[1], grey.shape[0])
+        ground = np.asarray(Image.fromarray(ground).resize(size, Image.Resampling.BILINEAR))
+    return np.asarray(np.abs(ground - grey), np.float32)
 
 
 @lru_cache(maxsize=4)
@@ -109,13 +120,19 @@ def _quadratic(y: Floats, x: Floats) -> tuple[Floats, ...]:
     return np.ones_like(x), x, y, x * x, x * y, y * y
 
 
+def even_ground(grey: Floats) -> int | None:
+    """The one grey value of a drawing's ground; None for other pictures."""
+    counts = np.bincount(np.rint(grey).astype(np.uint8).ravel(), minlength=256)
+    ground = int(counts.argmax())
+    return ground if counts[ground] >= EVEN_SHARE * grey.size else None
+
+
 def ink_on_even_ground(grey: Floats) -> Floats | None:
     """How much ink covers each pixel of a drawing, whose ground is one exact value; None for other pictures."""
-    counts = np.bincount(np.rint(grey).astype(np.int64).ravel(), minlength=256)
-    ground = int(counts.argmax())
-    if counts[ground] < EVEN_SHARE * grey.size:
+    ground = even_ground(grey)
+    if ground is None:
         return None
-    away = grey - ground
+    away = grey - np.float32(ground)
     darker, lighter = np.maximum(-away, 0), np.maximum(away, 0)
     weight = _centre_weight((grey.shape[0], grey.shape[1]))
     if float((weight * darker * darker).sum()) >= float((weight * lighter * lighter).sum()):
@@ -125,13 +142,14 @@ def ink_on_even_ground(grey: Floats) -> Floats | None:
 
 def ink_is_dark(grey: Floats) -> bool:
     """Whether the things in the picture are darker than the majority, and than what is around them."""
+    grey = _small(grey)
     weight = _centre_weight((grey.shape[0], grey.shape[1]))
     away = grey - _surface(grey)
     darker, lighter = np.maximum(-away, 0), np.maximum(away, 0)
     balance = 0.0
-    for share, trust in ((0.06, 4), (0.12, 2), (0.3, 1)):  # thin things say more than wide ones
-        dark = np.clip(_ground(grey, share, dark=True) - grey, 0, darker)
-        light = np.clip(grey - _ground(grey, share, dark=False), 0, lighter)
+    for share, trust in ((0.06, 8), (0.12, 2), (0.3, 1)):  # thin things say more than wide ones
+        dark = np.minimum(_ground(grey, share, dark=True) - grey, darker)
+        light = np.minimum(grey - _ground(grey, share, dark=False), lighter)
         balance += trust * float((weight * (dark * dark - light * light)).sum())
     return balance >= 0
 
@@ -142,14 +160,15 @@ def ink_from(grey: Floats, dark: bool) -> Floats:
     The ground is looked for under wide strokes only if there are any: under narrow ones it keeps to
     the edges of shadows and folds.
     """
-    wide = np.abs(_ground(grey, 0.35, dark) - grey)
-    narrow = np.abs(_ground(grey, 0.08, dark) - grey)
+    small = _small(grey)
+    wide = _contrast(grey, small, 0.35, dark)
+    narrow = _contrast(grey, small, 0.08, dark)
     votes = slope_votes(grey)
     inner = (slice(1, -1), slice(1, -1))
     if votes is not None:
         votes = np.where(_centre_weight((grey.shape[0], grey.shape[1]))[inner] > 0.6, votes, 0)
-    if votes is not None and float((votes * narrow[inner]).sum()) > 0.85 * float((votes * wide[inner]).sum()):
-        wide = np.abs(_ground(grey, 0.16, dark) - grey)
+    if votes is not None and float((votes * narrow[inner]).sum()) > 0.7 * float((votes * wide[inner]).sum()):
+        wide = _contrast(grey, small, 0.12, dark)
     if dark:  # ink takes a share of the light, in the sun as in the shadow
         return np.asarray(wide / np.maximum(grey + wide, 32), np.float32)
     return np.asarray(wide / 255, np.float32)
@@ -167,13 +186,13 @@ def slope_votes(values: Floats) -> Floats | None:
     return votes if float(votes.sum()) > 0 else None
 
 
-def threshold(ink: Floats) -> float | None:
+def threshold(ink: Floats, votes: Floats | None) -> float | None:
     """The ink level halfway up the edges of strokes; None if nothing stands out of the noise.
 
     Each pixel votes with its own level, weighted by the square of its gradient (Kittler,
     Illingworth and Foeglein's robust automatic threshold selection): hairlines count as much as blots.
+    ``votes`` is what ``slope_votes`` says of the ink.
     """
-    votes = slope_votes(ink)
     if votes is None or float(ink.max()) < MIN_CONTRAST:
         return None
     return max(float((votes * ink[1:-1, 1:-1]).sum() / votes.sum()), MIN_CONTRAST / 2)

@@ -41,6 +41,8 @@ class Checkpoint:
     validation: Score | None = None
     test: Score | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    temperature: float = 1.0
+    """Fitted to the validation logits; see `edgelstm.calibration`."""
 
     def model(self) -> RowLstm:
         """A RowLstm with these weights, in evaluation mode."""
@@ -87,7 +89,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         values["config"] = model_config_from(values["config"])
         values["train"] = train_config_from(values["train"])
         checkpoint = Checkpoint(weights=tensors, **values)
-        ModelContract(checkpoint.config, checkpoint.name, versions=checkpoint.versions)  # raises if they are not text
+        ModelContract(
+            checkpoint.config, checkpoint.name, versions=checkpoint.versions, temperature=checkpoint.temperature
+        )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path} has damaged metadata",

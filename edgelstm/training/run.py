@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from edgelstm import __version__
+from edgelstm.calibration import fit_temperature
 from edgelstm.config import N_VALIDATION, ModelConfig, TrainConfig, model_config_from, train_config_from
-from edgelstm.contract import Score
+from edgelstm.contract import Score, in_batches
 from edgelstm.data import FILES, Digits, load_mnist
 from edgelstm.errors import CheckpointError, OutputError, TrainingError
 from edgelstm.files import check_writable, write_bytes
@@ -45,7 +46,7 @@ from edgelstm.training.fit import (
     new_state,
 )
 from edgelstm.training.lessons import Lessons, Teacher, check_teachers, load_teacher
-from edgelstm.training.model import RowLstm, new_model
+from edgelstm.training.model import RowLstm, TorchRunner, new_model
 
 LOG_FILE = "log.jsonl"
 BOARD_DIR = "tensorboard"
@@ -197,7 +198,9 @@ def _run(
         folder / MODEL_FILE, trained, evaluate(model, validation), evaluate(model, test),
         evaluate(model, Split(test.images[:N_FIRST], test.labels[:N_FIRST])),
     )  # fmt: skip
-    checkpoint = dataclasses.replace(checkpoint, validation=end.validation, test=end.test)
+    logits = in_batches(TorchRunner(model), digits.images[-N_VALIDATION:], 1000)
+    temperature = fit_temperature(logits, digits.labels[-N_VALIDATION:])
+    checkpoint = dataclasses.replace(checkpoint, validation=end.validation, test=end.test, temperature=temperature)
     save_checkpoint(folder / MODEL_FILE, checkpoint)
     yield end
 
