@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.classifier import Classifier, Prediction, Source, probabilities
+from edgelstm.calibration import probabilities
+from edgelstm.classifier import Classifier, Prediction, Source
 from edgelstm.config import DEFAULT_MODEL
 from edgelstm.contract import INPUT_NAME, Pixels
 from edgelstm.errors import ModelError
@@ -91,8 +92,9 @@ def explain(picture: Source, model: str | os.PathLike[str] | bytes = DEFAULT_MOD
             f"{source} cannot be explained: its answer after the last row is not its answer to the picture",
             found=f"logits that differ by {parity.max_difference:.3g}", expected="the same", fix="report this as a bug",
         )  # fmt: skip
-    config = classifier.runner.contract.config
-    return Explanation(prediction, config.class_names, config.rows_per_step, probabilities(logits))
+    contract = classifier.runner.contract
+    shares = probabilities(logits, contract.temperature)
+    return Explanation(prediction, contract.config.class_names, contract.config.rows_per_step, shares)
 
 
 def explanation_plot(explanation: Explanation, file_format: FileFormat = "png") -> bytes:

@@ -42,11 +42,11 @@ def check_operators(content: bytes, source: str) -> None:
     """
     n_nodes, foreign = 0, set()
     with _reading(source):
-        for field, value in _fields(memoryview(content)):
+        for field, value in fields(memoryview(content)):
             if field == _MODEL_FUNCTIONS:
                 foreign.add("a function")
             elif field == _MODEL_GRAPH and isinstance(value, memoryview):
-                for part, item in _fields(value):
+                for part, item in fields(value):
                     if part == _GRAPH_SPARSE_INITIALIZER:
                         foreign.add("a sparse weight")
                     elif part == _GRAPH_NODE and isinstance(item, memoryview):
@@ -65,7 +65,7 @@ def check_operators(content: bytes, source: str) -> None:
 
 def _operator(node: memoryview) -> tuple[str, str]:
     """Name and domain of a node's operator."""
-    found = {field: value for field, value in _fields(node) if field in (_NODE_OPERATOR, _NODE_DOMAIN)}
+    found = {field: value for field, value in fields(node) if field in (_NODE_OPERATOR, _NODE_DOMAIN)}
     texts = (found.get(field, b"") for field in (_NODE_OPERATOR, _NODE_DOMAIN))
     operator, domain = ("?" if isinstance(text, int) else bytes(text).decode("utf-8", "replace") for text in texts)
     return operator, domain

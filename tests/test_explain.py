@@ -12,7 +12,7 @@ from PIL import Image
 from edgelstm import explain as explain_module
 from edgelstm.classifier import Classifier, Prediction
 from edgelstm.cli import main
-from edgelstm.cli.infer import drawing
+from edgelstm.cli.answers import drawing
 from edgelstm.errors import ModelError, PictureError
 from edgelstm.explain import COLOURS, Explanation, explain, explanation_plot
 from edgelstm.training.graph import build_model

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelstm.cli.infer import drawing
+from edgelstm.cli.answers import drawing
 from edgelstm.cli.options import json_option, print_json, say
 from edgelstm.config import DEFAULT_MODEL
 
