@@ -15,7 +15,8 @@ class EdgeLstmError(Exception):
         if expected is not None:
             parts.append(f"expected {expected}")
         text = what + (": " + ", ".join(parts) if parts else "") + (f"; {fix}" if fix else "")
-        super().__init__(" ".join(text.split()))  # one line, whatever a library put into its message
+        text = " ".join(text.split())  # one line, whatever a library put into its message
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
         self.what = what
 
 

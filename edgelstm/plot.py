@@ -1,10 +1,9 @@
 """A bench report as a picture: latency distributions, throughput against batch, accuracy against latency."""
 
-import io
 from typing import TYPE_CHECKING
 
 from edgelstm.bench import BenchReport, BenchResult
-from edgelstm.errors import MissingDependencyError
+from edgelstm.figure import FileFormat, figure_bytes, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,13 +13,10 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 """Okabe and Ito's palette, which people with any colour vision can tell apart."""
 
 
-def bench_plot(report: BenchReport, file_format: str = "png") -> bytes:
+def bench_plot(report: BenchReport, file_format: FileFormat = "png") -> bytes:
     """The picture's bytes, ``png`` or ``svg``. Raises MissingDependencyError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "train", purpose="drawing a plot") from error
-    figure = Figure(figsize=(15, 5), layout="constrained")
+    figure = new_figure(15, 5)
+    figure.set_layout_engine("constrained")
     distribution, throughput, front = figure.subplots(1, 3)
     colours = {result.name: COLOURS[i % len(COLOURS)] for i, result in enumerate(report.results)}
     _draw_distribution(distribution, report.results, colours)
@@ -31,10 +27,7 @@ def bench_plot(report: BenchReport, file_format: str = "png") -> bytes:
     figure.suptitle(
         f"{environment.cpu}, {environment.cores} cores, {environment.gpu or 'no GPU'} - {versions}", fontsize=9
     )
-    buffer = io.BytesIO()
-    # no date in the file: the same report draws the same bytes
-    figure.savefig(buffer, format=file_format, dpi=130, metadata={"Date": None} if file_format == "svg" else None)
-    return buffer.getvalue()
+    return figure_bytes(figure, file_format)
 
 
 def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

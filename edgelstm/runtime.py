@@ -15,12 +15,12 @@ import numpy as np
 from edgelstm.config import DEFAULT_MODEL, RUNS_DIR, shipped_dir
 from edgelstm.contract import INPUT_NAME, OUTPUT_NAME, Logits, ModelContract, Pixels, check_pixels
 from edgelstm.errors import MissingDependencyError, ModelError, ProviderError
-from edgelstm.weights import check_weights
+from edgelstm.weights import check_operators, check_weights
 
 MODEL_FILE = "model.onnx"
 """The exported model of a run folder."""
-MAX_MODEL_BYTES = 128 * 2**20
-"""Larger files are refused unread; the shipped models are below 1 MB."""
+MAX_MODEL_BYTES = 32 * 2**20
+"""Larger files are refused unread: onnxruntime takes up to five times the file. The shipped models are below 1 MB."""
 MAX_BOUND_SIZES = 8
 LSTM_OPERATORS = ("LSTM", "DynamicQuantizeLSTM")
 
@@ -118,7 +118,8 @@ class OrtRunner:
     ``model`` is a path, a run folder, a shipped model's name, or the file's bytes. ``provider`` is
     ``cpu``; ``cuda``, which raises ProviderError unless every LSTM node is placed on CUDA; or
     ``auto``, CUDA if it can be had and else the CPU, with the reason in ``provider_note``. ``source`` is
-    how errors call the model, ``name`` how reports call the runner.
+    how errors call the model, ``name`` how reports call the runner. A file may hold only the operators that
+    `edgelstm export` writes; bytes may hold any.
 
     Raises ModelError if the file is damaged or does not keep the contract.
     """
@@ -136,6 +137,8 @@ class OrtRunner:
         self.source = source or ("the model" if isinstance(model, bytes) else str(find_model(model)))
         content = model if isinstance(model, bytes) else read_model(model)
         check_weights(content, self.source)
+        if not isinstance(model, bytes):  # bytes are the caller's own: verify runs what torch exports
+            check_operators(content, self.source)
         self.n_bytes = len(content)
         self._errors = onnxruntime_errors(self._ort)
         self.settings = settings
@@ -237,12 +240,19 @@ class OrtRunner:
 
     def _checked_contract(self) -> ModelContract:
         """The file's contract, held against what the session really takes and gives."""
-        metadata = self._session.get_modelmeta().custom_metadata_map
+        try:
+            metadata = self._session.get_modelmeta().custom_metadata_map
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        except UnicodeDecodeError as error:
+            raise ModelError(
+                f"{self.source} has a damaged model contract", found="metadata that is no text", expected="UTF-8",
+                fix="export the checkpoint again",
+            ) from error  # fmt: skip
         contract = ModelContract.from_metadata(metadata, self.source)
         config = contract.config
         for what, values, expected in (
-            ("input", self._session.get_inputs(), (INPUT_NAME, "tensor(uint8)", [config.rows, config.cols])),
-            ("output", self._session.get_outputs(), (OUTPUT_NAME, "tensor(float)", [config.n_classes])),
+            ("input", inputs, (INPUT_NAME, "tensor(uint8)", [config.rows, config.cols])),
+            ("output", outputs, (OUTPUT_NAME, "tensor(float)", [config.n_classes])),
         ):
             found = [(value.name, value.type, value.shape[1:]) for value in values]
             batched = all(value.shape and not isinstance(value.shape[0], int) for value in values)

@@ -1,6 +1,7 @@
-"""Read the weights of an ONNX file without onnx: just enough of protobuf to check them before they run."""
+"""Check an ONNX file before it runs, without onnx: just enough of protobuf for its weights and operators."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,17 @@ import numpy as np
 from edgelstm.errors import ModelError
 
 # Field numbers of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-_MODEL_GRAPH = 7
-_GRAPH_INITIALIZER = 5
+_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE_INITIALIZER = 1, 5, 15
+_NODE_OPERATOR, _NODE_DOMAIN = 4, 7
 _TENSOR_DTYPE, _TENSOR_FLOATS, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_LOCATION = 2, 4, 8, 9, 14
 _FLOAT_DTYPES: dict[int, "np.dtype[Any]"] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+OPERATORS = frozenset({"Cast", "Reshape", "Transpose", "LSTM", "DynamicQuantizeLSTM", "Squeeze", "Gemm"})
+"""What an exported graph is made of. None of them loops, or makes more out of less."""
+DOMAINS = ("", "ai.onnx", "com.microsoft")
+MAX_NODES = 100
 
 
 @dataclass(frozen=True)
@@ -27,19 +34,64 @@ class Weight:
     """None of its values is NaN or infinite."""
 
 
+def check_operators(content: bytes, source: str) -> None:
+    """Raise ModelError unless the graph is made of few nodes, all of OPERATORS.
+
+    Others are not slower or wrong but may be hostile: a loop that never ends, or a shape that takes all
+    memory while the session is made, which no limit of onnxruntime prevents.
+    """
+    n_nodes, foreign = 0, set()
+    with _reading(source):
+        for field, value in fields(memoryview(content)):
+            if field == _MODEL_FUNCTIONS:
+                foreign.add("a function")
+            elif field == _MODEL_GRAPH and isinstance(value, memoryview):
+                for part, item in fields(value):
+                    if part == _GRAPH_SPARSE_INITIALIZER:
+                        foreign.add("a sparse weight")
+                    elif part == _GRAPH_NODE and isinstance(item, memoryview):
+                        n_nodes += 1
+                        operator, domain = _operator(item)
+                        if operator not in OPERATORS or domain not in DOMAINS:
+                            foreign.add(ascii(f"{domain}.{operator}"[-60:] if domain else operator[:60]))
+    if foreign or n_nodes > MAX_NODES:
+        raise ModelError(
+            f"{source} is no graph that this program runs",
+            found=", ".join(sorted(foreign)[:5]) or f"{n_nodes:,} nodes",
+            expected=f"at most {MAX_NODES} nodes of {', '.join(sorted(OPERATORS))}",
+            fix="export the checkpoint with `edgelstm export`",
+        )
+
+
+def _operator(node: memoryview) -> tuple[str, str]:
+    """Name and domain of a node's operator."""
+    found = {field: value for field, value in fields(node) if field in (_NODE_OPERATOR, _NODE_DOMAIN)}
+    texts = (found.get(field, b"") for field in (_NODE_OPERATOR, _NODE_DOMAIN))
+    operator, domain = ("?" if isinstance(text, int) else bytes(text).decode("utf-8", "replace") for text in texts)
+    return operator, domain
+
+
+@contextmanager
+def _reading(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (IndexError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(
+            f"{source} cannot be loaded as an ONNX model", found="a damaged file",
+            expected="a file written by `edgelstm export`", fix="export it again",
+        ) from error  # fmt: skip
+
+
 def check_weights(content: bytes, source: str) -> None:
     """Raise ModelError if a weight lies outside the file or is not a finite number.
 
     onnxruntime would look for an outside file in the current folder, and its CPU LSTM turns NaN weights
     into finite states, so neither would be noticed later.
     """
-    try:
+    with _reading(source):
         weights = list(read_weights(content))
-    except (IndexError, ValueError) as error:
-        raise ModelError(
-            f"{source} cannot be loaded as an ONNX model", found="a damaged file",
-            expected="a file written by `edgelstm export`", fix="export it again",
-        ) from error  # fmt: skip
     for what, names, expected in (
         ("keeps weights in another file", [weight.name for weight in weights if weight.external], "one file"),
         (
@@ -56,9 +108,9 @@ def check_weights(content: bytes, source: str) -> None:
 
 def read_weights(content: bytes) -> Iterator[Weight]:
     """Every initializer of the main graph. Raises IndexError or ValueError if the file is damaged."""
-    for field, graph in _fields(memoryview(content)):
+    for field, graph in fields(memoryview(content)):
         if field == _MODEL_GRAPH and isinstance(graph, memoryview):
-            for part, tensor in _fields(graph):
+            for part, tensor in fields(graph):
                 if part == _GRAPH_INITIALIZER and isinstance(tensor, memoryview):
                     yield _weight(tensor)
 
@@ -66,7 +118,7 @@ def read_weights(content: bytes) -> Iterator[Weight]:
 def _weight(tensor: memoryview) -> Weight:
     name, dtype, external = "", 0, False
     values: list[memoryview] = []
-    for field, value in _fields(tensor):
+    for field, value in fields(tensor):
         if isinstance(value, int):
             dtype = value if field == _TENSOR_DTYPE else dtype
             external = external or (field == _TENSOR_LOCATION and value != 0)
@@ -83,7 +135,7 @@ def _is_finite(values: memoryview, kind: "np.dtype[Any]") -> bool:
     return bool(np.isfinite(np.frombuffer(values, kind)).all())
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
+def fields(message: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
     """(field number, value) of a message: https://protobuf.dev/programming-guides/encoding"""
     at = 0
     while at < len(message):

@@ -23,8 +23,11 @@ BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "tensorb
 # *: inside functions only.
 LEVEL_0 = {"errors", "config", "contract", "files"}
 PICTURE = {f"picture/{part}" for part in ("__init__", "decoding", "digit", "ink", "blobs", "sheet", "strokes")}
-LEVEL_1 = {"calibration", "data", "memory", "npm", "parity", "timing", "reference", "weights"} | PICTURE
-LEVEL_2 = {"runtime", "roofline", "bench", "report", "classifier", "doctor", "plot"}
+LEVEL_1 = {"calibration", "data", "figure", "memory", "npm", "parity", "timing", "reference", "states", "weights"} | PICTURE
+LEVEL_2 = {
+    "runtime", "roofline", "bench", "report", "classifier", "contact_sheet", "curves", "demo", "doctor", "explain",
+    "plot", "site",
+}  # fmt: skip
 PACKAGES = {
     "contract": {"numpy"},
     "data": {"numpy", "*torchvision"},
@@ -38,7 +41,11 @@ PACKAGES = {
     "roofline": {"numpy"},
     "bench": {"numpy"},
     "plot": {"*matplotlib"},
+    "explain": {"numpy", "*matplotlib"},
+    "curves": {"numpy", "*matplotlib"},
+    "figure": {"*matplotlib"},
     "classifier": {"numpy"},
+    "contact_sheet": {"numpy", "PIL"},
     "doctor": {"numpy"},
 }
 TRAINING_PACKAGES = {"numpy", "torch", "torchvision", "onnx", "safetensors"}
@@ -220,6 +227,16 @@ def test_infer_reads_a_digit_without_torch_and_onnx(tmp_path, picture, sample):
     done = run_without(BLOCKED, "infer", "digit.png", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert int(sample.labels[0]) == json.loads(done.stdout)["digit"]
+
+
+def test_explain_shows_the_rows_without_torch_and_onnx_and_says_what_drawing_needs(tmp_path, picture, sample):
+    (tmp_path / "digit.png").write_bytes(picture)
+    done = run_without(BLOCKED, "explain", "digit.png", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (int(sample.labels[0]), 28) == (json.loads(done.stdout)["digit"], len(json.loads(done.stdout)["rows"]))
+    done = run_without(BLOCKED, "explain", "digit.png", "-o", "why.png", folder=tmp_path)
+    assert (done.returncode, done.stdout, (tmp_path / "why.png").exists()) == (1, b"", False)
+    assert b"drawing a plot needs the package matplotlib" in done.stderr
 
 
 def test_bench_measures_without_torch_and_onnx(tmp_path):

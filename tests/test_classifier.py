@@ -16,7 +16,8 @@ from PIL import Image
 
 import edgelstm
 from edgelstm import classifier
-from edgelstm.classifier import CHUNK, Classifier, Prediction, probabilities
+from edgelstm.calibration import probabilities
+from edgelstm.classifier import CHUNK, Classifier, Prediction
 from edgelstm.errors import ModelError, PictureError
 from edgelstm.picture import read_picture
 
@@ -96,6 +97,41 @@ def test_the_prediction_holds_what_the_model_was_shown(tiny, pictures):
     np.testing.assert_array_equal(tiny.classify(pictures[0]).pixels, read_picture(pictures[0]).pixels)
 
 
+def with_temperature(content, value):
+    """The same model, whose logits are divided before they are shares."""
+    model = onnx.load_model_from_string(content)
+    model.metadata_props.add(key="edgelstm.temperature", value=json.dumps(value))
+    return model.SerializeToString()
+
+
+def test_the_confidence_goes_through_the_models_temperature_and_the_logits_do_not(tiny, tiny_model_bytes, pictures):
+    cold = Classifier(with_temperature(tiny_model_bytes, 0.25), provider="cpu", top=10)
+    pixels = read_picture(pictures[0]).pixels[None]
+    logits = tiny.runner.logits(pixels)
+    np.testing.assert_array_equal(logits, cold.runner.logits(pixels))
+    expected = np.exp(4.0 * logits[0].astype(float))
+    prediction = cold.classify(pictures[0])
+    assert prediction.confidence == pytest.approx((expected / expected.sum()).max(), abs=1e-4)
+    assert prediction.confidence > tiny.classify(pictures[0]).confidence
+
+
+def test_less_confidence_than_asked_for_is_no_digit_but_still_what_was_seen(tiny, tiny_model_bytes, pictures):
+    plain = tiny.classify(pictures[0])
+    strict = Classifier(tiny_model_bytes, provider="cpu", min_confidence=plain.confidence + 0.01)
+    prediction = strict.classify(pictures[0])
+    assert (prediction.digit, prediction.label, prediction.error, prediction.abstained) == (None, None, None, True)
+    assert (prediction.confidence, prediction.top) == (plain.confidence, plain.top)
+    assert "low confidence" in prediction.note
+    lax = Classifier(tiny_model_bytes, provider="cpu", min_confidence=plain.confidence)
+    assert (plain.digit, False) == (lax.classify(pictures[0]).digit, lax.classify(pictures[0]).abstained)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_a_confidence_that_is_no_share_is_refused(tiny_model_bytes, value):
+    with pytest.raises(ValueError, match="min_confidence"):
+        Classifier(tiny_model_bytes, provider="cpu", min_confidence=value)
+
+
 @pytest.mark.parametrize("kind", [str, Path])
 def test_a_path_is_read_as_its_bytes_are_and_keeps_its_name(tiny, pictures, tmp_path, kind):
     path = tmp_path / "digit.png"
@@ -114,6 +150,7 @@ def test_one_picture_that_cannot_be_read_raises(tiny, content):
 def test_a_picture_without_ink_has_a_note_and_no_error(tiny):
     prediction = tiny.classify(png(np.zeros((28, 28), np.uint8)))
     assert (prediction.note, prediction.error) == ("no ink found", None)
+    assert (prediction.digit, prediction.confidence, prediction.top, prediction.abstained) == (None, None, (), True)
 
 
 @pytest.mark.parametrize(("top", "expected"), [(1, 1), (3, 3), (10, 10), (99, 10)])

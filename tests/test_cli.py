@@ -1,5 +1,6 @@
 """Tests of edgelstm.cli: what is printed where, how it exits, and one clear line for whatever is wrong."""
 
+import csv
 import dataclasses
 import itertools
 import json
@@ -185,6 +186,10 @@ def test_the_package_runs_as_a_module():
         "--nonsense",
         "infer",
         "infer x.png --top 0",
+        "infer x.png --min-confidence 1.5",
+        "infer x.png --min-confidence nan",
+        "infer x.png --csv --json",
+        "infer - --files0-from -",
         "infer x.png --top many",
         "infer x.png --provider tpu",
         "infer x.png --nonsense",
@@ -223,7 +228,11 @@ INFER = ("infer", "--provider", "cpu")
 
 def infer_lines(model, paths):
     answers = Classifier(model, provider="cpu").classify_many(paths)
-    return [f"{one.image}  {one.label}  {100 * one.confidence:.1f} %" for one in answers]
+    return [f"{one.image}  {one.label}  {100 * one.confidence:.1f} %{in_brackets(one.note)}" for one in answers]
+
+
+def in_brackets(note):
+    return f"  ({note})" if note else ""
 
 
 def test_infer_prints_one_line_a_picture_in_the_order_given(tiny, pictures):
@@ -233,7 +242,7 @@ def test_infer_prints_one_line_a_picture_in_the_order_given(tiny, pictures):
 
 def test_infer_prints_name_class_and_percentage(tiny, pictures):
     [prediction] = Classifier(tiny, provider="cpu").classify_many(pictures[:1])
-    expected = f"scans/a.png  {prediction.digit}  {100 * prediction.confidence:.1f} %\n"
+    expected = f"scans/a.png  {prediction.digit}  {100 * prediction.confidence:.1f} %  (low confidence)\n"
     assert expected == run(*INFER, "scans/a.png", "--model", tiny).stdout
 
 
@@ -266,12 +275,89 @@ def test_infer_reads_a_picture_from_standard_input(tiny, pictures):
 def test_infer_shows_the_most_probable_classes(tiny, pictures):
     [prediction] = Classifier(tiny, provider="cpu", top=2).classify_many(pictures[:1])
     expected = "   ".join(f"{name}  {100 * share:.1f} %" for name, share in prediction.top)
-    assert f"{pictures[0]}  {expected}\n" == run(*INFER, pictures[0], "--model", tiny, "--top", 2).stdout
+    assert (
+        f"{pictures[0]}  {expected}  (low confidence)\n" == run(*INFER, pictures[0], "--model", tiny, "--top", 2).stdout
+    )
 
 
 def test_infer_puts_a_note_behind_the_answer(tiny):
     Image.new("L", (28, 28)).save("blank.png")
-    assert run(*INFER, "blank.png", "--model", tiny).stdout.endswith(" %  (no ink found)\n")
+    assert run(*INFER, "blank.png", "--model", tiny).stdout == "blank.png  no digit  (no ink found)\n"
+
+
+def test_infer_gives_no_digit_below_the_confidence_asked_for_and_exits_3(tiny, pictures):
+    result = run(*INFER, pictures[0], "--model", tiny, "--min-confidence", 0.9, expected=3)
+    [prediction] = Classifier(tiny, provider="cpu").classify_many(pictures[:1])
+    share = f"{prediction.label}  {100 * prediction.confidence:.1f} %"
+    assert f"{pictures[0]}  unsure   {share}  (low confidence)\n" == result.stdout
+    document = strict_json(
+        run(*INFER, pictures[0], "--model", tiny, "--min-confidence", 0.9, "--json", expected=3).stdout
+    )
+    assert (document["digit"], document["label"], document["error"]) == (None, None, None)
+    assert [prediction.confidence, "low confidence"] == [document["confidence"], document["note"]]
+
+
+def test_a_blank_page_exits_3_only_where_confidence_was_asked_for(tiny, pictures):
+    Image.new("L", (28, 28)).save("blank.png")
+    run(*INFER, "blank.png", pictures[0], "--model", tiny)
+    run(*INFER, "blank.png", pictures[0], "--model", tiny, "--min-confidence", 0, expected=3)
+    run(*INFER, pictures[0], "--model", tiny, "--min-confidence", 0)
+
+
+def test_an_error_outweighs_an_abstention(tiny):
+    Image.new("L", (28, 28)).save("blank.png")
+    run(*INFER, "blank.png", "missing.png", "--model", tiny, "--min-confidence", 0.5, expected=1)
+
+
+def test_infer_csv_has_a_header_and_a_row_a_picture_with_errors_in_their_place(tiny, pictures):
+    Path("a, b.png").write_bytes(Path(pictures[0]).read_bytes())
+    result = run(*INFER, "a, b.png", "missing.png", "--model", tiny, "--csv", expected=1)
+    header, answer, error = csv.reader(result.stdout.splitlines())
+    [prediction] = Classifier(tiny, provider="cpu").classify_many(pictures[:1])
+    assert header == ["image", "digit", "confidence", "note", "error"]
+    assert answer == ["a, b.png", prediction.label, str(prediction.confidence), "low confidence", ""]
+    assert error[:4] == ["missing.png", "", "", ""]
+    assert error[4].startswith("cannot read missing.png")
+    assert result.stderr == ""
+
+
+def test_infer_reads_the_names_that_find_prints(tiny, pictures):
+    odd = "new\nline *.png"
+    Path(odd).write_bytes(Path(pictures[0]).read_bytes())
+    names = b"".join(os.fsencode(name) + b"\0" for name in [pictures[1], odd])
+    expected = infer_lines(tiny, [pictures[2], pictures[1]])
+    result = run(*INFER, pictures[2], "--files0-from", "-", "--model", tiny, input=names)
+    assert expected == result.stdout.splitlines()[:2]
+    assert result.stdout.splitlines()[2].startswith(ascii(odd))
+    Path("names").write_bytes(names)
+    assert result.stdout == run(*INFER, pictures[2], "--files0-from", "names", "--model", tiny).stdout
+
+
+def test_names_that_do_not_end_in_nul_are_refused_with_what_to_do(tiny, pictures):
+    result = run(*INFER, "--files0-from", "-", "--model", tiny, input=b"a.png\nb.png\n", expected=1)
+    assert "found lines, expected what `find -print0` writes" in result.stderr
+    assert "no such file" in fails(*INFER, "--files0-from", "missing", "--model", tiny)
+
+
+def test_no_names_give_no_answers(tiny):
+    assert run(*INFER, "--files0-from", "-", "--model", tiny, input=b"").stdout == ""
+
+
+def test_infer_saves_what_the_network_saw_beside_the_pictures(tiny, pictures):
+    run(*INFER, *pictures, "missing.png", "--model", tiny, "--save-input", "seen.png", expected=1)
+    page = np.asarray(Image.open("seen.png").convert("L"))
+    pixels = Classifier(tiny, provider="cpu").classify(pictures[0]).pixels
+    seen = page[24 : 24 + 224, 226 : 226 + 224]
+    np.testing.assert_array_equal(np.kron(pixels, np.ones((8, 8), np.uint8)), seen)
+    assert page.shape[1] == 3 * (450 + 12) - 12
+    run(*INFER, *pictures, "--model", tiny, "--save-input", "seen")
+    assert ["0001-a.png", "0002-b.png", "0003-c.png"] == sorted(path.name for path in Path("seen").iterdir())
+
+
+def test_what_the_network_saw_never_replaces_a_picture(tiny, pictures):
+    before = Path(pictures[0]).read_bytes()
+    assert "is one of the pictures" in fails(*INFER, pictures[0], "--model", tiny, "--save-input", pictures[0])
+    assert before == Path(pictures[0]).read_bytes()
 
 
 def test_infer_draws_what_the_network_saw(tiny, pictures):
@@ -291,7 +377,11 @@ def test_infer_json_is_one_line_a_picture_with_the_documented_keys(tiny, picture
         assert list(document) == INFER_KEYS
         assert len(document["top"]) == 3
         assert [document["digit"], document["confidence"]] == document["top"][0]
-        assert (str(document["digit"]), None, None) == (document["label"], document["note"], document["error"])
+        assert (str(document["digit"]), "low confidence", None) == (
+            document["label"],
+            document["note"],
+            document["error"],
+        )
 
 
 def test_infer_json_keeps_stdout_clean_when_it_draws(tiny, pictures):
@@ -400,10 +490,10 @@ def test_a_bad_picture_is_one_line_of_a_real_process_too(tiny, pictures):
 
 @pytest.fixture
 def crowd(sample):
-    """A folder of one picture more than this process reads alone; every 50th is bad."""
+    """A folder of 129 small pictures; every 50th is bad."""
     folder = Path("crowd")
     folder.mkdir()
-    paths = [folder / f"{i:03}.png" for i in range(infer.MANY + 1)]
+    paths = [folder / f"{i:03}.png" for i in range(129)]
     for i, path in enumerate(paths):
         Image.fromarray(sample.images[i]).save(path)
     for path in paths[49::50]:
@@ -423,6 +513,7 @@ def started(monkeypatch):
 
     monkeypatch.setattr(workers, "Workers", Seen)
     monkeypatch.setattr(workers, "n_cores", lambda: 2)
+    monkeypatch.setattr(infer, "ENOUGH_S", 128.5 * infer.SMALL_S)
     return seen
 
 
@@ -440,6 +531,15 @@ def test_many_pictures_are_read_by_workers_with_the_same_answers(tiny, crowd, st
     ]
     [used] = started
     assert [False, False] == [process.poll() is None for process in used.processes]
+
+
+def test_few_large_pictures_are_worth_as_much_as_many_small_ones(tiny, pictures, started, monkeypatch):
+    monkeypatch.setattr(infer, "ENOUGH_S", 2.5 * infer.LARGE_S)
+    Image.effect_noise((64, 64), 40).save("large.png")
+    run(*INFER, *["large.png"] * 2, "--model", tiny)
+    assert [] == started
+    assert 3 == len(run(*INFER, *["large.png"] * 3, "--model", tiny).stdout.splitlines())
+    assert 1 == len(started)
 
 
 def test_few_pictures_start_no_process(tiny, crowd, started):
@@ -914,7 +1014,7 @@ def told(monkeypatch):
     """Have train show these events instead of training; an exception among them is raised."""
 
     def tell(*events):
-        def begin_run(plan, folder, data_folder, device, *, overwrite):
+        def begin_run(plan, folder, data_folder, device, *, teachers, overwrite):
             for event in events:
                 if isinstance(event, type):
                     raise event

@@ -26,6 +26,13 @@ def test_equal_contracts_make_the_same_metadata_in_the_same_order():
     assert list(FULL.to_metadata().items()) == list(other.to_metadata().items())
 
 
+def test_a_temperature_is_kept_and_files_from_before_have_1():
+    warm = dataclasses.replace(FULL, temperature=1.37)
+    assert warm == ModelContract.from_metadata(warm.to_metadata())
+    assert "edgelstm.temperature" not in FULL.to_metadata()
+    assert ModelContract.from_metadata(FULL.to_metadata()).temperature == 1.0
+
+
 def test_metadata_of_others_is_left_alone():
     assert ModelContract.from_metadata({**FULL.to_metadata(), "author": "someone"}) == FULL
 
@@ -53,6 +60,10 @@ def test_a_contract_of_another_version_says_both_versions():
         ("test", json.dumps({"n_right": 0, "n": 0})),
         ("test", json.dumps({"n_right": "1", "n": "2"})),
         ("unknown", "1"),
+        ("temperature", "0.0"),
+        ("temperature", "1e9"),
+        ("temperature", "NaN"),
+        ("temperature", '"1"'),
         ("version", "one"),
         ("config", "[" * 100_000),
     ],

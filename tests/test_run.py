@@ -9,6 +9,7 @@ import pytest
 import safetensors
 import torch
 
+from edgelstm.calibration import fit_temperature
 from edgelstm.config import AugmentConfig, ModelConfig, TrainConfig
 from edgelstm.contract import Score
 from edgelstm.data import FILES
@@ -135,6 +136,14 @@ def test_the_validation_digits_are_the_last_ones(whole_run, sample):
     assert Score(int((found == sample.labels[800:]).sum()), 200) == events[-1].validation
 
 
+def test_the_temperature_is_fitted_to_the_validation_digits(whole_run, sample):
+    checkpoint = load_checkpoint(whole_run[0])
+    with torch.inference_mode():
+        logits = checkpoint.model()(torch.from_numpy(sample.images[800:].copy())).numpy()
+    assert pytest.approx(fit_temperature(logits, sample.labels[800:]), rel=1e-3) == checkpoint.temperature
+    assert checkpoint.temperature != 1
+
+
 def test_the_exported_weights_are_the_averaged_ones(whole_run):
     folder, _ = whole_run
     state = tensors_of(folder / STATE_FILE)
@@ -199,6 +208,23 @@ def test_a_resumed_runs_tensorboard_log_shows_each_step_once(whole_run, tmp_path
     expected, found = scalars_of(whole_run[0])[0], scalars_of(tmp_path)[0]
     del expected["epoch/images_per_s"], found["epoch/images_per_s"]
     assert expected == found
+
+
+@pytest.mark.parametrize("name", ["_save_state", "save_checkpoint"])
+def test_a_run_killed_while_it_saves_an_epoch_loses_no_line_of_the_log(whole_run, tmp_path, monkeypatch, name):
+    def killed(*arguments):
+        if arguments[0].exists():  # at the second epoch
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    real = getattr(run, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(begin_run(PLAN, tmp_path, NOWHERE, "cpu"))
+    list(resume_run(tmp_path, NOWHERE, "cpu")[1])
+    assert log_of(whole_run[0]) == log_of(tmp_path)
+    assert tensors_of(whole_run[0] / MODEL_FILE) == tensors_of(tmp_path / MODEL_FILE)
 
 
 def test_half_a_line_of_a_killed_run_is_not_kept(whole_run, tmp_path):

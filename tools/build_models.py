@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 RUNS = Path("runs") / "models"
 TEACHERS = {
-    "wide": ("--hidden-size", "256", "--rows-per-step", "2"),
-    "deep": ("--hidden-size", "192", "--rows-per-step", "2", "--layers", "2"),
+    "wide": ("--hidden-size", "256", "--rows-per-step", "2", "--epochs", "60"),
+    "deep": ("--hidden-size", "192", "--rows-per-step", "2", "--layers", "2", "--epochs", "60"),
 }
 
 
@@ -48,7 +48,7 @@ def train_all(seeds: list[int]) -> dict[tuple[str, int], str]:
     """Train the teachers, then each model with each seed; returns the command of each."""
     with ThreadPoolExecutor(n_cores()) as pool:
         lead = [
-            pool.submit(train, RUNS / f"teacher-{name}", "base", "--recipe", "teacher", *shape)
+            pool.submit(train, RUNS / f"teacher-{name}", "base", "--recipe", "best", *shape)
             for name, shape in TEACHERS.items()
         ]
         for run in lead:

@@ -18,7 +18,9 @@ from hard_kinds import KINDS, NO_DIGIT, encode
 from PIL import Image, ImageDraw
 
 from edgelstm import Classifier, Prediction
-from edgelstm.config import DEFAULT_MODEL
+from edgelstm.calibration import Reliability, fit_temperature, probabilities, reliability
+from edgelstm.config import DEFAULT_MODEL, N_VALIDATION
+from edgelstm.contract import Logits, in_batches
 from edgelstm.data import load_mnist
 from edgelstm.picture import decode
 
@@ -52,9 +54,13 @@ def read(classifier: Classifier, contents: list[bytes]) -> list[Prediction]:
     return found
 
 
-def table(classifier: Classifier, args: argparse.Namespace) -> None:
-    """Per kind how many are read right, and how sure the model is of its right and its wrong answers."""
+def table(classifier: Classifier, args: argparse.Namespace) -> tuple[Logits, npt.NDArray[np.int64]]:
+    """Per kind how many are read right, and how sure the model is of its right and its wrong answers.
+
+    Returns the logits and the labels of all pictures in which ink was found.
+    """
     n_right = n_all = 0
+    pixels, labels = [], []
     print(f"{'kind':28}{'right':>10}{'':10}{'noted':>7}  {'sure of right, wrong':>20}")
     for kind in args.kind or KINDS:
         made = list(pictures(kind, args.split, args.n, args.seed))
@@ -62,11 +68,45 @@ def table(classifier: Classifier, args: argparse.Namespace) -> None:
         right = np.array([prediction.digit == label for prediction, (label, _) in zip(found, made, strict=True)])
         sure = np.array([prediction.confidence or 0.0 for prediction in found])
         noted = sum(prediction.note is not None for prediction in found)
+        seen = [(p.pixels, label) for p, (label, _) in zip(found, made, strict=True) if not p.abstained]
+        pixels += [own for own, _ in seen]
+        labels += [label for _, label in seen]
         n_right, n_all = n_right + int(right.sum()), n_all + len(right)
         parts = "  ".join(f"{sure[part].mean():.2f}" if part.any() else "   -" for part in (right, ~right))
         score = f"{right.sum()}/{len(right)}"
         print(f"{kind:28}{score:>10}{100 * right.mean():8.1f} %{noted:7d}  {parts:>20}", flush=True)
     print(f"{'all':28}{f'{n_right}/{n_all}':>10}{100 * n_right / n_all:8.1f} %")
+    return in_batches(classifier.runner, np.stack(pixels), 256), np.array(labels)
+
+
+def calibration_table(classifier: Classifier, logits: Logits, labels: npt.NDArray[np.int64], split: str) -> None:
+    """Reliability on MNIST's own pictures and on the hard ones, as shipped and with a temperature.
+
+    The temperature is the model's own or, if it has none, is fitted here to the validation digits.
+    """
+    train, test = load_mnist("train"), load_mnist("test")
+    plain = in_batches(classifier.runner, train.images[-N_VALIDATION:], 256)
+    plain_labels = train.labels[-N_VALIDATION:]
+    temperature = classifier.runner.contract.temperature
+    if temperature == 1:
+        temperature = fit_temperature(plain, plain_labels)
+    if split == "test":
+        plain, plain_labels = in_batches(classifier.runner, test.images, 256), test.labels
+    for name, of, by in (
+        ("MNIST's validation digits" if split == "train" else "MNIST's test digits", plain, plain_labels),
+        ("hard pictures", logits, labels),
+    ):
+        _print_reliability(f"{name}, temperature 1", reliability(probabilities(of), by))
+        _print_reliability(f"{name}, temperature {temperature}", reliability(probabilities(of, temperature), by))
+
+
+def _print_reliability(title: str, found: Reliability) -> None:
+    print(f"\n{title}: ECE {100 * found.ece:.2f} points, NLL {found.nll:.4f}, n = {found.n:,}")
+    for part in found.bins:
+        if part.n:
+            print(
+                f"  {part.low:.1f}-{part.high:.1f}{part.n:8,d}  sure {part.confidence:.3f}  right {part.accuracy:.3f}"
+            )
 
 
 def no_digit_table(classifier: Classifier, args: argparse.Namespace) -> None:
@@ -125,9 +165,10 @@ def main() -> None:
                 items += [(str(label), content) for label, content in pictures(kind, args.split, args.n, args.seed)]
         sheet(classifier, items, args.sheet)
         return
-    table(classifier, args)
+    logits, labels = table(classifier, args)
     if not args.kind:
         no_digit_table(classifier, args)
+        calibration_table(classifier, logits, labels, args.split)
 
 
 if __name__ == "__main__":

@@ -129,12 +129,13 @@ def _settings_to_copy(contestants: "list[Contestant]") -> list[str]:
 def _draw(report: "BenchReport", notes: list[str], plot: Path | None, html: Path | None) -> None:
     if plot is None and html is None:
         return
+    from edgelstm.figure import format_of
     from edgelstm.files import write_bytes
     from edgelstm.plot import bench_plot
     from edgelstm.report import bench_html
 
     if plot:
-        write_bytes(plot, bench_plot(report, "svg" if plot.suffix == ".svg" else "png"))
+        write_bytes(plot, bench_plot(report, format_of(plot)))
         say(f"wrote {plot}")
     if html:
         write_bytes(html, bench_html(report, bench_plot(report, "svg").decode(), notes).encode())

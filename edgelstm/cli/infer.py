@@ -1,37 +1,38 @@
 """edgelstm infer"""
 
 import glob
-import json
-import signal
+import math
+import os
 import sys
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import chain, islice
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import click
 
+from edgelstm.cli.answers import Answers, Form, with_bar
 from edgelstm.cli.options import json_option, provider_option, say
 from edgelstm.config import DEFAULT_MODEL
+from edgelstm.errors import DataError
 
 if TYPE_CHECKING:
-    from edgelstm.classifier import Prediction
+    from edgelstm.classifier import Prediction, Source
     from edgelstm.cli.workers import Workers
     from edgelstm.runtime import Provider
 
-SHADES = " .:-=+*#%@"
-BLOCK = 64
-"""Lines that are written at once: a system call a line costs more than the model does."""
-MANY = 128
-"""Up to so many pictures are read before worker processes could have started."""
-BAR_FROM = 51
-"""Fewer pictures need no progress bar."""
+ENOUGH_S = 1.0
+"""Worker processes are started if the pictures would keep one process busy for longer: they cost half of that."""
+SMALL_BYTES, SMALL_S = 1_500, 0.0003
+"""A file below is a picture of MNIST's size, read so fast."""
+LARGE_S, BYTE_S = 0.007, 2e-8
+"""Any other takes so long to find its digit in, and to decode a byte."""
+MAX_NAMES_BYTES = 256 * 2**20
 
 
 @click.command(epilog="Example: edgelstm infer digit.png scans/ --top 3")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @click.option(
     "--model",
     default=DEFAULT_MODEL,
@@ -40,144 +41,179 @@ BAR_FROM = 51
 )
 @provider_option
 @click.option("--top", type=click.IntRange(1), help="Show the K most probable classes.", metavar="K")
-@click.option("--show-input", is_flag=True, help="Draw what the network saw.")
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    metavar="P",
+    help="Give no digit where the confidence is below P, 0 to 1; then the exit status is 3.",
+)
+@click.option("--show-input", is_flag=True, help="Draw what the network saw, in the terminal.")
+@click.option(
+    "--save-input",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Save each picture beside what the network saw: all in one PATH.png, or a PNG each into a folder.",
+)
+@click.option(
+    "--files0-from",
+    metavar="FILE",
+    help="Read the pictures whose names FILE holds, each ended by NUL; - is standard input, for find -print0.",
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print a table for spreadsheets, with a header.")
 @json_option
 def command(
-    images: tuple[str, ...], model: str, provider: "Provider", top: int | None, show_input: bool, as_json: bool
+    images: tuple[str, ...],
+    model: str,
+    provider: "Provider",
+    top: int | None,
+    min_confidence: float | None,
+    show_input: bool,
+    save_input: Path | None,
+    files0_from: str | None,
+    as_csv: bool,
+    as_json: bool,
 ) -> None:
     """Read the digit in each picture.
 
     IMAGE is a picture file, a folder (searched with its subfolders), a glob, or - for a picture on
     standard input. One line per picture, in the order given; with --json one JSON object per line. A
     picture that cannot be read gets its own error, the others are still answered, and the exit status
-    is 1.
+    is 1. A picture without ink gets no digit, and a note. With --min-confidence the exit status is 3 if
+    all could be read but some got no digit, for want of ink or of confidence.
     """
-    answers = _Answers(as_json, with_top=top is not None, show_input=show_input)
+    _check_usage(images, files0_from, as_csv and as_json, min_confidence)
+    form: Form = "json" if as_json else "csv" if as_csv else "text"
+    answers = Answers(form, with_top=top is not None, show_input=show_input)
     try:
-        _infer(images, model, provider, top or 3, answers)
+        named = _names_from(files0_from) if files0_from else []
+        _infer(images, named, model, provider, top or 3, min_confidence or 0.0, save_input, answers)
     except KeyboardInterrupt:
         say(f"Stopped: {answers.n:,} answered.")
         sys.exit(130)
-    sys.exit(1 if answers.n_failed else 0)
+    sys.exit(1 if answers.n_failed else 3 if answers.n_abstained and min_confidence is not None else 0)
 
 
-def _infer(images: tuple[str, ...], model: str, provider: "Provider", top: int, answers: "_Answers") -> None:
-    with _workers(images) as workers:
+def _check_usage(
+    images: tuple[str, ...], files0_from: str | None, both_forms: bool, min_confidence: float | None
+) -> None:
+    if not images and not files0_from:
+        raise click.UsageError("Missing argument 'IMAGE...'.")
+    if "-" in images and files0_from == "-":
+        raise click.UsageError("Standard input cannot hold both a picture and names: give - once.")
+    if both_forms:
+        raise click.UsageError("Give --json or --csv, not both.")
+    if min_confidence is not None and math.isnan(min_confidence):  # slips through every range
+        raise click.BadParameter("nan is not a probability", param_hint="--min-confidence")
+
+
+def _infer(
+    images: tuple[str, ...],
+    named: list[str],
+    model: str,
+    provider: "Provider",
+    top: int,
+    min_confidence: float,
+    save_input: Path | None,
+    answers: Answers,
+) -> None:
+    with _workers(images, named) as workers:
         from edgelstm.classifier import Classifier, prepare_each
 
-        classifier = Classifier(model, provider=provider, top=top)
+        classifier = Classifier(model, provider=provider, top=top, min_confidence=min_confidence)
         if classifier.runner.provider_note:
             say(classifier.runner.provider_note)
-        names = list(_names(images))
-        predictions = classifier.classify_many(_pictures(names), workers.prepare_each if workers else prepare_each)
+        names = [*_names(images), *named]
+        keep = _Keep(save_input, names) if save_input else None
+        sources = _pictures(names)
+        predictions = classifier.classify_many(
+            keep.seen(sources) if keep else sources, workers.prepare_each if workers else prepare_each
+        )
         try:
-            for prediction in _with_bar(predictions, len(names)):
+            for prediction in with_bar(predictions, len(names)):
                 answers.add(prediction)
+                if keep:
+                    keep.predictions.append(prediction)
         finally:  # what is finished is written, whatever stops the rest
             answers.write()
+        if keep:
+            keep.save()
 
 
-def _workers(images: tuple[str, ...]) -> "AbstractContextManager[Workers | None]":
-    """Worker processes if there may be enough pictures for them.
+class _Keep:
+    """Pictures and their predictions, to be saved beside each other."""
 
-    Asked before anything is known of the files but their number, so that they start while this process
-    imports NumPy and onnxruntime.
+    def __init__(self, target: Path, names: "list[str | None]") -> None:
+        from edgelstm.contact_sheet import check_target
+
+        check_target(target, [name for name in names if name is not None])
+        self.predictions: list[Prediction] = []
+        self._sources: list[Source] = []
+        self._target = target
+
+    def seen(self, sources: "Iterator[str | bytes]") -> "Iterator[str | bytes]":
+        for source in sources:
+            self._sources.append(source)
+            yield source
+
+    def save(self) -> None:
+        from edgelstm.contact_sheet import save_pairs
+
+        save_pairs(list(zip(self._sources, self.predictions, strict=True)), self._target)
+
+
+def _workers(images: tuple[str, ...], named: list[str]) -> "AbstractContextManager[Workers | None]":
+    """Worker processes if there is enough for them to do.
+
+    Asked before anything is known of the files but their number and size, so that they start while this
+    process imports NumPy and onnxruntime.
     """
-    found = (
-        Path(image).rglob("*") if image and Path(image).is_dir()
+    found: Iterator[Iterable[str | Path]] = (
+        Path(image).rglob("*") if os.path.isdir(image)
         else glob.iglob(image, recursive=True) if glob.has_magic(image)
         else (image,)
         for image in images
     )  # fmt: skip
-    if next(islice(chain.from_iterable(found), MANY, None), None) is None:
+    left_s = ENOUGH_S
+    for path in chain(chain.from_iterable(found), named):
+        left_s -= _expected_s(path)
+        if left_s < 0:
+            break
+    else:
         return nullcontext()
     from edgelstm.cli.workers import Workers, can_start
 
     return Workers() if can_start() else nullcontext()
 
 
-class _Answers:
-    """Puts each prediction into words and writes them in blocks; what is not written yet, ``write`` does."""
-
-    def __init__(self, as_json: bool, with_top: bool, show_input: bool) -> None:
-        self.n = self.n_failed = 0
-        self._as_json, self._with_top, self._show_input = as_json, with_top, show_input
-        self._lines: list[str] = []
-
-    def add(self, prediction: "Prediction") -> None:
-        if self._as_json:
-            self._lines.append(json.dumps(prediction.to_json()))
-        elif prediction.error is None:
-            self._lines.append(_line(prediction, self._with_top))
-        if prediction.error is not None:
-            self.n_failed += 1
-            if not self._as_json:
-                self.write()  # first, for those who send both to one place
-                say(f"Error: {prediction.error}")
-        if self._show_input and prediction.pixels is not None:
-            if self._as_json:
-                say(drawing(prediction))
-            else:
-                self._lines.append(drawing(prediction))
-        self.n += 1  # last: what is counted can be written, if Ctrl-C comes here
-        if self.n % BLOCK == 0:
-            self.write()
-
-    def write(self) -> None:
-        lines, self._lines = self._lines, []  # a write that fails is not tried again
-        if lines:
-            with _whole():
-                click.echo("\n".join(lines))
-
-
-@contextmanager
-def _whole() -> Iterator[None]:
-    """Holds Ctrl-C back until the block is done, so that no answer is torn; a second one is obeyed at once."""
-    held = False
-
-    def hold(*_: object) -> None:
-        nonlocal held
-        if held:
-            raise KeyboardInterrupt
-        held = True
-
-    if threading.current_thread() is not threading.main_thread():  # Ctrl-C does not come here
-        yield
-        return
-    before = signal.signal(signal.SIGINT, hold)
+def _expected_s(path: str | os.PathLike[str]) -> float:
+    """Roughly how long a picture file takes to decode and to find the digit in."""
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if held:
-        raise KeyboardInterrupt
+        n_bytes = os.stat(path).st_size
+    except (OSError, ValueError):  # it will be refused in its turn
+        return 0.0
+    return SMALL_S if n_bytes < SMALL_BYTES else LARGE_S + BYTE_S * n_bytes
 
 
-def _with_bar(predictions: "Iterator[Prediction]", n: int) -> "Iterator[Prediction]":
-    """The predictions, counted by a bar on stderr if it is a terminal and the answers go elsewhere."""
-    if n < BAR_FROM or not _is_terminal(sys.stderr) or _is_terminal(sys.stdout):
-        yield from predictions
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # stdout holds the answers: rich must not lead it to its console
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
-        yield from progress.track(predictions, total=n)
-
-
-def _is_terminal(stream: "TextIO | None") -> bool:
-    return stream is not None and stream.isatty()  # None: it was closed before we began
-
-
-def _line(prediction: "Prediction", with_top: bool) -> str:
-    from edgelstm.picture import printable
-
-    shares = prediction.top if with_top else prediction.top[:1]
-    line = f"{printable(prediction.image)}  " + "   ".join(f"{name}  {100 * share:.1f} %" for name, share in shares)
-    return f"{line}  ({prediction.note})" if prediction.note else line
+def _names_from(source: str) -> list[str]:
+    """The names of a list whose items end in NUL. Raises DataError if there is none."""
+    try:
+        if source == "-":
+            content = sys.stdin.buffer.read(MAX_NAMES_BYTES + 1) if sys.stdin else b""
+        else:
+            with open(source, "rb") as stream:
+                content = stream.read(MAX_NAMES_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise DataError(f"cannot read names from {source!a}", found=reason, fix="check the path") from error
+    where = "standard input" if source == "-" else ascii(source)
+    if len(content) > MAX_NAMES_BYTES:
+        raise DataError(f"too many names in {where}", expected=f"at most {MAX_NAMES_BYTES // 2**20} MiB")
+    if b"\0" not in content and b"\n" in content:
+        raise DataError(
+            f"the names in {where} do not end in NUL", found="lines", expected="what `find -print0` writes",
+            fix="put tr '\\n' '\\0' between",
+        )  # fmt: skip
+    return [os.fsdecode(name) for name in content.split(b"\0") if name]
 
 
 def _names(images: Iterable[str]) -> "Iterator[str | None]":
@@ -187,10 +223,10 @@ def _names(images: Iterable[str]) -> "Iterator[str | None]":
     for image in images:
         if image == "-":
             yield None
-        elif image and Path(image).is_dir():
+        elif os.path.isdir(image):
             paths = Path(image).rglob("*")
             yield from sorted(str(path) for path in paths if path.suffix.lower() in SUFFIXES) or [image]
-        elif not Path(image).exists() and glob.has_magic(image):
+        elif glob.has_magic(image) and not os.path.exists(image):
             yield from sorted(glob.glob(image, recursive=True)) or [image]
         else:
             yield image
@@ -205,11 +241,3 @@ def _pictures(names: "Iterable[str | None]") -> Iterator[str | bytes]:
         else:
             # one byte too many is refused like a long file, and a closed input like an empty one
             yield sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if sys.stdin else b""
-
-
-def drawing(prediction: "Prediction") -> str:
-    """The model's input as text, two characters a pixel."""
-    assert prediction.pixels is not None
-    return "\n".join(
-        "".join(SHADES[int(pixel) * len(SHADES) // 256] * 2 for pixel in row).rstrip() for row in prediction.pixels
-    )

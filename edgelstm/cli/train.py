@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
-from edgelstm.config import DEFAULT_MODEL, DEFAULT_RECIPE, FAMILY, RECIPES, RUNS_DIR, ModelConfig
+from edgelstm.config import DEFAULT_MODEL, DEFAULT_RECIPE, FAMILY, RECIPES, RUNS_DIR, ModelConfig, recipe_for
 from edgelstm.errors import CheckpointError
 
 if TYPE_CHECKING:
     from edgelstm.training.run import Event, RunEnd, RunPlan
 
 EXIT_INTERRUPTED = 130
+
+
+def _picture(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """The file to draw into; an empty path where only the option was given."""
+    if value and not value.endswith((".png", ".svg")):
+        raise click.BadParameter(f"found {value}, expected a file that ends in .png or .svg, or nothing behind it")
+    return None if value is None else Path(value)
 
 
 @click.command(epilog="Example: edgelstm train base --recipe best --seed 1 -o runs/base-1")
@@ -25,7 +32,7 @@ EXIT_INTERRUPTED = 130
     type=click.Choice([*RECIPES]),
     default=DEFAULT_RECIPE,
     show_default=True,
-    help="tutorial: the classic exercise. fast: about a minute. best: the shipped models. teacher: what taught them.",
+    help="tutorial: the classic exercise. fast: about a minute. best: the shipped models.",
 )
 @click.option("--hidden-size", type=click.IntRange(1, 1024), help="LSTM units.  [default: the model's]")
 @click.option(
@@ -59,6 +66,14 @@ EXIT_INTERRUPTED = 130
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the run folder.")
 @click.option("--overwrite", is_flag=True, help="Train anew in a folder that already holds a run.")
 @click.option("--steps", "show_steps", is_flag=True, help="Print loss and accuracy every 10 steps.")
+@click.option(
+    "--plot",
+    is_flag=False,
+    flag_value="",
+    callback=_picture,
+    metavar="[FILE]",
+    help="Draw loss and accuracy at the end, into a PNG or SVG.  [default: curves.png in the run folder]",
+)
 @json_option
 @click.pass_context
 def command(
@@ -79,6 +94,7 @@ def command(
     resume: bool,
     overwrite: bool,
     show_steps: bool,
+    plot: Path | None,
     as_json: bool,
 ) -> None:
     """Train a model on MNIST, with progress, checkpoints and a TensorBoard log.
@@ -90,14 +106,17 @@ def command(
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
     from edgelstm.data import ensure_mnist
+    from edgelstm.figure import new_figure
     from edgelstm.training import run
 
+    if plot:
+        new_figure(1, 1)  # raises before hours of training, not after, if there is no matplotlib
     folder = output or Path(RUNS_DIR) / model
     if resume:
         plan, events = run.resume_run(folder, data_folder, device, teachers=teachers)
         _check_same_run(ctx, folder, plan)
     else:
-        train = dataclasses.replace(RECIPES[recipe], seed=seed, threads=threads, bf16=bf16)
+        train = dataclasses.replace(recipe_for(model, recipe), seed=seed, threads=threads, bf16=bf16)
         if epochs:
             train = dataclasses.replace(train, epochs=epochs, n_samples=None)
         plan = run.RunPlan(model, _config(model, hidden_size, rows_per_step, n_layers), train)
@@ -108,6 +127,8 @@ def command(
         f"seed {plan.train.seed} -> {folder}"
     )
     end = _show(events, folder, show_steps or plan.train.recipe == "tutorial")
+    if plot:
+        _draw(folder, plan, plot if plot.name else folder / run.PLOT_FILE)
     if as_json:
         print_json({"folder": folder, "plan": dataclasses.asdict(plan), **dataclasses.asdict(end)})
         return
@@ -117,6 +138,17 @@ def command(
     click.echo(f"test        {end.test}, first 128: {end.first_test}")
     click.echo(f"wrote       {end.model_file}")
     say(f"next: edgelstm export {folder}")
+
+
+def _draw(folder: Path, plan: "RunPlan", target: Path) -> None:
+    from edgelstm.curves import read_log, training_plot
+    from edgelstm.figure import format_of
+    from edgelstm.files import write_bytes
+    from edgelstm.training.run import LOG_FILE
+
+    title = f"{plan.name}, recipe {plan.train.recipe}, seed {plan.train.seed}"
+    write_bytes(target, training_plot(read_log(folder / LOG_FILE), title, format_of(target)))
+    say(f"wrote {target}")
 
 
 def _config(model: str, hidden_size: int | None, rows_per_step: int | None, n_layers: int | None) -> ModelConfig:

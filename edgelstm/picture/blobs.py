@@ -188,6 +188,8 @@ def _without_rules(mask: Mask) -> Mask:
         level = y - np.rint(slope * (x - width / 2)).astype(np.int64) + height
         counts = np.bincount(level, minlength=3 * height)
         peaks = np.flatnonzero(counts[:-1] + counts[1:] > 0.5 * width)
+        if len(peaks) > height // 2:  # not lines but grain
+            return mask
         for peak in peaks:
             on = np.flatnonzero((level >= peak - 1) & (level <= peak + 2))
             columns = np.bincount(x[on], minlength=width) > 0

@@ -48,10 +48,15 @@ def read_picture(source: str | os.PathLike[str] | bytes, rows: int = 28, cols: i
 
     Raises PictureError, in one line, if it is no picture that can be read.
     """
+    return digit_from_array(read_pixels(source), rows, cols)
+
+
+def read_pixels(source: str | os.PathLike[str] | bytes) -> Bytes:
+    """What ``decode`` gives, of a picture file or its encoded bytes. Raises PictureError."""
     if isinstance(source, bytes):
-        return digit_from_array(decode(source), rows, cols)
+        return decode(source)
     name = printable(source)
-    return digit_from_array(decode(_read(source, name), name), rows, cols)
+    return decode(_read(source, name), name)
 
 
 def decode(content: bytes, name: str = "the picture") -> Bytes:

@@ -33,7 +33,7 @@ def sheet_only(picture: Bytes, grey: Floats) -> Bytes | None:
     first = np.rint(np.interp(at, np.arange(len(left)), left) * scale_x).astype(np.int64)
     last = np.rint(np.interp(at, np.arange(len(left)), right) * scale_x).astype(np.int64) - 1
     columns = np.arange(first.min(), last.max() + 1)[None]
-    return picture[rows[:, None], np.clip(columns, first[:, None], last[:, None])]
+    return np.asarray(picture[rows[:, None], np.clip(columns, first[:, None], last[:, None])])
 
 
 def _row_ends(grey: Floats) -> tuple[int, Floats, Floats] | None:

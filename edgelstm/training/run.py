@@ -50,6 +50,8 @@ from edgelstm.training.model import RowLstm, TorchRunner, new_model
 
 LOG_FILE = "log.jsonl"
 BOARD_DIR = "tensorboard"
+PLOT_FILE = "curves.png"
+"""The log drawn, if that was asked for."""
 LESSONS_DIR = "lessons"
 """Where the teachers' answers are kept, below the data folder: runs with the same teachers share them."""
 N_FIRST = 128
@@ -130,7 +132,7 @@ def begin_run(
 
 
 def _remove_run(folder: Path) -> None:
-    for name in (STATE_FILE, MODEL_FILE, LOG_FILE):
+    for name in (STATE_FILE, MODEL_FILE, LOG_FILE, PLOT_FILE):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / BOARD_DIR, ignore_errors=True)
 
@@ -184,12 +186,12 @@ def _run(
     with _RunLog(folder, steps_done, state.model) as log, _denormals_flushed():
         yield RunStart(len(fitting), total, done, str(device), torch.get_num_threads())
         for result in fit(state, plan.train, fitting, validation, lessons):
+            log.write(result)  # before the state: what a killed run logged beyond its state will come again
             if isinstance(result, EpochResult):
                 trained = result.train
                 checkpoint = dataclasses.replace(checkpoint, epoch=result.epoch, validation=result.validation)
                 _save_state(folder / STATE_FILE, plan, state)
                 save_checkpoint(folder / MODEL_FILE, checkpoint)
-            log.write(result)
             yield result
     model = averaged_model(state)
     end = RunEnd(
