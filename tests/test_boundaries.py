@@ -23,7 +23,8 @@ BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "tensorb
 # *: inside functions only.
 LEVEL_0 = {"errors", "config", "contract", "files"}
 PICTURE = {f"picture/{part}" for part in ("__init__", "decoding", "digit", "ink", "blobs", "sheet", "strokes")}
-LEVEL_1 = {"calibration", "data", "figure", "memory", "npm", "parity", "timing", "reference", "states", "weights"} | PICTURE
+LEVEL_1 = {"calibration", "data", "figure", "memory", "npm", "parity", "timing", "reference", "states", "weights"}
+LEVEL_1 |= PICTURE
 LEVEL_2 = {
     "runtime", "roofline", "bench", "report", "classifier", "contact_sheet", "curves", "demo", "doctor", "explain",
     "plot", "site",
