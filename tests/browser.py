@@ -137,6 +137,10 @@ class Page:
         mine = [event for event in self._browser.events if event.get("sessionId") == self.session]
         return [event["params"] for event in mine if event["method"] == method]
 
+    def forget_events(self) -> None:
+        self.run("0")
+        self._browser.events = [event for event in self._browser.events if event.get("sessionId") != self.session]
+
     def problems(self) -> list[str]:
         """Exceptions, errors and warnings of this tab."""
         thrown = [str(event["exceptionDetails"]) for event in self.events("Runtime.exceptionThrown")]

@@ -503,7 +503,7 @@ def test_its_policy_lets_nothing_out(page):
     assert tried == "Failed to fetch"
     said = [event["entry"]["text"] for event in page.events("Log.entryAdded")]
     assert any("Content Security Policy" in line or "violates" in line for line in said), said
-    page._browser.events.clear()
+    page.forget_events()
     page.run("fetch('model.json').then((answer) => answer.json())")
 
 

@@ -59,7 +59,9 @@ def edge_cases() -> Iterator[tuple[str, np.ndarray]]:
     desk = np.full((300, 360, 3), (120, 80, 50), np.uint8)
     desk[40:260, 60:300] = 235
     desk[90:210, 170:186] = 30
-    yield "a sheet on a desk", desk
+    yield "a sheet on an even desk", desk
+    grain = draw.normal(0, 5, (300, 360))
+    yield "a sheet on a desk", np.clip(np.rint(desk[:, :, 1] + grain), 0, 255).astype(np.uint8)
     frame = np.full((200, 200), 255, np.uint8)
     frame[20:180, 20:180] = 90
     frame[28:172, 28:172] = 250
@@ -69,6 +71,10 @@ def edge_cases() -> Iterator[tuple[str, np.ndarray]]:
     ruled[30::30] = 150
     ruled[70:180, 110:124] = 20
     yield "ruled paper", ruled
+    partly = np.full((240, 240), 240, np.uint8)
+    partly[30::30, 30:200] = 100
+    partly[70:180, 110:124] = 20
+    yield "paper ruled in its middle", partly
 
 
 def vectors(sample: np.ndarray, n_scrawls: int) -> list[tuple[str, np.ndarray]]:
