@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from edgelstm.contract import Pixels, Precision, Score, in_batches
+from edgelstm.contract import EarlyRule, Precision, Score, in_batches
 from edgelstm.data import Digits
 from edgelstm.errors import ParityError
 from edgelstm.files import write_bytes
@@ -33,6 +33,8 @@ class Exported:
     parity: ParityReport
     """fp32: onnxruntime against the checkpoint in torch. int8: against fp32, for information."""
     quantization: "Quantization | None" = None
+    early: EarlyRule | None = None
+    """A streaming model's rule for deciding early."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Quantization:
     int8: Score
     mcnemar: McNemar
     speed: Ratio
-    """int8's time over fp32's, batch 1, on this machine."""
+    """int8's time over fp32's for one picture, or one row of a streaming model, on this machine."""
 
     @property
     def loss(self) -> float:
@@ -86,10 +88,10 @@ def export_int8(checkpoint: Checkpoint, target: Path, digits: Digits, *, force: 
         fp32=Score.of(logits["fp32"], digits.labels),
         int8=Score.of(logits["int8"], digits.labels),
         mcnemar=mcnemar(right["fp32"], right["int8"]),
-        speed=_speed(runners["int8"], runners["fp32"], digits.images[:1]),
+        speed=speed_ratio(*(partial(runners[precision].logits, digits.images[:1]) for precision in ("int8", "fp32"))),
     )
     if not force:
-        _refuse_a_bad_bargain(target, report)
+        refuse_a_bad_bargain(target, report)
     content, operators = _gated(checkpoint, "int8", report.int8)
     write_bytes(target, content)
     return Exported(target, len(content), operators, compare(logits["fp32"], logits["int8"]), report)
@@ -105,17 +107,16 @@ def _gated(checkpoint: Checkpoint, precision: Precision, test: Score | None = No
     return model.SerializeToString(deterministic=True), tuple(node.op_type for node in model.graph.node)
 
 
-def _speed(int8: OrtRunner, fp32: OrtRunner, image: Pixels) -> Ratio:
-    calls: dict[str, Callable[[], object]] = {
-        "int8": partial(int8.logits, image),
-        "fp32": partial(fp32.logits, image),
-    }
+def speed_ratio(int8: Callable[[], object], fp32: Callable[[], object]) -> Ratio:
+    """int8's time over fp32's, the two calls taking turns."""
+    calls = {"int8": int8, "fp32": fp32}
     counts = calls_for_budget(calls, budget_s=TIMING_S, n_rounds=N_ROUNDS)
     rounds = measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=20)
     return median_ratio(rounds["int8"], rounds["fp32"])
 
 
-def _refuse_a_bad_bargain(target: Path, report: Quantization) -> None:
+def refuse_a_bad_bargain(target: Path, report: Quantization) -> None:
+    """Raise ParityError if int8 loses more than MAX_INT8_LOSS of the digits or is not faster."""
     fix = "give --force to keep it, or ship fp32"
     if report.loss > MAX_INT8_LOSS:
         raise ParityError(

@@ -125,9 +125,13 @@ def fit(state: TrainState, train: TrainConfig, fitting: Split, validation: Split
             rate = learning_rate_at(step, train, total)
             state.optimizer.param_groups[0]["lr"] = rate
             with torch.autocast(images.device.type, torch.bfloat16, enabled=train.bf16):
-                logits = model(images)
-            logits = logits.float()
+                # (T, B, C): the logits after each step, or after the last alone
+                steps = model.logits_by_step(images) if train.step_loss else model(images)[None]
+            steps = steps.float()
+            logits = steps[-1]
             loss = functional.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
+            if train.step_loss:
+                loss = torch.lerp(loss, _mean_step_loss(steps, labels, train), train.step_loss)
             state.optimizer.zero_grad()
             loss.backward()
             if train.clip_norm:
@@ -151,6 +155,12 @@ def fit(state: TrainState, train: TrainConfig, fitting: Split, validation: Split
             step, state.epoch, loss_sum / len(batches), Score(n_right, n_seen),
             evaluate(averaged_model(state), validation), n_seen / seconds,
         )  # fmt: skip
+
+
+def _mean_step_loss(steps: torch.Tensor, labels: torch.Tensor, train: TrainConfig) -> torch.Tensor:
+    """The mean loss over all steps of (T, B, C) logits: what is seen so far shall be said as well as it can be."""
+    each = labels.expand(len(steps), -1).flatten()
+    return functional.cross_entropy(steps.flatten(0, 1), each, label_smoothing=train.label_smoothing)
 
 
 def averaged_model(state: TrainState) -> RowLstm:

@@ -1,0 +1,101 @@
+"""Checkpoint -> streaming ONNX file: gated, proven as good as the checkpoint, with a rule for deciding early."""
+
+from pathlib import Path
+
+import numpy as np
+
+from edgelstm.config import N_VALIDATION
+from edgelstm.contract import EarlyRule, Logits, Pixels, Precision, Score
+from edgelstm.data import Digits
+from edgelstm.early import choose_rule
+from edgelstm.errors import ParityError
+from edgelstm.files import write_bytes
+from edgelstm.parity import compare, mcnemar
+from edgelstm.stream import Stream, logits_by_step, row_call
+from edgelstm.training.checkpoint import Checkpoint
+from edgelstm.training.export import Exported, Quantization, refuse_a_bad_bargain, speed_ratio
+from edgelstm.training.graph import probe_pixels
+from edgelstm.training.model import TorchRunner
+from edgelstm.training.stream_graph import build_stream_model, check_stream_graph
+
+VALIDATION_STREAMS = {"fp32": 100, "int8": 1}
+"""Pictures side by side while the rule is chosen: fp32's logits do not depend on it, int8's do."""
+
+
+def export_stream(checkpoint: Checkpoint, target: Path, training: Digits | None = None) -> Exported:
+    """Write the checkpoint as an fp32 streaming model. Nothing is written unless every gate and the parity pass.
+
+    With the ``training`` images, their validation part chooses the rule for deciding early. Raises ModelError
+    if the graph is not exactly what the contract promises, ParityError if the logits after the last row, with
+    one row a call and with all in one, are not torch's; OutputError if it cannot be written.
+    """
+    content = _gated(checkpoint, "fp32")[0]
+    pixels = probe_pixels(checkpoint.config)
+    expected = TorchRunner(checkpoint.model()).logits(pixels)
+    stream = Stream(content, n_streams=len(pixels), source=f"{target}, which was not written,")
+    parity = compare(np.concatenate([expected] * 2), np.concatenate([_last(stream, pixels), stream.push(pixels)]))
+    if not parity.passed:
+        raise ParityError(
+            f"{target} was not written: the exported model differs from the checkpoint",
+            found=f"a difference of {parity.max_difference:.3g} and {parity.n - parity.n_same} other decisions",
+            expected=f"at most {parity.atol:g} + {parity.rtol:g} * |logit| and none",
+            fix="report this as a bug, with the checkpoint",
+        )
+    rule = _rule(content, "fp32", training)
+    content, operators = _gated(checkpoint, "fp32", early=rule)
+    write_bytes(target, content)
+    return Exported(target, len(content), operators, parity, early=rule)
+
+
+def export_stream_int8(
+    checkpoint: Checkpoint, target: Path, digits: Digits, training: Digits | None = None, *, force: bool = False
+) -> Exported:
+    """Write it as an int8 streaming model, if it is as accurate as fp32 on ``digits`` and its rows are faster here.
+
+    Each digit is read alone, row by row. Raises and refuses as export_int8 does.
+    """
+    contents: dict[Precision, bytes] = {precision: _gated(checkpoint, precision)[0] for precision in ("fp32", "int8")}
+    streams = {precision: Stream(content) for precision, content in contents.items()}
+    logits = {precision: _last(stream, digits.images) for precision, stream in streams.items()}
+    right = {precision: found.argmax(1) == digits.labels for precision, found in logits.items()}
+    report = Quantization(
+        fp32=Score.of(logits["fp32"], digits.labels),
+        int8=Score.of(logits["int8"], digits.labels),
+        mcnemar=mcnemar(right["fp32"], right["int8"]),
+        speed=speed_ratio(*(row_call(streams[precision], digits.images[:1]) for precision in ("int8", "fp32"))),
+    )
+    if not force:
+        refuse_a_bad_bargain(target, report)
+    rule = _rule(contents["int8"], "int8", training)
+    content, operators = _gated(checkpoint, "int8", report.int8, rule)
+    write_bytes(target, content)
+    return Exported(target, len(content), operators, compare(logits["fp32"], logits["int8"]), report, rule)
+
+
+def validation_digits(training: Digits) -> Digits:
+    """The part of the training images that is held out to choose by."""
+    at = slice(-N_VALIDATION, None)
+    return Digits(training.images[at], training.labels[at], f"the last {N_VALIDATION:,} training images")
+
+
+def _last(stream: Stream, pixels: Pixels) -> Logits:
+    """(N, classes) after the last row, one step a call."""
+    return logits_by_step(stream, pixels)[:, -1]
+
+
+def _rule(content: bytes, precision: Precision, training: Digits | None) -> EarlyRule | None:
+    if training is None:
+        return None
+    held_out = validation_digits(training)
+    stream = Stream(content, n_streams=VALIDATION_STREAMS[precision])
+    logits = logits_by_step(stream, held_out.images)
+    return choose_rule(logits, held_out.labels, stream.contract.config.rows_per_step)
+
+
+def _gated(
+    checkpoint: Checkpoint, precision: Precision, test: Score | None = None, early: EarlyRule | None = None
+) -> tuple[bytes, tuple[str, ...]]:
+    """The file's bytes and its operators, once the graph has passed the gates."""
+    model = build_stream_model(checkpoint, precision, test, early)
+    check_stream_graph(model, checkpoint.config, precision)
+    return model.SerializeToString(deterministic=True), tuple(node.op_type for node in model.graph.node)
