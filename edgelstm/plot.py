@@ -1,14 +1,16 @@
-"""A bench report as a picture: latency distributions, throughput against batch, accuracy against latency."""
+"""Reports as pictures: latency, throughput, accuracy against latency; accuracy against rows read."""
 
 import io
 from typing import TYPE_CHECKING
 
 from edgelstm.bench import BenchReport, BenchResult
+from edgelstm.early import EarlyReport
 from edgelstm.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
 """Okabe and Ito's palette, which people with any colour vision can tell apart."""
@@ -16,11 +18,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 def bench_plot(report: BenchReport, file_format: str = "png") -> bytes:
     """The picture's bytes, ``png`` or ``svg``. Raises MissingDependencyError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "train", purpose="drawing a plot") from error
-    figure = Figure(figsize=(15, 5), layout="constrained")
+    figure = _figure(15, 5)
     distribution, throughput, front = figure.subplots(1, 3)
     colours = {result.name: COLOURS[i % len(COLOURS)] for i, result in enumerate(report.results)}
     _draw_distribution(distribution, report.results, colours)
@@ -31,6 +29,38 @@ def bench_plot(report: BenchReport, file_format: str = "png") -> bytes:
     figure.suptitle(
         f"{environment.cpu}, {environment.cores} cores, {environment.gpu or 'no GPU'} - {versions}", fontsize=9
     )
+    return _saved(figure, file_format)
+
+
+def early_plot(report: EarlyReport, file_format: str = "png") -> bytes:
+    """Accuracy against rows read: all pictures stopped at the same row, and the rule at every probability."""
+    figure = _figure(8, 5)
+    axes = figure.subplots()
+    wrong = [(point.rows, 100 * (1 - point.score.accuracy)) for point in report.curve]
+    trade = [(rows, 100 * (1 - score.accuracy)) for rows, score in report.trade]
+    axes.plot(*zip(*wrong, strict=True), "o-", color=COLOURS[0], markersize=3, label="all stopped at the same row")
+    axes.plot(*zip(*trade, strict=True), "-", color=COLOURS[1], label="each stopped by a rule, other probabilities")
+    here = report.mean_rows, 100 * (1 - report.early.accuracy)
+    axes.plot(*here, "D", color=COLOURS[1], markersize=8, label=f"the rule: a {report.rule}")
+    axes.axhline(100 * (1 - report.full.accuracy), color="0.6", linewidth=0.9, linestyle="--", label="every row read")
+    axes.set(yscale="log", xlim=(0, report.rows + 0.5))
+    _plain_ticks(axes.yaxis, "{x:g}")
+    axes.set(xlabel=f"rows read, of {report.rows}", ylabel=f"% of {report.full.n:,} digits wrong")
+    axes.set_title(f"{100 * report.mean_rows / report.rows:.0f} % of the rows: {report.early} instead of {report.full}")
+    axes.grid(color="0.92", which="both", linewidth=0.6)
+    axes.legend(fontsize=8, loc="lower left")
+    return _saved(figure, file_format)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "train", purpose="drawing a plot") from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _saved(figure: "Figure", file_format: str) -> bytes:
     buffer = io.BytesIO()
     # no date in the file: the same report draws the same bytes
     figure.savefig(buffer, format=file_format, dpi=130, metadata={"Date": None} if file_format == "svg" else None)
@@ -83,12 +113,12 @@ def _draw_throughput(axes: "Axes", results: tuple[BenchResult, ...], colours: di
     axes.grid(color="0.92", which="both", linewidth=0.6)
 
 
-def _plain_ticks(axis: "Axis") -> None:
+def _plain_ticks(axis: "Axis", form: str = "{x:,.0f}") -> None:
     """1, 2, 5, 10, ... written out on a logarithmic axis."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.set_major_formatter(StrMethodFormatter(form))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from edgelstm.bench import BatchResult, BenchReport, BenchResult
+from edgelstm.early import EarlyReport
 from edgelstm.timing import Percentile
 
 
@@ -63,6 +64,24 @@ th:first-child, td:first-child { text-align: left; }
 
 def _html_row(tag: str, cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def early_text(report: EarlyReport) -> str:
+    """An early report as its headline and a table of accuracy against rows."""
+    test, share = report.mcnemar, report.mean_rows / report.rows
+    lines = [
+        f"every row    {report.full}",
+        f"rule         a {report.rule}",
+        f"early        {report.early}, {report.mean_rows:.1f} of {report.rows} rows: {100 * share:.0f} %",
+        f"difference   {test.n_lost} lost, {test.n_won} won, McNemar p = {test.p_value:.2g}: "
+        f"{'no measurable loss' if report.passed else 'a measurable loss'}",
+    ]
+    rows = [("rows", "right if all stop here", "decided by the rule", "of them right")]
+    for point in report.curve:
+        decided = f"{100 * point.n_decided / point.score.n:.1f} %"
+        right = f"{100 * point.n_decided_right / point.n_decided:.2f} %" if point.n_decided else "-"
+        rows.append((str(point.rows), str(point.score), decided, right))
+    return "\n".join(lines) + "\n\n" + table(rows, left=0)
 
 
 def header(report: BenchReport) -> list[tuple[str, str]]:

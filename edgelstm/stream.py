@@ -33,7 +33,7 @@ from edgelstm.runtime import (
     read_model,
     short_text,
 )
-from edgelstm.weights import check_weights
+from edgelstm.weights import check_weights, read_metadata
 
 DEFAULT_STREAM_MODEL = f"{DEFAULT_MODEL}.stream"
 STREAM_FILE = "model.stream.onnx"
@@ -125,13 +125,7 @@ class Stream:
         """
         chosen = None if streams is None else self._chosen(streams)
         rows = self._checked(rows, self.n_streams if chosen is None else len(chosen))
-        n_rows = rows.shape[1]
-        most = self._most_rows if chosen is None else int(self._rows_read[chosen].max())
-        if most + n_rows > self._config.rows:
-            raise ValueError(
-                f"rows: found {n_rows} more for a picture of which {most} of {self._config.rows} are read; "
-                "reset begins the next one"
-            )
+        most = self._rows_after(rows.shape[1], chosen)
         try:
             logits = self._push_all(rows) if chosen is None else self._push_some(rows, chosen)
         except self._errors as error:
@@ -139,13 +133,23 @@ class Stream:
                 f"{self.source} cannot be run", found=short_text(error), fix="export the checkpoint again"
             ) from error
         which = slice(None) if chosen is None else chosen
-        self._rows_read[which] += n_rows
-        self._most_rows = max(self._most_rows, most + n_rows)
+        self._rows_read[which] += rows.shape[1]
+        self._most_rows = max(self._most_rows, most)
         if self._decides_early:
             # the streams may stand at different rows: only those at their end must decide
             at_end = self._rows_read[which] == self._config.rows
             self._decider.update(logits, which, last=at_end)
         return logits
+
+    def skip(self, n_rows: int, streams: Sequence[int] | None = None) -> None:
+        """Count rows that came but need not be read, because these streams' answers are settled.
+
+        Raises ValueError for more rows than a picture has left, as ``push`` does.
+        """
+        chosen = None if streams is None else self._chosen(streams)
+        most = self._rows_after(n_rows, chosen)
+        self._rows_read[slice(None) if chosen is None else chosen] += n_rows
+        self._most_rows = max(self._most_rows, most)
 
     def reset(self, streams: Sequence[int] | None = None) -> None:
         """Begin the next picture, of all streams or of those numbers."""
@@ -265,6 +269,16 @@ class Stream:
         logits: Logits = found[0]
         return logits
 
+    def _rows_after(self, n_rows: int, chosen: npt.NDArray[np.int64] | None) -> int:
+        """The row that the furthest of these streams will stand at after so many more."""
+        most = self._most_rows if chosen is None else int(self._rows_read[chosen].max())
+        if n_rows < 0 or most + n_rows > self._config.rows:
+            raise ValueError(
+                f"rows: found {n_rows} more for a picture of which {most} of {self._config.rows} are read; "
+                "reset begins the next one"
+            )
+        return most + n_rows
+
     def _chosen(self, streams: Sequence[int]) -> npt.NDArray[np.int64]:
         chosen = np.asarray(streams, np.int64)
         if chosen.ndim != 1 or not chosen.size or chosen.min() < 0 or chosen.max() >= self.n_streams:
@@ -285,6 +299,11 @@ class Stream:
         if not rows.shape[1] or rows.shape[1] % config.rows_per_step:
             raise ValueError(f"rows: found {rows.shape[1]}, expected a multiple of {config.rows_per_step}")
         return rows
+
+
+def is_streaming(content: bytes) -> bool:
+    """Whether a model file says that it reads rows; everything else of it is still to be checked."""
+    return read_metadata(content).get("edgelstm.kind") == '"stream"'
 
 
 def logits_by_step(stream: Stream, pixels: Pixels) -> StepLogits:

@@ -1,5 +1,6 @@
 """Read the weights of an ONNX file without onnx: just enough of protobuf to check them before they run."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 from edgelstm.errors import ModelError
 
 # Field numbers of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-_MODEL_GRAPH = 7
+_MODEL_GRAPH, _MODEL_METADATA = 7, 14
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _GRAPH_INITIALIZER = 5
 _TENSOR_DTYPE, _TENSOR_FLOATS, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_LOCATION = 2, 4, 8, 9, 14
 _FLOAT_DTYPES: dict[int, "np.dtype[Any]"] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
@@ -61,6 +63,18 @@ def read_weights(content: bytes) -> Iterator[Weight]:
             for part, tensor in _fields(graph):
                 if part == _GRAPH_INITIALIZER and isinstance(tensor, memoryview):
                     yield _weight(tensor)
+
+
+def read_metadata(content: bytes) -> dict[str, str]:
+    """The model's metadata, as far as the file can be read: what kind of model it claims to be, before it runs."""
+    metadata = {}
+    with contextlib.suppress(IndexError, ValueError):
+        for field, entry in _fields(memoryview(content)):
+            if field == _MODEL_METADATA and isinstance(entry, memoryview):
+                parts = dict(_fields(entry))
+                key, value = (bytes(parts[part]).decode() for part in (_ENTRY_KEY, _ENTRY_VALUE) if part in parts)
+                metadata[key] = value
+    return metadata
 
 
 def _weight(tensor: memoryview) -> Weight:

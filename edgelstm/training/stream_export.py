@@ -44,7 +44,7 @@ def export_stream(checkpoint: Checkpoint, target: Path, training: Digits | None 
     rule = _rule(content, "fp32", training)
     content, operators = _gated(checkpoint, "fp32", early=rule)
     write_bytes(target, content)
-    return Exported(target, len(content), operators, parity, early=rule)
+    return Exported(target, len(content), operators, parity, early=rule, streaming=True)
 
 
 def export_stream_int8(
@@ -69,7 +69,9 @@ def export_stream_int8(
     rule = _rule(contents["int8"], "int8", training)
     content, operators = _gated(checkpoint, "int8", report.int8, rule)
     write_bytes(target, content)
-    return Exported(target, len(content), operators, compare(logits["fp32"], logits["int8"]), report, rule)
+    return Exported(
+        target, len(content), operators, compare(logits["fp32"], logits["int8"]), report, rule, streaming=True
+    )
 
 
 def validation_digits(training: Digits) -> Digits:
