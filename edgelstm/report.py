@@ -117,15 +117,21 @@ def bench_tables(report: BenchReport) -> list[tuple[str, list[tuple[str, ...]]]]
         tables.append(
             (f"batch {size}", [_BATCH_HEAD, *(_batch_row(result.name, result.batches[index]) for result in results)])
         )
+    streaming = [result for result in results if result.steps]
+    for index, size in enumerate(step.batch_size for step in (streaming[0].steps if streaming else ())):
+        rows = (_batch_row(result.name, result.steps[index]) for result in streaming)
+        tables.append((f"one step of a stream, batch {size}", [_STEP_HEAD, *rows]))
     return tables
 
 
 def warnings(report: BenchReport) -> list[str]:
     """A line for each measurement that was not steady."""
     return [
-        f"warning: {result.name}, batch {batch.batch_size}: unsteady, believe the ratios more than the times "
+        f"warning: {result.name}, {what} {batch.batch_size}: unsteady, believe the ratios more than the times "
         f"({batch.latency.reason})"
-        for result in report.results for batch in result.batches if not batch.latency.stable
+        for result in report.results
+        for what, batches in (("batch", result.batches), ("one step, batch", result.steps))
+        for batch in batches if not batch.latency.stable
     ]  # fmt: skip
 
 
@@ -154,6 +160,8 @@ def _scenario_row(result: BenchResult) -> tuple[str, ...]:
 
 
 _BATCH_HEAD = ("model", "p50 us", "p90 us", "p99 us", "images/s", "times the first", "times the floor")
+
+_STEP_HEAD = tuple("steps/s" if name == "images/s" else name for name in _BATCH_HEAD)
 
 
 def _batch_row(name: str, batch: BatchResult) -> tuple[str, ...]:

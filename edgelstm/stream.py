@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from edgelstm.contract import (
     ModelContract,
     Pixels,
 )
-from edgelstm.early import Decider, StepLogits
+from edgelstm.early import Decider
 from edgelstm.errors import ModelError
 from edgelstm.files import sha256_of
 from edgelstm.runtime import (
@@ -33,7 +33,7 @@ from edgelstm.runtime import (
     read_model,
     short_text,
 )
-from edgelstm.weights import check_weights, read_metadata
+from edgelstm.weights import check_weights
 
 DEFAULT_STREAM_MODEL = f"{DEFAULT_MODEL}.stream"
 STREAM_FILE = "model.stream.onnx"
@@ -132,10 +132,9 @@ class Stream:
             raise ModelError(
                 f"{self.source} cannot be run", found=short_text(error), fix="export the checkpoint again"
             ) from error
-        which = slice(None) if chosen is None else chosen
-        self._rows_read[which] += rows.shape[1]
-        self._most_rows = max(self._most_rows, most)
+        self._count(rows.shape[1], most, chosen)
         if self._decides_early:
+            which = slice(None) if chosen is None else chosen
             # the streams may stand at different rows: only those at their end must decide
             at_end = self._rows_read[which] == self._config.rows
             self._decider.update(logits, which, last=at_end)
@@ -147,9 +146,7 @@ class Stream:
         Raises ValueError for more rows than a picture has left, as ``push`` does.
         """
         chosen = None if streams is None else self._chosen(streams)
-        most = self._rows_after(n_rows, chosen)
-        self._rows_read[slice(None) if chosen is None else chosen] += n_rows
-        self._most_rows = max(self._most_rows, most)
+        self._count(n_rows, self._rows_after(n_rows, chosen), chosen)
 
     def reset(self, streams: Sequence[int] | None = None) -> None:
         """Begin the next picture, of all streams or of those numbers."""
@@ -279,6 +276,13 @@ class Stream:
             )
         return most + n_rows
 
+    def _count(self, n_rows: int, most: int, chosen: npt.NDArray[np.int64] | None) -> None:
+        if chosen is None:
+            self._rows_read += n_rows
+        else:
+            self._rows_read[chosen] += n_rows
+        self._most_rows = max(self._most_rows, most)
+
     def _chosen(self, streams: Sequence[int]) -> npt.NDArray[np.int64]:
         chosen = np.asarray(streams, np.int64)
         if chosen.ndim != 1 or not chosen.size or chosen.min() < 0 or chosen.max() >= self.n_streams:
@@ -291,55 +295,14 @@ class Stream:
         config = self._config
         if isinstance(rows, np.ndarray) and n == 1 and rows.ndim in (1, 2) and rows.shape[-1] == config.cols:
             rows = rows.reshape(1, -1, config.cols)
-        expected = f"uint8 ({n}, rows, {config.cols})"
-        if not isinstance(rows, np.ndarray):
-            raise ValueError(f"rows: found {type(rows).__name__}, expected a NumPy array {expected}")
-        if rows.dtype != np.uint8 or rows.ndim != 3 or rows.shape[0] != n or rows.shape[2] != config.cols:
-            raise ValueError(f"rows: found {rows.dtype} {rows.shape}, expected {expected}")
+        if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim != 3:
+            found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+            raise ValueError(f"rows: found {found}, expected a NumPy array uint8 ({n}, rows, {config.cols})")
+        if rows.shape[0] != n or rows.shape[2] != config.cols:
+            raise ValueError(f"rows: found {rows.dtype} {rows.shape}, expected uint8 ({n}, rows, {config.cols})")
         if not rows.shape[1] or rows.shape[1] % config.rows_per_step:
             raise ValueError(f"rows: found {rows.shape[1]}, expected a multiple of {config.rows_per_step}")
         return rows
-
-
-def is_streaming(content: bytes) -> bool:
-    """Whether a model file says that it reads rows; everything else of it is still to be checked."""
-    return read_metadata(content).get("edgelstm.kind") == '"stream"'
-
-
-def logits_by_step(stream: Stream, pixels: Pixels) -> StepLogits:
-    """Pictures (N, rows, cols) through a Stream, one step a call -> (N, steps, classes).
-
-    As many at a time as it has streams; whatever it was reading is given up.
-    """
-    config, n = stream.contract.config, stream.n_streams
-    found = np.empty((len(pixels), config.n_steps, config.n_classes), np.float32)
-    for at in range(0, len(pixels), n):
-        part = pixels[at : at + n]
-        # the last pictures may be fewer than the streams
-        some = None if len(part) == n else range(len(part))
-        stream.reset()
-        for step in range(config.n_steps):
-            rows = part[:, step * config.rows_per_step : (step + 1) * config.rows_per_step]
-            found[at : at + n, step] = stream.push(rows, some)
-    stream.reset()
-    return found
-
-
-def row_call(stream: Stream, pixels: Pixels) -> Callable[[], Logits]:
-    """A call to be timed: it reads one more step of the pictures, from the first again after the last."""
-    steps = [np.ascontiguousarray(step) for step in np.split(pixels, stream.contract.config.n_steps, axis=1)]
-    at = 0
-
-    def call() -> Logits:
-        nonlocal at
-        if at == len(steps):
-            stream.reset()
-            at = 0
-        at += 1
-        return stream.push(steps[at - 1])
-
-    stream.reset()
-    return call
 
 
 def _identity(contract: ModelContract) -> str:

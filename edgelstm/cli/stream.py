@@ -160,7 +160,8 @@ def _evaluate(model: str, plot: Path | None, data_folder: Path, as_json: bool) -
     from edgelstm.data import evaluation_digits
     from edgelstm.early import evaluate
     from edgelstm.report import early_text
-    from edgelstm.stream import Stream, logits_by_step
+    from edgelstm.stream import Stream
+    from edgelstm.stream_runner import logits_by_step
 
     digits = evaluation_digits(data_folder)
     stream = Stream(model, early=True)  # one picture at a time, as at the edge: int8 depends on the company

@@ -44,7 +44,7 @@ def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_fold
         raise click.UsageError("give at most a CHECKPOINT and a MODEL")
     from edgelstm.data import evaluation_digits
     from edgelstm.runtime import checkpoint_beside, default_model, find_model, read_model
-    from edgelstm.stream import is_streaming
+    from edgelstm.stream_runner import is_streaming
     from edgelstm.training.checkpoint import load_checkpoint
     from edgelstm.training.stream_verify import verify_stream
     from edgelstm.training.verify import verify

@@ -18,6 +18,8 @@ from edgelstm.training.model import TorchRunner
 
 MAX_INT8_LOSS = 0.0005
 """Share of the digits that int8 may get wrong more than fp32."""
+PRECISIONS: tuple[Precision, Precision] = ("fp32", "int8")
+"""The reference, and what is held against it."""
 N_ROUNDS = 16
 TIMING_S = 2.0
 
@@ -82,7 +84,7 @@ def export_int8(checkpoint: Checkpoint, target: Path, digits: Digits, *, force: 
     Raises ParityError, and writes nothing, if it loses more than MAX_INT8_LOSS of the digits or is not
     faster at batch 1 on this machine, unless ``force``; ModelError and OutputError as export does.
     """
-    runners = {precision: OrtRunner(_gated(checkpoint, precision)[0], provider="cpu") for precision in _PRECISIONS}
+    runners = {precision: OrtRunner(_gated(checkpoint, precision)[0], provider="cpu") for precision in PRECISIONS}
     # one by one: int8's activations are scaled by the largest of a batch, so its logits depend on the company
     logits = {precision: in_batches(runner, digits.images, 1) for precision, runner in runners.items()}
     right = {precision: found.argmax(1) == digits.labels for precision, found in logits.items()}
@@ -90,16 +92,13 @@ def export_int8(checkpoint: Checkpoint, target: Path, digits: Digits, *, force: 
         fp32=Score.of(logits["fp32"], digits.labels),
         int8=Score.of(logits["int8"], digits.labels),
         mcnemar=mcnemar(right["fp32"], right["int8"]),
-        speed=speed_ratio(*(partial(runners[precision].logits, digits.images[:1]) for precision in ("int8", "fp32"))),
+        speed=speed_ratio(*(partial(runners[precision].logits, digits.images[:1]) for precision in PRECISIONS[::-1])),
     )
     if not force:
         refuse_a_bad_bargain(target, report)
     content, operators = _gated(checkpoint, "int8", report.int8)
     write_bytes(target, content)
     return Exported(target, len(content), operators, compare(logits["fp32"], logits["int8"]), report)
-
-
-_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
 def _gated(checkpoint: Checkpoint, precision: Precision, test: Score | None = None) -> tuple[bytes, tuple[str, ...]]:

@@ -11,9 +11,10 @@ from edgelstm.early import choose_rule
 from edgelstm.errors import ParityError
 from edgelstm.files import write_bytes
 from edgelstm.parity import compare, mcnemar
-from edgelstm.stream import Stream, logits_by_step, row_call
+from edgelstm.stream import Stream
+from edgelstm.stream_runner import StreamRunner, logits_by_step
 from edgelstm.training.checkpoint import Checkpoint
-from edgelstm.training.export import Exported, Quantization, refuse_a_bad_bargain, speed_ratio
+from edgelstm.training.export import PRECISIONS, Exported, Quantization, refuse_a_bad_bargain, speed_ratio
 from edgelstm.training.graph import probe_pixels
 from edgelstm.training.model import TorchRunner
 from edgelstm.training.stream_graph import build_stream_model, check_stream_graph
@@ -54,15 +55,16 @@ def export_stream_int8(
 
     Each digit is read alone, row by row. Raises and refuses as export_int8 does.
     """
-    contents: dict[Precision, bytes] = {precision: _gated(checkpoint, precision)[0] for precision in ("fp32", "int8")}
-    streams = {precision: Stream(content) for precision, content in contents.items()}
-    logits = {precision: _last(stream, digits.images) for precision, stream in streams.items()}
+    contents: dict[Precision, bytes] = {precision: _gated(checkpoint, precision)[0] for precision in PRECISIONS}
+    logits = {precision: _last(Stream(content), digits.images) for precision, content in contents.items()}
     right = {precision: found.argmax(1) == digits.labels for precision, found in logits.items()}
     report = Quantization(
         fp32=Score.of(logits["fp32"], digits.labels),
         int8=Score.of(logits["int8"], digits.labels),
         mcnemar=mcnemar(right["fp32"], right["int8"]),
-        speed=speed_ratio(*(row_call(streams[precision], digits.images[:1]) for precision in ("int8", "fp32"))),
+        speed=speed_ratio(
+            *(StreamRunner(contents[precision]).row_call(digits.images[:1]) for precision in PRECISIONS[::-1])
+        ),
     )
     if not force:
         refuse_a_bad_bargain(target, report)

@@ -21,7 +21,8 @@ from edgelstm.errors import ModelError
 from edgelstm.parity import ParityReport, compare, mcnemar
 from edgelstm.reference import NumpyRunner
 from edgelstm.runtime import OrtRunner, read_model
-from edgelstm.stream import Stream, logits_by_step
+from edgelstm.stream import Stream
+from edgelstm.stream_runner import logits_by_step
 from edgelstm.training.checkpoint import Checkpoint
 from edgelstm.training.export import MAX_INT8_LOSS
 from edgelstm.training.graph import build_model, probe_pixels
