@@ -50,11 +50,11 @@ def test_layers_and_rows_a_step_are_exported_too(config, tmp_path, checkpoint_of
 def test_the_rule_is_chosen_by_the_held_out_digits_alone(tiny_checkpoint, tmp_path, training):
     done = export_stream(tiny_checkpoint, tmp_path / "model.onnx", training)
     held_out = validation_digits(training)
-    assert np.array_equal(training.images[-100:], held_out.images)
+    assert np.array_equal(training.images[-100:], held_out.images[:100])
     stream = Stream(done.path, n_streams=50)
     assert choose_rule(logits_by_step(stream, held_out.images), held_out.labels) == done.early
     assert done.early == stream.contract.early
-    assert done.early.validation.n == 100
+    assert done.early.validation.n == 900
 
 
 def test_without_training_images_there_is_no_rule(tiny_checkpoint, tmp_path):
@@ -103,3 +103,16 @@ def test_int8_that_costs_accuracy_is_refused(tiny_checkpoint, tmp_path, sample, 
     with pytest.raises(ParityError, match="was not written: int8 costs accuracy"):
         export_stream_int8(tiny_checkpoint, tmp_path / "model.onnx", digits)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_held_out_digits_are_shifted_a_pixel_in_every_direction(training):
+    held_out = validation_digits(training)
+    assert (900, 28, 28) == held_out.images.shape
+    plain, found = training.images[-100:], set()
+    for part, labels in zip(held_out.images.reshape(9, 100, 28, 28), held_out.labels.reshape(9, 100), strict=True):
+        assert np.array_equal(training.labels[-100:], labels)
+        for y, x in ((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)):
+            moved = np.roll(plain, (y, x), (1, 2))  # digits have blank edges, so nothing comes round
+            if np.array_equal(moved[:, 1:-1, 1:-1], part[:, 1:-1, 1:-1]):
+                found.add((y, x))
+    assert len(found) == 9, found

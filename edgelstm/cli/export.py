@@ -100,7 +100,8 @@ def _print(done: "Exported") -> None:
     _print_proof(done)
     if done.early and done.early.mean_rows is not None:
         click.echo(
-            f"early       a {done.early}: {done.early.mean_rows:.1f} rows on validation, {done.early.validation}"
+            f"early       a {done.early}: {done.early.mean_rows:.1f} rows on the shifted validation images, "
+            f"{done.early.validation}"
         )
 
 

@@ -64,6 +64,8 @@ def command(model: str | None, as_json: bool) -> None:
         lines["output"] += f"; {' and '.join(NEXT_STATE_NAMES)} {state}"
         lines["early"] = "no rule" if rule is None else f"a {rule}"
         if rule and rule.mean_rows is not None:
-            lines["early"] += f": {rule.mean_rows:.1f} of {config.rows} rows on validation, {rule.validation}"
+            lines["early"] += (
+                f": {rule.mean_rows:.1f} of {config.rows} rows on the shifted validation images, {rule.validation}"
+            )
     for name, value in lines.items():
         click.echo(f"{name:<11} {value}")

@@ -48,11 +48,11 @@ def command(
     data_folder: Path,
     as_json: bool,
 ) -> None:
-    """Read pictures row by row from stdin, a JSON line after each step or at the decision.
+    """Read pictures row by row from stdin, a JSON line after each row.
 
     Stdin is raw bytes, one a pixel (0 = background), one step after the other without anything between:
-    28 bytes a row for the shipped models. After 28 rows the next picture begins. With --early the rows that
-    come after the decision are taken from stdin but not run.
+    28 bytes a row for the shipped models. After 28 rows the next picture begins. With --early there is one
+    line a picture, at its decision; the rows that come after it are taken from stdin but not run.
 
     MODEL is a streaming ONNX file, a run folder or a shipped model's name (default: runs/base if a streaming
     model is there, else the shipped one).

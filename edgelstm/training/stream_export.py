@@ -26,7 +26,7 @@ VALIDATION_STREAMS = {"fp32": 100, "int8": 1}
 def export_stream(checkpoint: Checkpoint, target: Path, training: Digits | None = None) -> Exported:
     """Write the checkpoint as an fp32 streaming model. Nothing is written unless every gate and the parity pass.
 
-    With the ``training`` images, their validation part chooses the rule for deciding early. Raises ModelError
+    With the ``training`` images, their ``validation_digits`` choose the rule for deciding early. Raises ModelError
     if the graph is not exactly what the contract promises, ParityError if the logits after the last row, with
     one row a call and with all in one, are not torch's; OutputError if it cannot be written.
     """
@@ -77,9 +77,18 @@ def export_stream_int8(
 
 
 def validation_digits(training: Digits) -> Digits:
-    """The part of the training images that is held out to choose by."""
+    """The held-out training images, and each shifted by a pixel in the eight directions.
+
+    Where a rule loses none of 5,000 pictures it may still lose 6 of 10,000 others (the rule of three), which
+    is a measurable loss; the shifts show more of the pictures that are nearly lost.
+    """
     at = slice(-N_VALIDATION, None)
-    return Digits(training.images[at], training.labels[at], f"the last {N_VALIDATION:,} training images")
+    images, labels = training.images[at], training.labels[at]
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
+    rows, cols = images.shape[1:]
+    offsets = [(1, 1), *((y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1))]
+    shifted = np.concatenate([padded[:, y : y + rows, x : x + cols] for y, x in offsets])
+    return Digits(shifted, np.tile(labels, len(offsets)), f"the last {N_VALIDATION:,} training images, shifted")
 
 
 def _last(stream: Stream, pixels: Pixels) -> Logits:

@@ -44,10 +44,12 @@ BATCH_SIZES = (1, 7, 64, 1000)
 N_RANDOM_SPLITS = 3
 SPLIT_STREAMS = 1000
 INT8_NUMPY_STREAMS = 32
+INT8_BATCH_SIZES = (1, 7, 32)
+"""At most the whole-picture runner's chunk: an int8 picture is rounded in the company of its chunk."""
 INT8_STREAM_ATOL = 0.25
 """int8 scales its input over one call: over a row here, over all rows there, so the pixels of a pale row are
-rounded otherwise. On the validation images that moved a logit by up to 0.06 with one stream and 0.13 with
-1,000 (the scale is over all of them too), where int8 itself moves them by up to 0.45 against fp32."""
+rounded otherwise. On the validation images that moved a logit by up to 0.06 with one stream and 0.11 with 32
+(the scale is over all of them too), where int8 itself moves them by up to 0.45 against fp32."""
 
 
 def verify_stream(
@@ -114,11 +116,12 @@ def _int8_values(checkpoint: Checkpoint, content: bytes, digits: Digits, alone: 
     whole = OrtRunner(build_model(checkpoint, "int8").SerializeToString(), provider="cpu")
     torch_logits = in_batches(TorchRunner(checkpoint.model()), digits.images, 1000)
     right, expected_score = torch_logits.argmax(1) == digits.labels, Score.of(torch_logits, digits.labels)
-    for n in BATCH_SIZES:
+    for n in sorted({*INT8_BATCH_SIZES, *BATCH_SIZES}):
         found = alone if n == 1 else logits_by_step(Stream(content, n_streams=n), digits.images)[:, -1]
-        parity = compare(in_batches(whole, digits.images, n), found, atol=INT8_STREAM_ATOL)
-        answer = f"{_answer(parity)} (at most {INT8_STREAM_ATOL:g}: a row is scaled by itself)"
-        yield Check(f"near the whole-picture int8 model, batch {n}", _near(parity), answer, parity)
+        if n in INT8_BATCH_SIZES:
+            parity = compare(in_batches(whole, digits.images, n), found, atol=INT8_STREAM_ATOL)
+            answer = f"{_answer(parity)} (at most {INT8_STREAM_ATOL:g}: a row is scaled by itself)"
+            yield Check(f"near the whole-picture int8 model, batch {n}", _near(parity), answer, parity)
         test = mcnemar(right, found.argmax(1) == digits.labels)
         answer = (
             f"{Score.of(found, digits.labels)} instead of {expected_score}: {test.n_lost} lost, {test.n_won} won, "
