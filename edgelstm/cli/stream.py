@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgelstm.stream import Stream
 
 
-@click.command(epilog="Example: scanner | edgelstm stream base.stream --early")
+@click.command(epilog="Example: edgelstm stream base.stream --early < rows.raw")
 @click.argument("model", required=False)
 @click.option(
     "--streams",
