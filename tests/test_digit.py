@@ -211,25 +211,6 @@ def test_any_array_gives_a_picture(picture: np.ndarray) -> None:
     assert (found.pixels.shape, found.pixels.dtype.name) == ((28, 28), "uint8")
 
 
-def on_a_desk(sheet: np.ndarray, desk: float = 70, skew: int = 12) -> np.ndarray:
-    """The sheet on a grainy desk, each corner moved another way."""
-    height, width = sheet.shape
-    corners = [(60 + skew, 50), (60 + width, 50 + skew), (60 + width - skew, 50 + height), (60, 50 + height - skew)]
-    mask = Image.new("L", (width + 120, height + 100), 0)
-    ImageDraw.Draw(mask).polygon(corners, fill=255)
-    grain = np.random.default_rng(1).normal(0, 6, (height + 100, width + 120))
-    whole = np.full((height + 100, width + 120), desk) + grain
-    whole[50 : 50 + height, 60 : 60 + width][np.asarray(mask)[50 : 50 + height, 60 : 60 + width] > 0] = sheet[
-        np.asarray(mask)[50 : 50 + height, 60 : 60 + width] > 0
-    ]
-    return np.clip(whole, 0, 255).astype(np.uint8)
-
-
-@pytest.mark.parametrize("desk", [20, 70, 120])
-def test_a_sheet_that_lies_askew_on_a_desk_is_read_inside(desk: float) -> None:
-    assert like_plain(on_a_desk(np.clip(paper(drawn()) + 2 * GRAIN, 0, 255), desk)) > 0.9
-
-
 def test_a_thick_ring_is_a_digit_and_no_sheet() -> None:
     image = Image.new("L", (300, 320), 230)
     ImageDraw.Draw(image).ellipse((60, 40, 240, 280), outline=30, width=55)
@@ -237,27 +218,6 @@ def test_a_thick_ring_is_a_digit_and_no_sheet() -> None:
     pixels = digit_from_array(grainy).pixels
     assert pixels[12:16, 12:16].max() < 60, pixels[12:16, 12:16]
     assert pixels[6:22].max(axis=1).min() > 200
-
-
-def test_the_dots_of_a_fax_are_seen_as_grey() -> None:
-    dots = Image.fromarray(paper(drawn(), ground=190)).convert("1")
-    assert like_plain(np.asarray(dots.convert("L"))) > 0.9
-
-
-def test_the_soft_shadow_of_a_hand_across_the_digit_is_not_ink() -> None:
-    across = np.abs(np.arange(300) - 190) / 25
-    light = 1 - 0.45 / (1 + np.exp(4 * (across - 1)))
-    picture = paper(drawn(width=8)) * light[None]
-    assert (
-        likeness(digit_from_array(paper(drawn(width=8))).pixels, digit_from_array(picture.astype(np.uint8)).pixels)
-        > 0.9
-    )
-
-
-def test_a_shadow_alone_has_no_ink() -> None:
-    picture = np.full((320, 300), 210.0)
-    picture[:, 190:] *= 0.55
-    assert digit_from_array(np.clip(picture + 2 * GRAIN, 0, 255).astype(np.uint8)).empty
 
 
 @pytest.mark.parametrize("width", [3, 10, 24, 40])
