@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from edgelstm.data import sample_digits
 from edgelstm.picture import digit_from_array
 from edgelstm.picture.blobs import label
+from edgelstm.picture.sheet import sheet_only
 from edgelstm.picture.strokes import stroke_width
 
 SEVEN = [(95, 90), (205, 90), (140, 230)]
@@ -243,3 +244,15 @@ def test_any_boxes_give_a_picture(boxes: list[tuple[int, int, int, int, int]], g
     for picture in (np.asarray(image), grainy):
         found = digit_from_array(picture)
         assert (found.pixels.shape, found.pixels.dtype.name) == ((28, 28), "uint8")
+
+
+def test_a_sheet_with_four_straight_sides_fills_the_picture_and_a_disc_does_not() -> None:
+    image = Image.new("L", (240, 200), 60)
+    ImageDraw.Draw(image).polygon([(50, 30), (200, 42), (190, 170), (42, 160)], fill=220)
+    ImageDraw.Draw(image).line([(110, 70), (120, 130)], fill=10, width=6)
+    sheet = sheet_only(np.asarray(image), np.asarray(image, np.float32))
+    assert sheet is not None
+    assert (set(np.unique(sheet)), sheet.shape[0] > 110) == ({10, 220}, True)  # nothing of the desk
+    disc = Image.new("L", (240, 200), 60)
+    ImageDraw.Draw(disc).ellipse((50, 30, 190, 170), fill=220)
+    assert sheet_only(np.asarray(disc), np.asarray(disc, np.float32)) is None
