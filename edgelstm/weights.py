@@ -60,7 +60,7 @@ def check_operators(content: bytes, source: str) -> None:
                             foreign.add(ascii(f"{domain}.{operator}"[-60:] if domain else operator[:60]))
     if foreign or n_nodes > MAX_NODES:
         raise ModelError(
-            f"{source} is no graph that this program runs",
+            f"{source} is not an edgelstm model",
             found=", ".join(sorted(foreign)[:5]) or f"{n_nodes:,} nodes",
             expected=f"at most {MAX_NODES} nodes of {', '.join(sorted(OPERATORS))}",
             fix="export the checkpoint with `edgelstm export`",
