@@ -161,8 +161,8 @@ RECIPES = {
     ),
     # To decide before the last row: the answer after every row is trained, not only the last.
     "early": TrainConfig(
-        recipe="early", epochs=40, learning_rate=3e-3, schedule="onecycle", weight_decay=0.01, step_loss=0.5,
-        label_smoothing=0.05, clip_norm=1.0, ema_decay=0.999, augment=AugmentConfig(),
+        recipe="early", epochs=80, learning_rate=3e-3, schedule="onecycle", weight_decay=0.01,
+        step_loss=0.5, clip_norm=1.0, ema_decay=0.999, augment=AugmentConfig(),
     ),
 }  # fmt: skip
 
