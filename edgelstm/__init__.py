@@ -7,14 +7,16 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from edgelstm.classifier import Classifier, Prediction
     from edgelstm.runtime import OrtRunner
+    from edgelstm.stream import Stream
 
 _HOME = {
     "Classifier": "edgelstm.classifier",
     "Prediction": "edgelstm.classifier",
     "OrtRunner": "edgelstm.runtime",
+    "Stream": "edgelstm.stream",
 }
 
-__all__ = ["Classifier", "OrtRunner", "Prediction", "__version__"]
+__all__ = ["Classifier", "OrtRunner", "Prediction", "Stream", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

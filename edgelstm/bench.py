@@ -32,7 +32,8 @@ N_WARMUP = 20
 CLEARLY = 0.95
 """Less than 5 % is not worth a second core."""
 WHAT_IS_TIMED = (
-    "one call from pixels in memory (uint8, NumPy) to logits (float32, NumPy); not timed: reading files, "
+    "one call from pixels in memory (uint8, NumPy) to logits (float32, NumPy), for a streaming model all the calls of "
+    "a picture, and one step's alone; not timed: reading files, "
     "preparing pictures, loading the model, the first run (its own column), warm-up"
 )
 
@@ -87,6 +88,8 @@ class BenchResult:
     batches: tuple[BatchResult, ...]
     peak_memory_bytes: int | None = None
     """Of a process of its own that loads it and runs it once; None if not measured."""
+    steps: tuple[BatchResult, ...] = ()
+    """A streaming model's calls of one step, state kept between them; empty for any other."""
 
     @property
     def single_stream_p90_s(self) -> float | None:
@@ -160,12 +163,17 @@ def bench(
         on_progress(f"loading {contestant.name}")
         loaded.append(_load(contestant, digits))
     sizes = sorted(set(batch_sizes))
+    streaming = {str(i): item[1] for i, item in enumerate(loaded) if hasattr(item[1], "row_call")}
+    budget_s = seconds / len(sizes) / (2 if streaming else 1)
     timed: dict[int, dict[str, Rounds]] = {}
+    timed_steps: dict[int, dict[str, Rounds]] = {}
     for size in sizes:
         on_progress(f"timing batch {size}")
-        calls = {str(i): _call(item[1], _batch(digits.images, size)) for i, item in enumerate(loaded)}
-        counts = calls_for_budget(calls, budget_s=seconds / len(sizes), n_rounds=N_ROUNDS)
-        timed[size] = measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=N_WARMUP)
+        pixels = _batch(digits.images, size)
+        timed[size] = _timed({str(i): _call(item[1], pixels) for i, item in enumerate(loaded)}, budget_s)
+        if streaming:
+            on_progress(f"timing one step, batch {size}")
+            timed_steps[size] = _timed({i: runner.row_call(pixels) for i, runner in streaming.items()}, budget_s)
     results = tuple(
         BenchResult(
             name=contestant.name, provider_requested=contestant.provider_requested,
@@ -177,6 +185,11 @@ def bench(
                 for size in sizes
             ),
             peak_memory_bytes=memory[i],
+            steps=tuple(
+                # no floor: the state and the weights of one step stay in the caches that the floor leaves out
+                _batch_result(size, rounds[str(i)], next(iter(rounds.values())), None, None)
+                for size, rounds in timed_steps.items() if str(i) in rounds
+            ),
         )
         for i, (contestant, runner, load_s, first_run_s, accuracy) in enumerate(loaded)
     )  # fmt: skip
@@ -197,6 +210,11 @@ def _load(contestant: Contestant, digits: Digits) -> tuple[Contestant, Runner, f
 
 def _call(runner: Runner, pixels: Pixels) -> Callable[[], object]:
     return lambda: runner.logits(pixels)
+
+
+def _timed(calls: dict[str, Callable[[], object]], budget_s: float) -> dict[str, Rounds]:
+    counts = calls_for_budget(calls, budget_s=budget_s, n_rounds=N_ROUNDS)
+    return measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=N_WARMUP)
 
 
 def _batch(images: Pixels, size: int) -> Pixels:

@@ -113,6 +113,8 @@ class TrainConfig:
     """AdamW's decoupled weight decay; 0 is plain Adam."""
     label_smoothing: float = 0.0
     """Share of the target spread over all classes."""
+    step_loss: float = 0.0
+    """Share of the loss that is the mean over all steps; 0: only the answer after the last row counts."""
     clip_norm: float | None = None
     """Largest norm of the gradient; None: not clipped."""
     ema_decay: float = 0.0
@@ -156,6 +158,11 @@ RECIPES = {
     "best": TrainConfig(
         recipe="best", epochs=80, learning_rate=3e-3, schedule="onecycle", weight_decay=0.01,
         clip_norm=1.0, ema_decay=0.999, augment=AugmentConfig(),
+    ),
+    # To decide before the last row: the answer after every row is trained, not only the last.
+    "early": TrainConfig(
+        recipe="early", epochs=80, learning_rate=3e-3, schedule="onecycle", weight_decay=0.01,
+        step_loss=0.5, clip_norm=1.0, ema_decay=0.999, augment=AugmentConfig(),
     ),
 }  # fmt: skip
 

@@ -12,12 +12,25 @@ from edgelstm.config import ModelConfig, model_config_from
 from edgelstm.errors import ModelError
 
 CONTRACT_VERSION = 1
+"""Of a model that reads a whole picture."""
+STREAM_CONTRACT_VERSION = 1
+"""Of a streaming model, which reads rows as they come."""
 OPSET = 18
 """onnxruntime's CUDA LSTM is registered for the LSTM of opset 14 to 21; 18 is inside with room."""
 INPUT_NAME = "pixels"
 OUTPUT_NAME = "logits"
 BATCH_AXIS = "batch"
 
+# A streaming model: row uint8 (batch, rows, cols), h and c float32 (layers, batch, hidden)
+#   -> logits float32 (batch, classes) after the last of these rows, h_out and c_out for the next call.
+# rows is any multiple of rows_per_step: one step a call, or several. h and c are zeros before the first row.
+ROW_NAME = "row"
+STATE_NAMES = ("h", "c")
+NEXT_STATE_NAMES = ("h_out", "c_out")
+ROWS_AXIS = "rows"
+
+Kind = Literal["picture", "stream"]
+CONTRACT_VERSIONS: dict[str, int] = {"picture": CONTRACT_VERSION, "stream": STREAM_CONTRACT_VERSION}
 Precision = Literal["fp32", "fp16", "int8"]
 Pixels = npt.NDArray[np.uint8]
 """(batch, rows, cols), 0 = background, 255 = ink."""
@@ -66,6 +79,32 @@ class Score:
 
 
 @dataclass(frozen=True)
+class EarlyRule:
+    """When a streaming model's answer is settled, so that the rows still to come need not be read."""
+
+    confidence: float
+    """Smallest probability of the first class, 0 to 1."""
+    n_stable: int
+    """Steps in a row with the same first class and at least that probability."""
+    mean_rows: float | None = None
+    """Rows read until then, on average over the validation images that chose the rule."""
+    validation: Score | None = None
+    """Right answers by the rule on those images."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.confidence, float) or not 0 <= self.confidence <= 1:
+            raise ValueError(f"confidence: found {self.confidence!r}, expected a probability")
+        if type(self.n_stable) is not int or self.n_stable < 1:
+            raise ValueError(f"n_stable: found {self.n_stable!r}, expected a whole number of at least 1")
+        if self.mean_rows is not None and not isinstance(self.mean_rows, float):
+            raise ValueError(f"mean_rows: found {self.mean_rows!r}, expected a number of rows")
+
+    def __str__(self) -> str:
+        steps = "1 step" if self.n_stable == 1 else f"{self.n_stable} steps"
+        return f"probability of at least {self.confidence:g} for {steps}"
+
+
+@dataclass(frozen=True)
 class ModelContract:
     """What an exported model says of itself in its ONNX metadata."""
 
@@ -86,6 +125,10 @@ class ModelContract:
     temperature: float = 1.0
     """What logits are divided by before softmax, so that confidence means what it says; 1 is not written down."""
     version: int = CONTRACT_VERSION
+    kind: Kind = "picture"
+    """Reads a whole picture, or a stream of rows."""
+    early: EarlyRule | None = None
+    """When a stream's answer is settled; None if nothing is known of that."""
 
     def __post_init__(self) -> None:
         texts = (self.name, *self.versions.keys(), *self.versions.values())
@@ -103,11 +146,15 @@ class ModelContract:
         values = asdict(self)
         if self.temperature == 1:  # as in files from before there was one
             del values["temperature"]
+        if self.kind == "picture":  # says nothing of streams, as before there were any
+            del values["kind"], values["early"]
         return {_PREFIX + key: json.dumps(values[key], sort_keys=True) for key in sorted(values)}
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], source: str = "the model") -> "ModelContract":
-        """Read it back. Raises ModelError if it is missing, newer, or says nonsense."""
+    def from_metadata(
+        cls, metadata: Mapping[str, str], source: str = "the model", kind: Kind = "picture"
+    ) -> "ModelContract":
+        """Read it back. Raises ModelError if it is missing, of another kind, newer, or says nonsense."""
         values = {key.removeprefix(_PREFIX): text for key, text in metadata.items() if key.startswith(_PREFIX)}
         if "version" not in values:
             raise ModelError(
@@ -118,16 +165,21 @@ class ModelContract:
             )
         try:
             read: dict[str, Any] = {key: json.loads(text) for key, text in values.items()}
-            if read["version"] != CONTRACT_VERSION:
+            if read.get("kind", "picture") != kind:
+                raise _other_kind(source, kind)
+            if read["version"] != CONTRACT_VERSIONS[kind]:
                 raise ModelError(
                     f"{source} keeps another version of the model contract",
                     found=repr(read["version"]),
-                    expected=repr(CONTRACT_VERSION),
+                    expected=repr(CONTRACT_VERSIONS[kind]),
                     fix="install a matching edgelstm, or export the checkpoint again",
                 )
             for key in ("validation", "test"):
                 read[key] = Score(**read[key]) if read[key] else None
             read["config"] = model_config_from(read["config"])
+            if early := read.get("early"):
+                validation = Score(**early["validation"]) if early["validation"] else None
+                read["early"] = EarlyRule(**{**early, "validation": validation})
             return cls(**read)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             if isinstance(error, ModelError):
@@ -135,7 +187,7 @@ class ModelContract:
             raise ModelError(
                 f"{source} has a damaged model contract",
                 found=f"{type(error).__name__}: {error}",
-                expected=f"the metadata of contract version {CONTRACT_VERSION}",
+                expected=f"the metadata of contract version {CONTRACT_VERSIONS[kind]}",
                 fix="export the checkpoint again",
             ) from error
 
@@ -144,6 +196,18 @@ def check_temperature(temperature: object) -> None:
     """Raise ValueError unless it is a float that logits can be divided by."""
     if type(temperature) is not float or not 0.01 <= temperature <= 100:
         raise ValueError(f"temperature: found {temperature!r}, expected a number from 0.01 to 100")
+
+
+def _other_kind(source: str, kind: Kind) -> ModelError:
+    if kind == "picture":
+        return ModelError(
+            f"{source} reads a picture row by row", expected="a model of whole pictures",
+            fix="run it with `edgelstm stream` or edgelstm.Stream, or export without --streaming",
+        )  # fmt: skip
+    return ModelError(
+        f"{source} reads whole pictures", expected="a streaming model",
+        fix="write one with `edgelstm export --streaming`",
+    )  # fmt: skip
 
 
 def in_batches(runner: Runner, pixels: Pixels, batch_size: int) -> Logits:

@@ -1,8 +1,9 @@
-"""A bench report as a picture: latency distributions, throughput against batch, accuracy against latency."""
+"""Reports as pictures: latency, throughput, accuracy against latency; accuracy against rows read."""
 
 from typing import TYPE_CHECKING
 
 from edgelstm.bench import BenchReport, BenchResult
+from edgelstm.early import EarlyReport
 from edgelstm.figure import FileFormat, figure_bytes, new_figure
 
 if TYPE_CHECKING:
@@ -27,6 +28,27 @@ def bench_plot(report: BenchReport, file_format: FileFormat = "png") -> bytes:
     figure.suptitle(
         f"{environment.cpu}, {environment.cores} cores, {environment.gpu or 'no GPU'} - {versions}", fontsize=9
     )
+    return figure_bytes(figure, file_format)
+
+
+def early_plot(report: EarlyReport, file_format: FileFormat = "png") -> bytes:
+    """Accuracy against rows read: all pictures stopped at the same row, and the rule at every probability."""
+    figure = new_figure(8, 5)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    wrong = [(point.rows, 100 * (1 - point.score.accuracy)) for point in report.curve]
+    trade = [(rows, 100 * (1 - score.accuracy)) for rows, score in report.trade]
+    axes.plot(*zip(*wrong, strict=True), "o-", color=COLOURS[0], markersize=3, label="all stopped at the same row")
+    axes.plot(*zip(*trade, strict=True), "-", color=COLOURS[1], label="each stopped by a rule, other probabilities")
+    here = report.mean_rows, 100 * (1 - report.early.accuracy)
+    axes.plot(*here, "D", color=COLOURS[1], markersize=8, label=f"the rule: a {report.rule}")
+    axes.axhline(100 * (1 - report.full.accuracy), color="0.6", linewidth=0.9, linestyle="--", label="every row read")
+    axes.set(yscale="log", xlim=(0, report.rows + 0.5))
+    _plain_ticks(axes.yaxis, "{x:g}")
+    axes.set(xlabel=f"rows read, of {report.rows}", ylabel=f"% of {report.full.n:,} digits wrong")
+    axes.set_title(f"{100 * report.mean_rows / report.rows:.0f} % of the rows: {report.early} instead of {report.full}")
+    axes.grid(color="0.92", which="both", linewidth=0.6)
+    axes.legend(fontsize=8, loc="lower left")
     return figure_bytes(figure, file_format)
 
 
@@ -76,12 +98,12 @@ def _draw_throughput(axes: "Axes", results: tuple[BenchResult, ...], colours: di
     axes.grid(color="0.92", which="both", linewidth=0.6)
 
 
-def _plain_ticks(axis: "Axis") -> None:
+def _plain_ticks(axis: "Axis", form: str = "{x:,.0f}") -> None:
     """1, 2, 5, 10, ... written out on a logarithmic axis."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.set_major_formatter(StrMethodFormatter(form))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -50,31 +50,33 @@ class NumpyRunner:
     def logits(self, pixels: Pixels, batch_size: int = 1000) -> Logits:
         """(B, rows, cols) uint8 -> (B, classes) float32."""
         batches = (pixels[at : at + batch_size] for at in range(0, len(pixels), batch_size))
-        return np.concatenate([self._run(batch) for batch in batches]).astype(np.float32)
+        return np.concatenate([self.run({INPUT_NAME: batch})[OUTPUT_NAME] for batch in batches]).astype(np.float32)
 
-    def _run(self, pixels: Pixels) -> Array:
-        values: dict[str, Array] = {**self._weights, INPUT_NAME: pixels}
-        for operator, inputs, outputs, attributes in self._nodes:
-            arguments = [values[name] if name else None for name in inputs]
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Every value of the graph by its name, from the inputs'."""
+        values: dict[str, Array] = {**self._weights, **inputs}
+        for operator, names, outputs, attributes in self._nodes:
+            arguments = [values[name] if name else None for name in names]
             results = _OPERATORS[operator](arguments, attributes)
             values.update(zip(outputs, results, strict=False))  # later outputs may be left unnamed
-        return values[OUTPUT_NAME]
+        return values
 
 
 def _lstm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array, ...]:
     """ONNX LSTM, forward, default activations: gates stand as i, o, f, c; B is [Wb, Rb].
 
-    x (T, B, I), w (1, 4H, I), r (1, 4H, H), b (1, 8H) -> Y (T, 1, B, H), Y_h (1, B, H), Y_c (1, B, H).
-    https://onnx.ai/onnx/operators/onnx__LSTM.html
+    x (T, B, I), w (1, 4H, I), r (1, 4H, H), b (1, 8H), initial h and c (1, B, H), zeros if left out
+    -> Y (T, 1, B, H), Y_h (1, B, H), Y_c (1, B, H). https://onnx.ai/onnx/operators/onnx__LSTM.html
     """
-    x, w, r, *rest = arguments
+    given: list[Any] = arguments + [None] * (8 - len(arguments))
+    x, w, r, b, lengths, h, c, peepholes = given
     hidden = attributes["hidden_size"]
     unknown = set(attributes) - {"hidden_size", "direction"}
-    if unknown or attributes.get("direction", b"forward") != b"forward" or any(a is not None for a in rest[1:]):
+    if unknown or attributes.get("direction", b"forward") != b"forward" or lengths is not None or peepholes is not None:
         raise ModelError("the NumPy reference cannot run this LSTM", found=f"attributes {sorted(attributes)}")
     w, r = w[0].astype(np.float64), r[0].astype(np.float64)
-    b = rest[0][0].astype(np.float64) if rest and rest[0] is not None else np.zeros(8 * hidden)
-    return _recurrence(x.astype(np.float64) @ w.T, r.T, b, lambda state: state)
+    b = np.zeros(8 * hidden) if b is None else b[0].astype(np.float64)
+    return _recurrence(x.astype(np.float64) @ w.T, r.T, b, lambda state: state, h, c)
 
 
 def _quantized_lstm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array, ...]:
@@ -83,10 +85,10 @@ def _quantized_lstm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[A
     The input is quantized once over all steps and images, the state at each step over all images, so an
     image's logits depend on the others of its batch. (onnxruntime, docs/ContribOperators.md)
     """
-    x, w, r, b, _, _, _, _, w_scale, w_zero, r_scale, r_zero = arguments
+    x, w, r, b, _, h, c, _, w_scale, w_zero, r_scale, r_zero = arguments
     w = (w[0].astype(np.float64) - w_zero[0]) * w_scale[0]
     r = (r[0].astype(np.float64) - r_zero[0]) * r_scale[0]
-    return _recurrence(_through_uint8(x) @ w, r, b[0].astype(np.float64), _through_uint8)
+    return _recurrence(_through_uint8(x) @ w, r, b[0].astype(np.float64), _through_uint8, h, c)
 
 
 def _through_uint8(values: Array) -> Array:
@@ -100,11 +102,14 @@ def _through_uint8(values: Array) -> Array:
     return rounded
 
 
-def _recurrence(from_input: Array, r: Array, b: Array, seen: Callable[[Array], Array]) -> tuple[Array, ...]:
+def _recurrence(
+    from_input: Array, r: Array, b: Array, seen: Callable[[Array], Array], h: Array | None, c: Array | None
+) -> tuple[Array, ...]:
     """(T, B, 4H) input gates, r (H, 4H), b (8H) -> Y, Y_h, Y_c; ``seen`` is what the weights see of the state."""
     hidden = r.shape[0]
     bias = b[: 4 * hidden] + b[4 * hidden :]
-    state_h = state_c = np.zeros((from_input.shape[1], hidden))
+    zeros = np.zeros((from_input.shape[1], hidden))
+    state_h, state_c = (zeros if state is None else state[0].astype(np.float64) for state in (h, c))
     outputs = []
     for step in from_input:  # (B, 4H)
         i, o, f, c = np.split(step + seen(state_h) @ r + bias, 4, axis=1)
@@ -129,6 +134,10 @@ def _reshape(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array]:
     return (x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)]),)
 
 
+def _split(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array, ...]:
+    return tuple(np.split(arguments[0], attributes["num_outputs"], attributes["axis"]))
+
+
 _OPERATORS: dict[str, Callable[[list[Any], dict[str, Any]], tuple[Array, ...]]] = {
     "Cast": lambda arguments, attributes: (arguments[0].astype(np.float64),),  # to a float type
     "Reshape": _reshape,
@@ -137,4 +146,6 @@ _OPERATORS: dict[str, Callable[[list[Any], dict[str, Any]], tuple[Array, ...]]] 
     "DynamicQuantizeLSTM": _quantized_lstm,
     "Squeeze": lambda arguments, attributes: (np.squeeze(arguments[0], tuple(arguments[1])),),
     "Gemm": _gemm,
+    "Split": _split,
+    "Concat": lambda arguments, attributes: (np.concatenate(arguments, attributes["axis"]),),
 }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from edgelstm.bench import BatchResult, BenchReport, BenchResult
+from edgelstm.early import EarlyReport
 from edgelstm.timing import Percentile
 
 
@@ -65,6 +66,24 @@ def _html_row(tag: str, cells: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
+def early_text(report: EarlyReport) -> str:
+    """An early report as its headline and a table of accuracy against rows."""
+    test, share = report.mcnemar, report.mean_rows / report.rows
+    lines = [
+        f"every row    {report.full}",
+        f"rule         a {report.rule}",
+        f"early        {report.early}, {report.mean_rows:.1f} of {report.rows} rows: {100 * share:.0f} %",
+        f"difference   {test.n_lost} lost, {test.n_won} won, McNemar p = {test.p_value:.2g}: "
+        f"{'no measurable loss' if report.passed else 'a measurable loss'}",
+    ]
+    rows = [("rows", "right if all stop here", "decided by the rule", "of them right")]
+    for point in report.curve:
+        decided = f"{100 * point.n_decided / point.score.n:.1f} %"
+        right = f"{100 * point.n_decided_right / point.n_decided:.2f} %" if point.n_decided else "-"
+        rows.append((str(point.rows), str(point.score), decided, right))
+    return "\n".join(lines) + "\n\n" + table(rows, left=0)
+
+
 def header(report: BenchReport) -> list[tuple[str, str]]:
     """What the figures depend on, as names and values."""
     environment = report.environment
@@ -98,15 +117,21 @@ def bench_tables(report: BenchReport) -> list[tuple[str, list[tuple[str, ...]]]]
         tables.append(
             (f"batch {size}", [_BATCH_HEAD, *(_batch_row(result.name, result.batches[index]) for result in results)])
         )
+    streaming = [result for result in results if result.steps]
+    for index, size in enumerate(step.batch_size for step in (streaming[0].steps if streaming else ())):
+        rows = (_batch_row(result.name, result.steps[index]) for result in streaming)
+        tables.append((f"one step of a stream, batch {size}", [_STEP_HEAD, *rows]))
     return tables
 
 
 def warnings(report: BenchReport) -> list[str]:
     """A line for each measurement that was not steady."""
     return [
-        f"warning: {result.name}, batch {batch.batch_size}: unsteady, believe the ratios more than the times "
+        f"warning: {result.name}, {what} {batch.batch_size}: unsteady, believe the ratios more than the times "
         f"({batch.latency.reason})"
-        for result in report.results for batch in result.batches if not batch.latency.stable
+        for result in report.results
+        for what, batches in (("batch", result.batches), ("one step, batch", result.steps))
+        for batch in batches if not batch.latency.stable
     ]  # fmt: skip
 
 
@@ -135,6 +160,8 @@ def _scenario_row(result: BenchResult) -> tuple[str, ...]:
 
 
 _BATCH_HEAD = ("model", "p50 us", "p90 us", "p99 us", "images/s", "times the first", "times the floor")
+
+_STEP_HEAD = tuple("steps/s" if name == "images/s" else name for name in _BATCH_HEAD)
 
 
 def _batch_row(name: str, batch: BatchResult) -> tuple[str, ...]:

@@ -52,14 +52,14 @@ def import_onnxruntime() -> ModuleType:
     return module
 
 
-def find_model(name: str | os.PathLike[str]) -> Path:
-    """The ONNX file that a user means: a file, a run folder, or the name of a shipped model.
+def find_model(name: str | os.PathLike[str], file: str = MODEL_FILE) -> Path:
+    """The ONNX file that a user means: a file, a run folder (its ``file``), or the name of a shipped model.
 
     Raises ModelError if there is no such file or model.
     """
     path = Path(name)
-    if path.is_dir() and (path / MODEL_FILE).is_file():
-        return path / MODEL_FILE
+    if path.is_dir() and (path / file).is_file():
+        return path / file
     if path.exists() and not path.is_dir():
         return path
     shipped = shipped_dir() / f"{name}.onnx"
@@ -68,16 +68,18 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     names = sorted(file.name.removesuffix(".onnx") for file in shipped_dir().glob("*.onnx"))
     raise ModelError(
         f"no model {name}",
-        found=f"a folder without {MODEL_FILE}" if path.is_dir() else "no such file",
+        found=f"a folder without {file}" if path.is_dir() else "no such file",
         expected=f"an .onnx file, a run folder, or a shipped model ({', '.join(names) or 'none here'})",
         fix="export one with `edgelstm export`",
     )
 
 
 def checkpoint_beside(model: Path) -> Path:
-    """Where the checkpoint of a model file is expected: base.safetensors for base.onnx, base.int8.onnx and so on."""
-    stem = model.name.removesuffix(".onnx").removesuffix(".int8").removesuffix(".fp16")
-    return model.with_name(f"{stem}.safetensors")
+    """Where the checkpoint of a model file is expected: base.safetensors for base.onnx and base.stream.int8.onnx."""
+    name = model.name
+    for suffix in (".onnx", ".int8", ".fp16", ".stream"):
+        name = name.removesuffix(suffix)
+    return model.with_name(name + ".safetensors")
 
 
 def default_model() -> str:
@@ -86,9 +88,9 @@ def default_model() -> str:
     return str(here) if here.is_file() else DEFAULT_MODEL
 
 
-def read_model(name: str | os.PathLike[str]) -> bytes:
+def read_model(name: str | os.PathLike[str], file: str = MODEL_FILE) -> bytes:
     """The bytes of a model file. Reading bytes means that no external data file is ever followed."""
-    path = find_model(name)
+    path = find_model(name, file)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -169,7 +171,7 @@ class OrtRunner:
             return np.concatenate(parts)
         except self._errors as error:
             raise ModelError(
-                f"{self.source} cannot be run", found=_short(error), fix="export the checkpoint again"
+                f"{self.source} cannot be run", found=short_text(error), fix="export the checkpoint again"
             ) from error
 
     def _logits_unbound(self, pixels: Pixels) -> Logits:
@@ -205,7 +207,7 @@ class OrtRunner:
 
     def nodes(self) -> list[tuple[str, str]]:
         """(operator, execution provider) of every node, in running order, after onnxruntime's own fusions."""
-        return [(node.op_type, provider) for provider, node in _assigned_nodes(self._session)]
+        return placed_nodes(self._session)
 
     def _open(self, content: bytes, provider: Provider) -> tuple[Literal["cpu", "cuda"], Any]:
         if provider == "cpu":
@@ -234,7 +236,7 @@ class OrtRunner:
             return open_session(content, self.settings, provider)
         except self._errors as error:
             raise ModelError(
-                f"{self.source} cannot be loaded as an ONNX model", found=_short(error),
+                f"{self.source} cannot be loaded as an ONNX model", found=short_text(error),
                 expected="an undamaged file written by `edgelstm export`", fix="export it again",
             ) from error  # fmt: skip
 
@@ -298,6 +300,11 @@ def lstm_placement(session: Any) -> dict[str, str]:
     }
 
 
+def placed_nodes(session: Any) -> list[tuple[str, str]]:
+    """(operator, execution provider) of every node, in running order, as the session itself reports it."""
+    return [(node.op_type, provider) for provider, node in _assigned_nodes(session)]
+
+
 def _assigned_nodes(session: Any) -> list[tuple[str, Any]]:
     return [
         (subgraph.ep_name, node)
@@ -327,7 +334,7 @@ def _cuda_library_problem(ort: ModuleType) -> str:
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        return f'{_short(error)}; run pip install "onnxruntime-gpu[cuda,cudnn]"'
+        return f'{short_text(error)}; run pip install "onnxruntime-gpu[cuda,cudnn]"'
     return "run `edgelstm doctor` for what is installed"
 
 
@@ -339,6 +346,7 @@ def onnxruntime_errors(ort: ModuleType) -> tuple[type[Exception], ...]:
     return (*(kind for kind in classes if issubclass(kind, Exception)), RuntimeError, ValueError)
 
 
-def _short(error: Exception) -> str:
+def short_text(error: Exception) -> str:
+    """What onnxruntime says, without the codes before it, at most 300 characters."""
     text = " ".join(str(error).split()).split(" : ", 3)[-1]
     return text if len(text) < 300 else text[:297] + "..."

@@ -1,5 +1,6 @@
 """Check an ONNX file before it runs, without onnx: just enough of protobuf for its weights and operators."""
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +11,17 @@ import numpy as np
 from edgelstm.errors import ModelError
 
 # Field numbers of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
+_MODEL_GRAPH, _MODEL_METADATA, _MODEL_FUNCTIONS = 7, 14, 25
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_SPARSE_INITIALIZER = 1, 5, 15
 _NODE_OPERATOR, _NODE_DOMAIN = 4, 7
 _TENSOR_DTYPE, _TENSOR_FLOATS, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_LOCATION = 2, 4, 8, 9, 14
 _FLOAT_DTYPES: dict[int, "np.dtype[Any]"] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
-OPERATORS = frozenset({"Cast", "Reshape", "Transpose", "LSTM", "DynamicQuantizeLSTM", "Squeeze", "Gemm"})
+OPERATORS = frozenset(
+    {"Cast", "Reshape", "Transpose", "LSTM", "DynamicQuantizeLSTM", "Squeeze", "Gemm", "Split", "Concat"}
+)
 """What an exported graph is made of. None of them loops, or makes more out of less."""
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 MAX_NODES = 100
@@ -56,7 +60,7 @@ def check_operators(content: bytes, source: str) -> None:
                             foreign.add(ascii(f"{domain}.{operator}"[-60:] if domain else operator[:60]))
     if foreign or n_nodes > MAX_NODES:
         raise ModelError(
-            f"{source} is no graph that this program runs",
+            f"{source} is not an edgelstm model",
             found=", ".join(sorted(foreign)[:5]) or f"{n_nodes:,} nodes",
             expected=f"at most {MAX_NODES} nodes of {', '.join(sorted(OPERATORS))}",
             fix="export the checkpoint with `edgelstm export`",
@@ -113,6 +117,18 @@ def read_weights(content: bytes) -> Iterator[Weight]:
             for part, tensor in fields(graph):
                 if part == _GRAPH_INITIALIZER and isinstance(tensor, memoryview):
                     yield _weight(tensor)
+
+
+def read_metadata(content: bytes) -> dict[str, str]:
+    """The model's metadata, as far as the file can be read: what kind of model it claims to be, before it runs."""
+    metadata = {}
+    with contextlib.suppress(IndexError, ValueError):
+        for field, entry in fields(memoryview(content)):
+            if field == _MODEL_METADATA and isinstance(entry, memoryview):
+                parts = dict(fields(entry))
+                key, value = (bytes(parts[part]).decode() for part in (_ENTRY_KEY, _ENTRY_VALUE) if part in parts)
+                metadata[key] = value
+    return metadata
 
 
 def _weight(tensor: memoryview) -> Weight:

@@ -1,6 +1,6 @@
 """Shared by all tests: a tiny model with fixed random weights, as a checkpoint and as an exported file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,21 @@ def tiny_checkpoint(tiny_config: ModelConfig) -> Checkpoint:
     return Checkpoint(
         weights=weights, config=tiny_config, train=RECIPES["fast"], name="tiny", epoch=1, data_sha256="0" * 64
     )
+
+
+@pytest.fixture(scope="session")
+def checkpoint_of() -> Callable[[ModelConfig], Checkpoint]:
+    """Makes a checkpoint of any shape, with random weights that are the same each time."""
+
+    def make(config: ModelConfig) -> Checkpoint:
+        draw = np.random.default_rng(0)
+        weights = {
+            name: torch.from_numpy(draw.normal(0, 0.4, tuple(weight.shape)).astype(np.float32))
+            for name, weight in RowLstm(config).state_dict().items()
+        }
+        return Checkpoint(weights, config, RECIPES["fast"], "random", 1, "0" * 64)
+
+    return make
 
 
 @pytest.fixture(scope="session")

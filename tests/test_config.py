@@ -119,7 +119,7 @@ def test_class_names_in_one_text_are_not_taken_letter_by_letter():
 
 
 def test_augmentation_is_part_of_a_recipe_only_where_asked_for():
-    assert {"tutorial": None, "fast": None, "best": AugmentConfig()} == {
+    assert {"tutorial": None, "fast": None, "best": AugmentConfig(), "early": AugmentConfig()} == {
         name: recipe.augment for name, recipe in RECIPES.items()
     }
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgelstm.config import FAMILY, ModelConfig
-from edgelstm.contract import ModelContract, Score, check_pixels
+from edgelstm.contract import EarlyRule, ModelContract, Score, check_pixels
 from edgelstm.errors import ModelError
 
 FULL = ModelContract(
@@ -104,3 +104,41 @@ def test_good_pixels_are_handed_back_as_they_are():
 def test_other_pixels_are_refused_with_found_and_expected(pixels, found):
     with pytest.raises(ValueError, match=rf"{found}, expected .*uint8 \(batch, 28, 28\)"):
         check_pixels(pixels, ModelConfig())
+
+
+# Streaming models
+
+STREAM = dataclasses.replace(FULL, kind="stream", early=EarlyRule(0.95, 2, 20.5, Score(4_990, 5_000)))
+
+
+@pytest.mark.parametrize("early", [STREAM.early, EarlyRule(0.9, 1), None])
+def test_a_streams_contract_comes_back_equal(early):
+    contract = dataclasses.replace(STREAM, early=early)
+    assert contract == ModelContract.from_metadata(contract.to_metadata(), kind="stream")
+
+
+def test_a_whole_pictures_metadata_say_nothing_of_streams():
+    """So files of before there were streams are still the same bytes."""
+    assert {"edgelstm.kind", "edgelstm.early"} & FULL.to_metadata().keys() == set()
+
+
+def test_one_kind_is_not_taken_for_the_other():
+    with pytest.raises(ModelError, match=r"m.onnx reads a picture row by row: expected a model of whole pictures; run"):
+        ModelContract.from_metadata(STREAM.to_metadata(), "m.onnx")
+    with pytest.raises(ModelError, match=r"m.onnx reads whole pictures: expected a streaming model; write one with"):
+        ModelContract.from_metadata(FULL.to_metadata(), "m.onnx", "stream")
+
+
+@pytest.mark.parametrize(
+    "early",
+    ["[1]", '{"confidence": 0.9}', '{"confidence": 2.0, "n_stable": 1, "mean_rows": null, "validation": null}', '"x"'],
+)
+def test_a_damaged_rule_is_refused_in_one_line(early):
+    with pytest.raises(ModelError, match="damaged model contract") as caught:
+        ModelContract.from_metadata(STREAM.to_metadata() | {"edgelstm.early": early}, kind="stream")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("n", "words"), [(1, "1 step"), (3, "3 steps")])
+def test_a_rule_says_what_it_asks_for(n, words):
+    assert f"probability of at least 0.95 for {words}" == str(EarlyRule(0.95, n))

@@ -281,3 +281,31 @@ def test_bf16_multiplies_otherwise_but_learns_the_same(sample):
     difference = (states[0] - states[1]).abs().max().item()
     assert 0 < difference < 0.05, difference
     assert states[1].dtype == torch.float32
+
+
+# The loss at every step
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_the_step_loss_is_the_mean_over_all_steps_of_the_same_batch(splits, share):
+    train = dataclasses.replace(PLAIN, step_loss=share, label_smoothing=0.05, n_samples=32)
+    model = copy.deepcopy(fresh(train).model)
+    _, (first, *_) = trained(train, splits)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(train.seed * 1_000_003 + 1))[:32]
+    with torch.no_grad():
+        by_step = model.logits_by_step(splits[0].images[order])
+    losses = [functional.cross_entropy(logits, splits[0].labels[order], label_smoothing=0.05) for logits in by_step]
+    expected = (1 - share) * losses[-1] + share * sum(losses) / 28
+    assert float(expected) == pytest.approx(first.loss, rel=1e-5)
+    assert abs(float(losses[-1]) - first.loss) > 1e-4, "the last step's loss alone would pass too"
+
+
+def test_training_every_step_makes_the_early_answers_better(splits):
+    plain = dataclasses.replace(PLAIN, epochs=25, learning_rate=1e-2)
+    right = {}
+    for share in (0.0, 0.5):
+        state, _ = trained(dataclasses.replace(plain, step_loss=share), splits)
+        with torch.no_grad():
+            by_step = averaged_model(state).logits_by_step(splits[0].images)
+        right[share] = int((by_step[15].argmax(1) == splits[0].labels).sum())
+    assert right[0.5] > right[0.0] + 20, right

@@ -9,7 +9,7 @@ import pytest
 
 from edgelstm.classifier import Classifier
 from edgelstm.data import Digits
-from edgelstm.picture import decode
+from edgelstm.picture import decode, read_picture
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 QUICK = (
@@ -57,3 +57,16 @@ def test_a_sheet_shows_every_picture_beside_what_was_seen(tool: ModuleType, tmp_
     page = decode((tmp_path / "sheet.png").read_bytes())
     assert page.shape[:2] == (2 * 158, 2 * 288)
     assert np.ptp(page[14:154, 140:280]) == 255
+
+
+@pytest.mark.parametrize("kind", ["sticky note", "1 bit"])
+def test_a_digit_on_a_sheet_that_lies_askew_and_one_of_dots_are_seen(tool: ModuleType, kind: str) -> None:
+    classifier = Classifier("base", provider="cpu")
+    made = list(tool.pictures(kind, "test", 6, 0))
+    n_right = sum(classifier.classify(content).digit == label for label, content in made)
+    assert n_right >= 5, f"{n_right}/6"
+
+
+def test_the_edge_of_a_shadow_is_no_ink(tool: ModuleType) -> None:
+    n_empty = sum(read_picture(content).empty for content in tool.no_digit_pictures("blank, shadowed", "test", 6, 0))
+    assert n_empty >= 4, f"{n_empty}/6"

@@ -120,3 +120,16 @@ def test_weights_become_numpy_arrays_without_a_change(tiny_checkpoint):
     assert {name: weight.tolist() for name, weight in tiny_checkpoint.weights.items()} == {
         name: weight.tolist() for name, weight in found.items()
     }
+
+
+@pytest.mark.parametrize(("rows_per_step", "n_layers"), [(1, 1), (4, 2)])
+def test_the_logits_of_a_step_are_those_of_a_picture_that_ends_there(rows_per_step, n_layers):
+    config = ModelConfig(hidden_size=6, rows_per_step=rows_per_step, n_layers=n_layers)
+    model = new_model(config, torch.Generator().manual_seed(0))
+    pixels = torch.randint(0, 256, (5, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    by_step = model.logits_by_step(pixels)
+    assert (config.n_steps, 5, 10) == by_step.shape
+    torch.testing.assert_close(model(pixels), by_step[-1])
+    shorter = RowLstm(ModelConfig(rows=8, hidden_size=6, rows_per_step=rows_per_step, n_layers=n_layers))
+    shorter.load_state_dict(model.state_dict())
+    torch.testing.assert_close(shorter(pixels[:, :8]), by_step[8 // rows_per_step - 1])

@@ -1,13 +1,16 @@
 """Tests of edgelstm.plot and of bench's advice: the front, the crossover, a picture that holds the names."""
 
 import dataclasses
+import io
 
 import pytest
 from PIL import Image
 
 from edgelstm.bench import BatchResult, BenchReport, BenchResult, Environment, advice, crossover
-from edgelstm.contract import Score
-from edgelstm.plot import bench_plot, pareto_front
+from edgelstm.contract import EarlyRule, Score
+from edgelstm.early import CurvePoint, EarlyReport
+from edgelstm.parity import McNemar
+from edgelstm.plot import bench_plot, early_plot, pareto_front
 from edgelstm.timing import summarize
 
 
@@ -63,3 +66,20 @@ def test_the_picture_is_drawn_the_same_twice(file_format, tmp_path):
         assert bench_plot(results, file_format) == drawn
     else:
         assert b"small" in drawn
+
+
+@pytest.mark.parametrize("file_format", ["png", "svg"])
+def test_the_early_curve_names_the_rule_and_the_accuracies(file_format):
+    curve = tuple(CurvePoint(row, Score(min(99, 10 * row), 100), 0, 0) for row in range(1, 15))
+    trade = ((5.0, Score(60, 100)), (9.5, Score(98, 100)), (14.0, Score(99, 100)))
+    early = EarlyReport(
+        EarlyRule(0.9, 2), 14, Score(99, 100), Score(98, 100), 9.5, McNemar(1, 0, 1.0), curve, trade
+    )  # fmt: skip
+    drawn = early_plot(early, file_format)
+    if file_format == "svg":
+        assert b"rows read, of 14" in drawn
+        assert b"68 % of the rows: 98/100 (98.00 %) instead of 99/100 (99.00 %)" in drawn
+        assert b"the rule: a probability of at least 0.9 for 2 steps" in drawn
+    else:
+        with Image.open(io.BytesIO(drawn)) as image:
+            assert image.width > 800

@@ -27,7 +27,7 @@ def digits(sample):
 @pytest.fixture
 def faster(monkeypatch):
     """No clock in tests: int8 takes half the time."""
-    monkeypatch.setattr(export_module, "_speed", lambda *arguments: Ratio(0.5, 0.4, 0.6, 0.95, 16))
+    monkeypatch.setattr(export_module, "speed_ratio", lambda *arguments: Ratio(0.5, 0.4, 0.6, 0.95, 16))
 
 
 def int8_model(checkpoint):
@@ -104,7 +104,7 @@ def test_int8_that_costs_accuracy_is_refused_and_the_old_file_stays(tiny_checkpo
 
 
 def test_int8_that_is_not_faster_is_refused_unless_forced(tiny_checkpoint, tmp_path, digits, monkeypatch):
-    monkeypatch.setattr(export_module, "_speed", lambda *arguments: Ratio(1.2, 1.1, 1.3, 0.95, 16))
+    monkeypatch.setattr(export_module, "speed_ratio", lambda *arguments: Ratio(1.2, 1.1, 1.3, 0.95, 16))
     monkeypatch.setattr(export_module, "MAX_LOSS", 1.0)
     with pytest.raises(ParityError, match=r"not faster on this machine: found 1\.20 times"):
         export_reduced(tiny_checkpoint, tmp_path / "a.onnx", digits, "int8")
@@ -195,7 +195,7 @@ def test_on_a_cpu_fp16_is_its_rounded_weights_in_float32(tiny_checkpoint, digits
 
 
 def test_fp16_is_written_without_being_faster_and_is_half_the_size(tiny_checkpoint, tmp_path, digits, monkeypatch):
-    monkeypatch.setattr(export_module, "_speed", lambda *arguments: Ratio(1.02, 0.9, 1.1, 0.95, 16))
+    monkeypatch.setattr(export_module, "speed_ratio", lambda *arguments: Ratio(1.02, 0.9, 1.1, 0.95, 16))
     done = export_reduced(tiny_checkpoint, tmp_path / "a.fp16.onnx", digits, "fp16")
     contract = OrtRunner(tmp_path / "a.fp16.onnx", provider="cpu").contract
     assert (contract.precision, contract.test) == ("fp16", done.bargain.reduced)

@@ -4,8 +4,10 @@ import dataclasses
 import re
 
 from edgelstm.bench import BatchResult, BenchReport, BenchResult, Environment
-from edgelstm.contract import Score
-from edgelstm.report import bench_html, bench_text, table
+from edgelstm.contract import EarlyRule, Score
+from edgelstm.early import CurvePoint, EarlyReport
+from edgelstm.parity import McNemar
+from edgelstm.report import bench_html, bench_text, early_text, table
 from edgelstm.timing import LatencySummary, Percentile, Ratio
 
 ENVIRONMENT = Environment(
@@ -163,3 +165,35 @@ def test_an_unsteady_batch_has_a_warning_with_the_reason():
 
 def test_a_steady_run_has_no_warning():
     assert "warning" not in bench_text(report(result("a", 100)))
+
+
+def test_a_streams_single_steps_have_a_table_of_their_own():
+    steps = (batch(1, 20), batch(64, 200, reason="p50 moved"))
+    batches = tuple(batch(size, 500) for size in (1, 64))
+    text = bench_text(report(result("a", 1, batches=batches), result("b", 1, batches=batches, steps=steps)))
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("one step of a stream")]
+    assert ["one step of a stream, batch 1", "one step of a stream, batch 64"] == [block[0] for block in blocks]
+    assert "steps/s" in blocks[0][1]
+    assert ["b"] == [line.split()[0] for line in blocks[0][3:]]
+    assert "50,000" in blocks[0][3]
+    assert "warning: b, one step, batch 64: unsteady" in text
+
+
+def test_an_early_report_is_a_headline_and_a_row_for_each_row_read():
+    curve = (CurvePoint(14, Score(5, 10), 0, 0), CurvePoint(28, Score(10, 10), 10, 8))
+    early = EarlyReport(
+        EarlyRule(0.9, 2), 28, Score(10, 10), Score(8, 10), 20.99, McNemar(2, 0, 0.5), curve, ((20.99, Score(8, 10)),)
+    )
+    assert early_text(early).splitlines() == [
+        "every row    10/10 (100.00 %)",
+        "rule         a probability of at least 0.9 for 2 steps",
+        "early        8/10 (80.00 %), 21.0 of 28 rows: 75 %",
+        "difference   2 lost, 0 won, McNemar p = 0.5: no measurable loss",
+        "",
+        "rows  right if all stop here  decided by the rule  of them right",
+        "----  ----------------------  -------------------  -------------",
+        "  14          5/10 (50.00 %)                0.0 %              -",
+        "  28        10/10 (100.00 %)              100.0 %        80.00 %",
+    ]
+    lossy = dataclasses.replace(early, mcnemar=McNemar(9, 0, 0.004))
+    assert "McNemar p = 0.004: a measurable loss" in early_text(lossy)

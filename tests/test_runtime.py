@@ -641,3 +641,27 @@ def test_a_batch_of_no_pictures_does_not_end_the_process(tiny_model_path):
         capture_output=True, text=True, timeout=TIMEOUT_S,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("base.onnx", "base"),
+        ("base.int8.onnx", "base"),
+        ("base.stream.onnx", "base"),
+        ("base.stream.int8.onnx", "base"),
+    ],
+)
+def test_a_models_checkpoint_is_expected_beside_it(name, expected):
+    assert Path("a") / f"{expected}.safetensors" == runtime.checkpoint_beside(Path("a") / name)
+
+
+def test_a_run_folder_holds_a_file_of_each_kind(tmp_path, tiny_model_bytes):
+    for name in ("model.onnx", "model.stream.onnx"):
+        (tmp_path / name).write_bytes(tiny_model_bytes)
+    assert [tmp_path / "model.onnx", tmp_path / "model.stream.onnx"] == [
+        runtime.find_model(tmp_path), runtime.find_model(tmp_path, "model.stream.onnx")
+    ]  # fmt: skip
+    (tmp_path / "model.stream.onnx").unlink()
+    with pytest.raises(ModelError, match=r"found a folder without model\.stream\.onnx"):
+        runtime.find_model(tmp_path, "model.stream.onnx")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "export", "verify", "infer", "bench", "inspect", "doctor")
+COMMANDS = ("train", "export", "verify", "infer", "stream", "bench", "inspect", "doctor")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import click
 from edgelstm import __version__
 from edgelstm.errors import EdgeLstmError
 
-COMMANDS = ("train", "export", "verify", "infer", "explain", "bench", "inspect", "doctor", "demo")
+COMMANDS = ("train", "export", "verify", "infer", "explain", "stream", "bench", "inspect", "doctor", "demo")
 
 
 class _Commands(click.Group):

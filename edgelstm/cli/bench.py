@@ -11,6 +11,7 @@ import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
 from edgelstm.config import n_cores
+from edgelstm.errors import ProviderError
 
 if TYPE_CHECKING:
     from edgelstm.bench import BenchReport, Contestant
@@ -90,7 +91,8 @@ def command(
 
     MODELS are ONNX files, run folders or shipped models' names (default: runs/base if it is there, else
     the shipped base model). Accuracy is on all 10,000 MNIST test images, or on the shipped sample of
-    1,000 if MNIST is not on this machine. The models run in turn within each round, so that a noisy
+    1,000 if MNIST is not on this machine. A streaming model is fed one step a call: its figures are those of
+    whole pictures, and of one step alone. The models run in turn within each round, so that a noisy
     machine hurts all alike; compare the figures of one run only.
     """
     from edgelstm.bench import advice, bench
@@ -146,9 +148,14 @@ def _contestants(
     model: str, providers: "tuple[Provider, ...]", settings: "SessionSettings", with_torch: bool
 ) -> "list[Contestant]":
     """One for each provider that differs, and one for torch if it and the checkpoint are there."""
-    from edgelstm.runtime import OrtRunner, checkpoint_beside, find_model
+    from edgelstm.runtime import OrtRunner, checkpoint_beside, find_model, read_model
+    from edgelstm.stream_runner import is_streaming
 
     path = find_model(model)
+    if is_streaming(read_model(path)):
+        if "cuda" in providers:
+            raise ProviderError(f"{path} reads row by row, which edgelstm does on the CPU only", fix="leave cuda out")
+        return [_stream_contestant(f"{model} rows", path, settings)]
     contestants: list[Contestant] = []
     used = set()
     for provider in providers:
@@ -175,6 +182,23 @@ def _ort_contestant(name: str, path: Path, runner: "OrtRunner") -> "Contestant":
         name=name,
         load=partial(OrtRunner, path, provider=provider, settings=settings),
         provider_requested=provider,
+        precision=runner.contract.precision,
+        n_parameters=runner.contract.config.n_parameters,
+        file_bytes=runner.n_bytes,
+        threads=settings.threads,
+        config=runner.contract.config,
+    )
+
+
+def _stream_contestant(name: str, path: Path, settings: "SessionSettings") -> "Contestant":
+    from edgelstm.bench import Contestant
+    from edgelstm.stream_runner import StreamRunner
+
+    runner = StreamRunner(path, settings=settings)
+    return Contestant(
+        name=name,
+        load=partial(StreamRunner, path, settings=settings),
+        provider_requested="cpu",
         precision=runner.contract.precision,
         n_parameters=runner.contract.config.n_parameters,
         file_bytes=runner.n_bytes,

@@ -11,6 +11,7 @@ from edgelstm.config import DEFAULT_MODEL, RUNS_DIR
 
 if TYPE_CHECKING:
     from edgelstm.contract import Precision
+    from edgelstm.training.checkpoint import Checkpoint
     from edgelstm.training.export import Exported
 
 
@@ -24,17 +25,29 @@ if TYPE_CHECKING:
     help="int8: a quarter of the size and faster, CPU only. fp16: half the size, for CUDA; a CPU runs it as fp32. "
     "Refused if it costs accuracy, int8 also if it is not faster here.",
 )
+@click.option(
+    "--streaming",
+    is_flag=True,
+    help="A model that reads rows as they come and keeps its state between calls, for edgelstm.Stream.",
+)
 @click.option("--force", is_flag=True, help="Keep an int8 or fp16 model that would be refused.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="ONNX file.  [default: model.onnx, model.int8.onnx ... in the run folder, or beside the checkpoint]",
+    help="ONNX file.  [default: model.onnx, model.int8.onnx, model.stream.onnx ... in the run folder, or "
+    "beside the checkpoint]",
 )
 @data_option
 @json_option
 def command(
-    checkpoint: Path, precision: "Precision", force: bool, output: Path | None, data_folder: Path, as_json: bool
+    checkpoint: Path,
+    precision: "Precision",
+    streaming: bool,
+    force: bool,
+    output: Path | None,
+    data_folder: Path,
+    as_json: bool,
 ) -> None:
     """Write a checkpoint as ONNX with one real LSTM op per layer.
 
@@ -42,22 +55,20 @@ def command(
     after the graph has passed its gates. fp32: onnxruntime's logits must equal torch's. int8 and fp16: at
     most 0.05 points of accuracy may be lost on the MNIST test images (all 10,000 if they are on this
     machine, else the shipped sample), and int8 must be faster than fp32 on this machine.
+
+    A streaming model also gets a rule for deciding before the last row, chosen on the validation images,
+    if MNIST is on this machine.
     """
     if force and precision == "fp32":
         raise click.UsageError("--force is for int8 and fp16: fp32 is never written unless it is exact")
+    if streaming and precision == "fp16":
+        raise click.UsageError("--streaming goes with fp32 or int8: a stream runs on the CPU, which has no fp16 LSTM")
     from edgelstm.training.checkpoint import MODEL_FILE, load_checkpoint
-    from edgelstm.training.export import export, export_reduced
 
     source = checkpoint / MODEL_FILE if checkpoint.is_dir() else checkpoint
-    target = output or source.with_suffix(".onnx" if precision == "fp32" else f".{precision}.onnx")
-    if precision == "fp32":
-        done = export(load_checkpoint(source), target)
-    else:
-        from edgelstm.data import evaluation_digits
-
-        digits = evaluation_digits(data_folder)
-        say(f"comparing {precision} with fp32 on {len(digits):,} digits ({digits.source})")
-        done = export_reduced(load_checkpoint(source), target, digits, precision, force=force)
+    suffix = (".stream" if streaming else "") + ("" if precision == "fp32" else f".{precision}") + ".onnx"
+    target = output or source.with_suffix(suffix)
+    done = _export(load_checkpoint(source), target, precision, streaming, force, data_folder)
     if as_json:
         print_json(dataclasses.asdict(done))
         return
@@ -65,9 +76,47 @@ def command(
     say(f"next: edgelstm verify {done.path}")
 
 
+def _export(
+    checkpoint: "Checkpoint",
+    target: Path,
+    precision: "Precision",
+    streaming: bool,
+    force: bool,
+    data_folder: Path,
+) -> "Exported":
+    from edgelstm.data import evaluation_digits, find_mnist, load_mnist
+    from edgelstm.training.export import export, export_reduced
+    from edgelstm.training.stream_export import export_stream, export_stream_int8
+
+    digits = None if precision == "fp32" else evaluation_digits(data_folder)
+    if digits:
+        say(f"comparing {precision} with fp32 on {len(digits):,} digits ({digits.source})")
+    if not streaming:
+        if digits:
+            return export_reduced(checkpoint, target, digits, precision, force=force)
+        return export(checkpoint, target)
+    training = load_mnist("train", data_folder) if find_mnist(data_folder) else None
+    say(
+        "choosing the rule for deciding early on the validation images" if training
+        else "no rule for deciding early: MNIST's training images are not on this machine"
+    )  # fmt: skip
+    if digits:
+        return export_stream_int8(checkpoint, target, digits, training, force=force)
+    return export_stream(checkpoint, target, training)
+
+
 def _print(done: "Exported") -> None:
     click.echo(f"wrote       {done.path} ({done.n_bytes:,} bytes)")
     click.echo(f"operators   {' '.join(done.operators)}")
+    _print_proof(done)
+    if done.early and done.early.mean_rows is not None:
+        click.echo(
+            f"early       a {done.early}: {done.early.mean_rows:.1f} rows on the shifted validation images, "
+            f"{done.early.validation}"
+        )
+
+
+def _print_proof(done: "Exported") -> None:
     parity, bargain = done.parity, done.bargain
     if bargain is None:
         click.echo(
@@ -75,14 +124,14 @@ def _print(done: "Exported") -> None:
             f"largest difference {parity.max_difference:.1e}"
         )
         return
-    test, speed = bargain.mcnemar, bargain.speed
+    test, speed, unit = bargain.mcnemar, bargain.speed, "row" if done.streaming else "picture"
     click.echo(f"fp32        {bargain.fp32}")
     click.echo(
         f"{bargain.precision}        {bargain.reduced}: {test.n_lost} lost, {test.n_won} won, "
         f"McNemar p = {test.p_value:.2g}; {parity.n_same:,}/{parity.n:,} same decisions"
     )
     click.echo(
-        f"speed       {speed.value:.2f} times the time of fp32 at batch 1 "
+        f"speed       {speed.value:.2f} times the time of fp32 for one {unit} "
         f"[{speed.low or float('nan'):.2f} {speed.high or float('nan'):.2f}], one thread, this machine"
     )
     click.echo(f"provider    {_PROVIDERS[bargain.precision]}")

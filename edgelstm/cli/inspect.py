@@ -16,11 +16,14 @@ def command(model: str | None, as_json: bool) -> None:
     MODEL is an ONNX file, a run folder or a shipped model's name (default: runs/base if it is there,
     else the shipped base model).
     """
-    from edgelstm.contract import INPUT_NAME, OUTPUT_NAME
-    from edgelstm.runtime import OrtRunner, default_model, find_model
+    from edgelstm.contract import INPUT_NAME, NEXT_STATE_NAMES, OUTPUT_NAME, ROW_NAME, STATE_NAMES
+    from edgelstm.runtime import OrtRunner, default_model, find_model, read_model
+    from edgelstm.stream import Stream
+    from edgelstm.stream_runner import is_streaming
 
     path = find_model(model or default_model())
-    runner = OrtRunner(path, provider="cpu")
+    streaming = is_streaming(read_model(path))
+    runner = Stream(path) if streaming else OrtRunner(path, provider="cpu")
     contract, config = runner.contract, runner.contract.config
     nodes = runner.nodes()
     if as_json:
@@ -37,7 +40,7 @@ def command(model: str | None, as_json: bool) -> None:
         return
     lines = {
         "file": f"{path} ({runner.n_bytes:,} bytes)",
-        "contract": f"version {contract.version}, {contract.precision}",
+        "contract": f"version {contract.version}{' for streams' if streaming else ''}, {contract.precision}",
         "input": f"{INPUT_NAME} uint8 (batch, {config.rows}, {config.cols})",
         "output": f"{OUTPUT_NAME} float32 (batch, {config.n_classes}): {' '.join(config.class_names)}",
         "model": f"{contract.name}: {config.n_steps} steps of {config.step_size} pixels, "
@@ -52,5 +55,17 @@ def command(model: str | None, as_json: bool) -> None:
         "data": f"sha256 {contract.data_sha256}",
         "versions": ", ".join(f"{name} {version}" for name, version in contract.versions.items()),
     }
+    if streaming:
+        state, rule = f"float32 ({config.n_layers}, batch, {config.hidden_size})", contract.early
+        lines["input"] = (
+            f"{ROW_NAME} uint8 (batch, rows, {config.cols}), rows a multiple of {config.rows_per_step}; "
+            f"{' and '.join(STATE_NAMES)} {state}, zeros before the first row"
+        )
+        lines["output"] += f"; {' and '.join(NEXT_STATE_NAMES)} {state}"
+        lines["early"] = "no rule" if rule is None else f"a {rule}"
+        if rule and rule.mean_rows is not None:
+            lines["early"] += (
+                f": {rule.mean_rows:.1f} of {config.rows} rows on the shifted validation images, {rule.validation}"
+            )
     for name, value in lines.items():
         click.echo(f"{name:<11} {value}")

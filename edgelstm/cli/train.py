@@ -32,7 +32,8 @@ def _picture(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     type=click.Choice([*RECIPES]),
     default=DEFAULT_RECIPE,
     show_default=True,
-    help="tutorial: the classic exercise. fast: about a minute. best: the shipped models.",
+    help="tutorial: the classic exercise. fast: about a minute. best: the shipped models. "
+    "early: for deciding before the last row.",
 )
 @click.option("--hidden-size", type=click.IntRange(1, 1024), help="LSTM units.  [default: the model's]")
 @click.option(

@@ -34,21 +34,30 @@ def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_fold
     not on this machine) and on random pixels, in batches of 1, 2, 7, 64 and 1000. Exits 1 on any
     difference.
 
+    A streaming model is fed row by row instead, to 1, 7, 64 and 1000 streams and with other splits into
+    calls, on the CPU; after the last row it must say what the whole picture says.
+
     MODEL is an ONNX file, a run folder or a shipped model's name (default: runs/base if it is there,
     else the shipped base model); CHECKPOINT is by default the one beside it.
     """
     if len(paths) > 2:
         raise click.UsageError("give at most a CHECKPOINT and a MODEL")
     from edgelstm.data import evaluation_digits
-    from edgelstm.runtime import checkpoint_beside, default_model, find_model
+    from edgelstm.runtime import checkpoint_beside, default_model, find_model, read_model
+    from edgelstm.stream_runner import is_streaming
     from edgelstm.training.checkpoint import load_checkpoint
+    from edgelstm.training.stream_verify import verify_stream
     from edgelstm.training.verify import verify
 
     model = find_model(paths[-1] if paths else default_model())
     checkpoint = Path(paths[0]) if len(paths) == 2 else checkpoint_beside(model)
     digits = evaluation_digits(data_folder)
     say(f"verifying {model} against {checkpoint} on {len(digits):,} digits ({digits.source})")
-    report = verify(load_checkpoint(checkpoint), model, digits, providers=providers, checkpoint_name=str(checkpoint))
+    loaded, name = load_checkpoint(checkpoint), str(checkpoint)
+    if is_streaming(read_model(model)):
+        report = verify_stream(loaded, model, digits, checkpoint_name=name)
+    else:
+        report = verify(loaded, model, digits, providers=providers, checkpoint_name=name)
     if as_json:
         print_json({"passed": report.passed, **dataclasses.asdict(report)})
     else:

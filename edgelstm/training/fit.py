@@ -129,12 +129,14 @@ def fit(
             rate = learning_rate_at(step, train, total)
             state.optimizer.param_groups[0]["lr"] = rate
             with torch.autocast(images.device.type, torch.bfloat16, enabled=train.bf16):
-                logits = model(images)
-            logits = logits.float()
-            if lesson is None:
-                loss = functional.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
-            else:
-                loss = taught_loss(logits, lesson.logits[batch], train.temperature)
+                # (T, B, C): the logits after each step, or after the last alone
+                steps = model.logits_by_step(images) if train.step_loss else model(images)[None]
+            steps = steps.float()
+            logits = steps[-1]
+            taught = None if lesson is None else lesson.logits[batch]
+            loss = _loss(logits, labels, taught, train)
+            if train.step_loss:
+                loss = torch.lerp(loss, _mean_step_loss(steps, labels, taught, train), train.step_loss)
             state.optimizer.zero_grad()
             loss.backward()
             if train.clip_norm:
@@ -158,6 +160,21 @@ def fit(
             step, state.epoch, loss_sum / len(batches), Score(n_right, n_seen),
             evaluate(averaged_model(state), validation), n_seen / seconds,
         )  # fmt: skip
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None, train: TrainConfig) -> torch.Tensor:
+    """Of (B, classes) logits against the (B,) labels, or against what the teachers say."""
+    if taught is None:
+        return functional.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
+    return taught_loss(logits, taught, train.temperature)
+
+
+def _mean_step_loss(
+    steps: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None, train: TrainConfig
+) -> torch.Tensor:
+    """The mean loss over all steps of (T, B, C) logits: what is seen so far shall be said as well as it can be."""
+    n = len(steps)
+    return _loss(steps.flatten(0, 1), labels.repeat(n), None if taught is None else taught.repeat(n, 1), train)
 
 
 def taught_loss(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -23,13 +23,22 @@ class RowLstm(nn.Module):
         self.head = nn.Linear(config.hidden_size, config.n_classes)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        config = self.config
-        # (B, R, C) -> (B, T, S) -> (T, B, S): rows are time steps, and torch's LSTM is time-major
-        steps = pixels.reshape(-1, config.n_steps, config.step_size).transpose(0, 1)
-        _, (last, _) = self.lstm(steps.to(self.head.weight.dtype) * PIXEL_SCALE)
+        _, (last, _) = self.lstm(self._sequence(pixels))
         # (L, B, H): the last layer's state after the last row
         logits: torch.Tensor = self.head(last[-1])
         return logits
+
+    def logits_by_step(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, rows, cols) -> (T, B, classes): what the model would say after each step."""
+        states, _ = self.lstm(self._sequence(pixels))
+        logits: torch.Tensor = self.head(states)
+        return logits
+
+    def _sequence(self, pixels: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        # (B, R, C) -> (B, T, S) -> (T, B, S): rows are time steps, and torch's LSTM is time-major
+        steps = pixels.reshape(-1, config.n_steps, config.step_size).transpose(0, 1)
+        return steps.to(self.head.weight.dtype) * PIXEL_SCALE
 
 
 def new_model(

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import torch
 
-from edgelstm.contract import INPUT_NAME, OPSET, OUTPUT_NAME, Logits, Pixels, Precision, Runner, Score, in_batches
+from edgelstm.contract import INPUT_NAME, OPSET, OUTPUT_NAME, Logits, ModelContract, Runner, Score, in_batches
 from edgelstm.data import Digits
 from edgelstm.errors import EdgeLstmError, ModelError, ProviderError
 from edgelstm.parity import ATOL, ParityReport, compare, mcnemar
@@ -94,7 +94,7 @@ def _checks(
     yield _contract_check(checkpoint, runners[0])
     if runners[0].contract.config != checkpoint.config:
         return  # other shapes: nothing further can be compared
-    yield _weights_check(checkpoint, content, runners[0].contract.precision)
+    yield weights_check(build_model(checkpoint, runners[0].contract.precision), content)
     if runners[0].contract.precision != "fp32":
         yield from _reduced_checks(checkpoint, content, runners, digits)
         return
@@ -110,11 +110,13 @@ def _checks(
         try:
             runner = load()
             for batch_size in batch_sizes:
-                yield _parity_check(runner, batch_size, digits.images, noise, reference)
+                found = in_batches(runner, digits.images, batch_size), in_batches(runner, noise, batch_size)
+                yield parity_check(f"{runner.name}, batch {batch_size}", found, reference)
         except EdgeLstmError as error:
             yield Check("same values and decisions", False, str(error))
-    yield _claims_check(checkpoint, runners[0])
-    yield _score_check(runners[0], Score.of(reference[0], digits.labels))
+    contract = runners[0].contract
+    yield claims_check(contract_of(checkpoint, contract.precision, contract.test), contract)
+    yield score_check(contract, Score.of(reference[0], digits.labels))
 
 
 def _contract_check(checkpoint: Checkpoint, runner: OrtRunner) -> Check:
@@ -153,8 +155,9 @@ def _reduced_checks(
             passed = bool(np.isfinite(found).all()) and lost <= MAX_LOSS
             yield Check(f"same accuracy: {runner.name}, batch {batch_size}", passed, answer, parity)
             scores[runner, batch_size] = score
-    yield _claims_check(checkpoint, runners[0])
-    yield _score_check(runners[0], scores[runners[0], 1])
+    contract = runners[0].contract
+    yield claims_check(contract_of(checkpoint, contract.precision, contract.test), contract)
+    yield score_check(contract, scores[runners[0], 1])
 
 
 def _kernel_check(runner: OrtRunner, batch_size: int, expected: Logits, found: Logits) -> Check:
@@ -172,12 +175,9 @@ def _kernel_check(runner: OrtRunner, batch_size: int, expected: Logits, found: L
     return Check(f"same values: {runner.name} and NumPy, batch {batch_size}", passed, answer, parity)
 
 
-def _weights_check(checkpoint: Checkpoint, content: bytes, precision: Precision) -> Check:
+def weights_check(fresh: onnx.ModelProto, content: bytes) -> Check:
     """Every initializer equal, bit for bit, to a fresh export of the checkpoint."""
-    wanted = {
-        tensor.name: onnx.numpy_helper.to_array(tensor)
-        for tensor in build_model(checkpoint, precision).graph.initializer
-    }
+    wanted = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in fresh.graph.initializer}
     graph = onnx.load_model_from_string(content).graph
     found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     wrong = sorted(wanted.keys() ^ found.keys())
@@ -188,10 +188,8 @@ def _weights_check(checkpoint: Checkpoint, content: bytes, precision: Precision)
     )  # fmt: skip
 
 
-def _parity_check(
-    runner: Runner, batch_size: int, images: Pixels, noise: Pixels, reference: tuple[Logits, Logits]
-) -> Check:
-    found = in_batches(runner, images, batch_size), in_batches(runner, noise, batch_size)
+def parity_check(how: str, found: tuple[Logits, Logits], reference: tuple[Logits, Logits]) -> Check:
+    """Values and decisions on the digits and on random pixels, against the reference's."""
     on_digits, on_noise = compare(reference[0], found[0]), compare(reference[1], found[1])
     both = compare(np.concatenate(reference), np.concatenate(found))
     answer = (
@@ -202,25 +200,23 @@ def _parity_check(
         answer += f", needs atol {both.tolerance_needed:.1e} instead of {both.atol:.0e}"
     for one in on_digits.disagreements[:5]:
         answer += f"; image {one.index}: {one.reference} became {one.found} (margin {one.margin:.2g})"
-    return Check(f"same values and decisions: {runner.name}, batch {batch_size}", both.passed, answer, both)
+    return Check(f"same values and decisions: {how}", both.passed, answer, both)
 
 
-def _claims_check(checkpoint: Checkpoint, runner: OrtRunner) -> Check:
+def claims_check(expected: ModelContract, found: ModelContract) -> Check:
     """All that the file says of itself, but for library versions, is what the checkpoint says.
 
     The own score of int8 or fp16 is no checkpoint's: only counting it again can show that it is so.
     """
-    found = runner.contract
-    expected = contract_of(checkpoint, found.precision, found.test)
     names = [field.name for field in dataclasses.fields(found) if field.name != "versions"]
     wrong = [name for name in names if getattr(found, name) != getattr(expected, name)]
     answer = "; ".join(f"{name} is {getattr(found, name)}, not {getattr(expected, name)}" for name in wrong)
     return Check("same claims", not wrong, answer or ", ".join(names))
 
 
-def _score_check(runner: OrtRunner, score: Score) -> Check:
+def score_check(contract: ModelContract, score: Score) -> Check:
     """The accuracy that the file claims, counted again; the sample can only be counted, not compared."""
-    claimed = runner.contract.test
+    claimed = contract.test
     if claimed is None or claimed.n != score.n:
         return Check(
             "claimed accuracy",

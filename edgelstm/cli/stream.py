@@ -1,0 +1,181 @@
+"""edgelstm stream"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from edgelstm.cli.options import data_option, json_option, print_json, say
+from edgelstm.config import DEFAULT_MODEL, RUNS_DIR
+from edgelstm.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from edgelstm.contract import Logits, Pixels
+    from edgelstm.stream import Stream
+
+
+@click.command(epilog="Example: edgelstm stream base.stream --early < rows.raw")
+@click.argument("model", required=False)
+@click.option(
+    "--streams",
+    "n_streams",
+    type=click.IntRange(1, 65_536),
+    default=1,
+    show_default=True,
+    help="Pictures side by side: a step on stdin holds the rows of each in turn.",
+)
+@click.option("--early", is_flag=True, help="One line a picture, when the model's rule says that it is settled.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Go on from this file, if it is there, and leave the state in it at the end.",
+)
+@click.option("--evaluate", is_flag=True, help="Read no stdin: accuracy against rows read, on MNIST's test images.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="With --evaluate: draw it, PNG or SVG.")
+@data_option
+@json_option
+def command(
+    model: str | None,
+    n_streams: int,
+    early: bool,
+    state: Path | None,
+    evaluate: bool,
+    plot: Path | None,
+    data_folder: Path,
+    as_json: bool,
+) -> None:
+    """Read pictures row by row from stdin, a JSON line after each row.
+
+    Stdin is raw bytes, one a pixel (0 = background), one step after the other without anything between:
+    28 bytes a row for the shipped models. After 28 rows the next picture begins. With --early there is one
+    line a picture, at its decision; the rows that come after it are taken from stdin but not run.
+
+    MODEL is a streaming ONNX file, a run folder or a shipped model's name (default: runs/base if a streaming
+    model is there, else the shipped one).
+    """
+    if evaluate and (early or state or n_streams > 1):
+        raise click.UsageError("--evaluate reads MNIST, not stdin: leave out --streams, --early and --state")
+    if (plot or as_json) and not evaluate:
+        raise click.UsageError("--plot and --json are for --evaluate; what is read from stdin is always JSON lines")
+    model = model or _default_model()
+    if evaluate:
+        _evaluate(model, plot, data_folder, as_json)
+        return
+    if sys.stdin.isatty():
+        raise click.UsageError("give the rows on stdin, as raw bytes")
+    from edgelstm.stream import Stream
+
+    stream = Stream(model, n_streams=n_streams, early=early)
+    if state and state.exists():
+        stream.restore(_content(state))
+        if len(set(stream.rows_read.tolist())) > 1:
+            raise ModelError(
+                f"{state} cannot be gone on with here", found="streams that stand at different rows",
+                expected="all at the same, as on stdin", fix="go on with edgelstm.Stream",
+            )  # fmt: skip
+    try:
+        _follow(stream, sys.stdin.buffer, early)
+    finally:
+        if state:
+            from edgelstm.files import write_bytes
+
+            write_bytes(state, stream.save())
+
+
+def _default_model() -> str:
+    from edgelstm.stream import DEFAULT_STREAM_MODEL, STREAM_FILE
+
+    here = Path(RUNS_DIR) / DEFAULT_MODEL / STREAM_FILE
+    return str(here) if here.is_file() else DEFAULT_STREAM_MODEL
+
+
+def _content(state: Path) -> bytes:
+    try:
+        return state.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {state}", found=error.strerror, fix="check its rights") from error
+
+
+def _follow(stream: "Stream", source: BinaryIO, early: bool) -> None:
+    """Push each step as it comes; the streams stand at the same row, so they begin a picture together."""
+    config, picture = stream.contract.config, 0
+    everyone = list(range(stream.n_streams))
+    for step in _steps(source, stream):
+        if early:
+            _read_undecided(stream, step, picture)
+        else:
+            _tell(stream, picture, everyone, stream.push(step))
+        if stream.rows_read[0] == config.rows:
+            stream.reset()
+            picture += 1
+    if rows := int(stream.rows_read[0]):
+        say(f"the input ended after row {rows} of {config.rows} of picture {picture}")
+
+
+def _read_undecided(stream: "Stream", step: "Pixels", picture: int) -> None:
+    settled = stream.decided
+    undecided = (~settled).nonzero()[0].tolist()
+    if settled.any():
+        stream.skip(step.shape[1], settled.nonzero()[0].tolist())
+    if not undecided:
+        return
+    logits = stream.push(step[undecided], undecided) if settled.any() else stream.push(step)
+    now = stream.decided[undecided]
+    _tell(stream, picture, [one for one, done in zip(undecided, now, strict=True) if done], logits[now])
+
+
+def _tell(stream: "Stream", picture: int, streams: list[int], logits: "Logits") -> None:
+    """A line for each of these streams."""
+    from edgelstm.early import confidences
+
+    names, rows = stream.contract.config.class_names, stream.rows_read
+    for one, label, confidence in zip(streams, logits.argmax(1), confidences(logits), strict=True):
+        line = {
+            "picture": picture, "stream": one, "rows": int(rows[one]), "label": names[label],
+            "confidence": round(float(confidence), 6),
+        }  # fmt: skip
+        click.echo(json.dumps(line))
+
+
+def _steps(source: BinaryIO, stream: "Stream") -> "Iterator[Pixels]":
+    import numpy as np
+
+    config = stream.contract.config
+    shape = (stream.n_streams, config.rows_per_step, config.cols)
+    size = stream.n_streams * config.step_size
+    while content := source.read(size):
+        if len(content) < size:
+            raise DataError(
+                "the input ends in the middle of a step", found=f"{len(content)} bytes", expected=size,
+                fix=f"a step is {stream.n_streams} x {config.rows_per_step} rows of {config.cols} bytes",
+            )  # fmt: skip
+        yield np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _evaluate(model: str, plot: Path | None, data_folder: Path, as_json: bool) -> None:
+    from edgelstm.data import evaluation_digits
+    from edgelstm.early import evaluate
+    from edgelstm.report import early_text
+    from edgelstm.stream import Stream
+    from edgelstm.stream_runner import logits_by_step
+
+    digits = evaluation_digits(data_folder)
+    stream = Stream(model, early=True)  # one picture at a time, as at the edge: int8 depends on the company
+    say(f"reading {len(digits):,} digits ({digits.source}) row by row with {stream.source}")
+    config, rule = stream.contract.config, stream.contract.early
+    assert rule is not None, "early=True has asked for it"
+    report = evaluate(logits_by_step(stream, digits.images), digits.labels, rule, config.rows_per_step)
+    if plot:
+        from edgelstm.files import write_bytes
+        from edgelstm.plot import early_plot
+
+        write_bytes(plot, early_plot(report, "svg" if plot.suffix == ".svg" else "png"))
+        say(f"wrote {plot}")
+    if as_json:
+        print_json({"model": stream.source, "digits": digits.source, **dataclasses.asdict(report)})
+    else:
+        click.echo(early_text(report))
