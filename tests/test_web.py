@@ -89,15 +89,15 @@ def test_pictures_are_resized_as_pillow_resizes_them(node):
     draw = np.random.default_rng(2)
     cases = []
     for shape, to in (((90, 70), (31, 20)), ((40, 50), (40, 17)), ((7, 9), (30, 44)), ((211, 5), (97, 5))):
-        cases += [(draw.normal(0, 50, shape).astype(np.float32), to, filter) for filter in ("box", "bilinear", "bicubic")]
+        cases += [(draw.normal(0, 50, shape).astype(np.float32), to, kind) for kind in ("box", "bilinear", "bicubic")]
         cases += [(draw.integers(0, 256, (*shape, channels), dtype=np.uint8), to, None) for channels in (1, 3)]
-    lines = [json.loads(web_vectors.as_json(array)) | {"filter": filter, "to": to} for array, to, filter in cases]
+    lines = [json.loads(web_vectors.as_json(array)) | {"filter": kind, "to": to} for array, to, kind in cases]
     found = node(RESIZE, map(json.dumps, lines))
-    for (array, (height, width), filter), answer in zip(cases, found, strict=True):
-        method = Image.Resampling[(filter or "box").upper()]
+    for (array, (height, width), kind), answer in zip(cases, found, strict=True):
+        method = Image.Resampling[(kind or "box").upper()]
         expected = np.asarray(Image.fromarray(array.squeeze()).resize((width, height), method))
         got = np.frombuffer(base64.b64decode(answer), array.dtype).reshape(expected.shape)
-        assert np.array_equal(expected, got), f"{filter} {array.shape} to {height}, {width}"
+        assert np.array_equal(expected, got), f"{kind} {array.shape} to {height}, {width}"
 
 
 def test_transparent_pictures_get_the_same_ground(node):

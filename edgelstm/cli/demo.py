@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: edgelstm demo")
-@click.option("--model", help="Streaming ONNX file, run folder, or shipped model.  [default: base.stream]")
+@click.option(
+    "--model",
+    help="Streaming model: file, run folder, or shipped name.  [default: runs/base if exported, else base.stream]",
+)
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 lets the network in."
 )
@@ -29,11 +32,12 @@ def command(model: str | None, host: str, port: int, no_open: bool, folder: Path
     The page and the model come with edgelstm. onnxruntime-web, which runs the model in the browser, is fetched
     once through npm into the user's cache folder; after that no network is needed, and nothing is ever sent.
     """
+    from edgelstm.cli.stream import default_model
     from edgelstm.runtime import find_model, read_model
     from edgelstm.site import build_site, ensure_runtime, export_site
-    from edgelstm.stream import DEFAULT_STREAM_MODEL, STREAM_FILE
+    from edgelstm.stream import STREAM_FILE
 
-    name = model or DEFAULT_STREAM_MODEL
+    name = model or default_model()
     source = str(find_model(name, STREAM_FILE))
     content = read_model(name, STREAM_FILE)
     build_site(content, source, {})  # a wrong model is refused before anything is fetched

@@ -61,7 +61,7 @@ def command(
         raise click.UsageError("--evaluate reads MNIST, not stdin: leave out --streams, --early and --state")
     if (plot or as_json) and not evaluate:
         raise click.UsageError("--plot and --json are for --evaluate; what is read from stdin is always JSON lines")
-    model = model or _default_model()
+    model = model or default_model()
     if evaluate:
         _evaluate(model, plot, data_folder, as_json)
         return
@@ -86,7 +86,8 @@ def command(
             write_bytes(state, stream.save())
 
 
-def _default_model() -> str:
+def default_model() -> str:
+    """The streaming model of this folder's run, if it has been exported, else the shipped one."""
     from edgelstm.stream import DEFAULT_STREAM_MODEL, STREAM_FILE
 
     here = Path(RUNS_DIR) / DEFAULT_MODEL / STREAM_FILE
