@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     help="Write the page as static files for any web server instead.",
 )  # fmt: skip
 def command(model: str | None, host: str, port: int, no_open: bool, folder: Path | None) -> None:
-    """Serve a page in which one draws a digit and the model reads it, inside the browser.
+    """Serve a page where one draws a digit and the browser reads it.
 
     The page and the model come with edgelstm. onnxruntime-web, which runs the model in the browser, is fetched
     once through npm into the user's cache folder; after that no network is needed, and nothing is ever sent.
