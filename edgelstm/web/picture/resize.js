@@ -1,4 +1,6 @@
-// Pillow's Image.resize, bit for bit: the filters and the arithmetic of its src/libImaging/Resample.c.
+// Pillow's Image.resize, bit for bit along one axis: the filters and the arithmetic of its src/libImaging/Resample.c.
+// Along both it goes across first, as Pillow does but for pictures about twice as high as wide, which Pillow 13
+// resizes downward first: there a byte may be rounded otherwise.
 
 const FILTERS = {
   box: { support: 0.5, weight: (x) => (x > -0.5 && x <= 0.5 ? 1 : 0) },
