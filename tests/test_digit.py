@@ -212,6 +212,13 @@ def test_any_array_gives_a_picture(picture: np.ndarray) -> None:
     assert (found.pixels.shape, found.pixels.dtype.name) == ((28, 28), "uint8")
 
 
+@pytest.mark.parametrize("shape", [(12, 400), (400, 12), (20, 320), (1, 500), (3, 1000)])
+def test_noise_of_a_long_and_narrow_shape_gives_a_picture(shape: tuple[int, int]) -> None:
+    for seed in range(5):
+        picture = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+        assert digit_from_array(picture).pixels.shape == (28, 28)
+
+
 def test_a_thick_ring_is_a_digit_and_no_sheet() -> None:
     image = Image.new("L", (300, 320), 230)
     ImageDraw.Draw(image).ellipse((60, 40, 240, 280), outline=30, width=55)

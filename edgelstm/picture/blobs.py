@@ -184,9 +184,10 @@ def _without_rules(mask: Mask) -> Mask:
     if len(y) < width // 2:
         return mask
     found: list[tuple[bool, Ints]] = []
+    room = height + width // 10 + 1  # for the steepest line, however wide the picture
     for slope in np.arange(-0.2, 0.2001, 0.005):
-        level = y - np.rint(slope * (x - width / 2)).astype(np.int64) + height
-        counts = np.bincount(level, minlength=3 * height)
+        level = y - np.rint(slope * (x - width / 2)).astype(np.int64) + room
+        counts = np.bincount(level, minlength=2 * room + height)
         peaks = np.flatnonzero(counts[:-1] + counts[1:] > 0.5 * width)
         if len(peaks) > height // 2:  # not lines but grain
             return mask

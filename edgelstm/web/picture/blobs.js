@@ -205,13 +205,14 @@ function withoutRules(mask) {
 /** The pixels on each near-horizontal line, and whether it crosses the whole picture; null: not lines but grain. */
 function lines(ys, xs, height, width) {
   const found = [];
+  const room = height + floor(width / 10) + 1; // for the steepest line, however wide the picture
   const delta = -0.2 + 0.005 - -0.2; // as np.arange(-0.2, 0.2001, 0.005) steps
   const edge = max(2, floor(width / 25));
   for (let k = 0; k < 81; k++) {
     const slope = -0.2 + k * delta;
     const shift = Int32Array.from({ length: width }, (_, x) => rint(slope * (x - width / 2)));
-    const level = Int32Array.from(ys, (y, i) => y - shift[xs[i]] + height);
-    const counts = new Uint32Array(max(3 * height, largestOf(level) + 1));
+    const level = Int32Array.from(ys, (y, i) => y - shift[xs[i]] + room);
+    const counts = new Uint32Array(max(2 * room + height, largestOf(level) + 1));
     for (const value of level) counts[value]++;
     const peaks = [];
     for (let i = 0; i + 1 < counts.length; i++) if (counts[i] + counts[i + 1] > 0.5 * width) peaks.push(i);
