@@ -85,10 +85,17 @@ for (const line of readFileSync(0, "utf8").trim().split("\\n")) {
 """
 
 
+SHAPES = (
+    ((90, 70), (31, 20)), ((40, 50), (40, 17)), ((7, 9), (30, 44)), ((211, 5), (97, 5)),
+    ((160, 80), (64, 32)), ((161, 80), (64, 32)), ((300, 90), (120, 36)), ((161, 80), (322, 160)),
+)  # fmt: skip
+"""(from, to), the second row about where Pillow begins to go downward first."""
+
+
 def test_pictures_are_resized_as_pillow_resizes_them(node):
     draw = np.random.default_rng(2)
     cases = []
-    for shape, to in (((90, 70), (31, 20)), ((40, 50), (40, 17)), ((7, 9), (30, 44)), ((211, 5), (97, 5))):
+    for shape, to in SHAPES:
         cases += [(draw.normal(0, 50, shape).astype(np.float32), to, kind) for kind in ("box", "bilinear", "bicubic")]
         cases += [(draw.integers(0, 256, (*shape, channels), dtype=np.uint8), to, None) for channels in (1, 3)]
     lines = [json.loads(web_vectors.as_json(array)) | {"filter": kind, "to": to} for array, to, kind in cases]

@@ -1,6 +1,6 @@
 // Pillow's Image.resize, bit for bit along one axis: the filters and the arithmetic of its src/libImaging/Resample.c.
-// Along both it goes across first, as Pillow does but for pictures about twice as high as wide, which Pillow 13
-// resizes downward first: there a byte may be rounded otherwise.
+// Along both it goes across first, and downward first where a picture more than twice as high as wide becomes lower:
+// as Pillow 13 does, so that a byte between the two is rounded alike.
 
 const FILTERS = {
   box: { support: 0.5, weight: (x) => (x > -0.5 && x <= 0.5 ? 1 : 0) },
@@ -17,21 +17,21 @@ const FILTERS = {
 };
 const PRECISION_BITS = 32 - 8 - 2;
 
-/** A float32 grid resized, across and then down, rounded to float32 in between. */
+/** A float32 grid resized, rounded to float32 in between. */
 export function resized(values, height, width, filter) {
-  let out = values;
-  if (width !== values.width) out = across(out, 1, width, FILTERS[filter], { Type: Float32Array });
-  if (height !== values.height) out = down(out, 1, height, FILTERS[filter], { Type: Float32Array });
-  return out;
+  return both(values, 1, height, width, FILTERS[filter], { Type: Float32Array });
 }
 
 /** A picture of bytes resized, in fixed point, rounded to bytes in between. */
 export function resizedBytes({ height: h, width: w, channels, data }, height, width, filter) {
-  let out = { height: h, width: w, data };
-  const fixed = { Type: Uint8Array, fixed: true };
-  if (width !== w) out = across(out, channels, width, FILTERS[filter], fixed);
-  if (height !== h) out = down(out, channels, height, FILTERS[filter], fixed);
-  return { ...out, channels };
+  const picture = { height: h, width: w, data };
+  return { ...both(picture, channels, height, width, FILTERS[filter], { Type: Uint8Array, fixed: true }), channels };
+}
+
+function both(values, channels, height, width, filter, kind) {
+  const wide = (out) => (width === out.width ? out : across(out, channels, width, filter, kind));
+  const high = (out) => (height === out.height ? out : down(out, channels, height, filter, kind));
+  return values.height > 2 * values.width && height < values.height ? wide(high(values)) : high(wide(values));
 }
 
 /** For each of n outputs: its first input and the weights of that and the following ones. */
