@@ -8,6 +8,7 @@ import torch
 
 from edgelstm.config import AugmentConfig, ModelConfig, TrainConfig
 from edgelstm.errors import CheckpointError
+from edgelstm.training import fit as fit_module
 from edgelstm.training.checkpoint import save_checkpoint
 from edgelstm.training.fit import EpochResult, Split, fit, new_state, taught_loss
 from edgelstm.training.lessons import Lessons, check_teachers, load_teacher
@@ -127,6 +128,14 @@ def test_the_loss_is_the_kl_divergence_of_the_softened_answers():
     found = taught_loss(torch.from_numpy(student), torch.from_numpy(teacher), 4.0)
     assert expected == pytest.approx(found.item(), rel=1e-9)
     assert 0 == pytest.approx(taught_loss(torch.from_numpy(teacher), torch.from_numpy(teacher), 4.0).item(), abs=1e-12)
+
+
+def test_the_loss_over_all_rows_is_the_mean_of_the_taught_losses_after_each():
+    draw = torch.Generator().manual_seed(0)
+    steps, taught = torch.randn(5, 7, 10, generator=draw), torch.randn(7, 10, generator=draw)
+    expected = sum(taught_loss(logits, taught, TAUGHT.temperature).item() for logits in steps) / 5
+    found = fit_module._mean_step_loss(steps, torch.zeros(7, dtype=torch.int64), taught, TAUGHT)
+    assert expected == pytest.approx(found.item(), rel=1e-5)
 
 
 def test_a_student_learns_what_its_teacher_says_and_not_the_labels(teacher_files, sample, images, tmp_path):

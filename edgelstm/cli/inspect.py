@@ -51,6 +51,7 @@ def command(model: str | None, as_json: bool) -> None:
         "recipe": f"{contract.recipe}, seed {contract.seed}",
         "validation": str(contract.validation or "not recorded"),
         "test": str(contract.test or "not recorded"),
+        "confidence": f"softmax of the logits / {contract.temperature:.3f}",
         "weights": f"sha256 {contract.weights_sha256}",
         "data": f"sha256 {contract.data_sha256}",
         "versions": ", ".join(f"{name} {version}" for name, version in contract.versions.items()),
