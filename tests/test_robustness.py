@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from edgelstm.config import N_VALIDATION
+from edgelstm.contract import Score, in_batches
 from edgelstm.data import Digits
+from edgelstm.runtime import OrtRunner
 from edgelstm.training.checkpoint import save_checkpoint
+from edgelstm.training.model import TorchRunner
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
@@ -105,15 +108,15 @@ def test_the_table_and_the_json_hold_each_models_counts(tool, tmp_path, monkeypa
     arguments = ["base", "base.int8", str(tmp_path / "tiny.safetensors"), "--change", "as they are"]
     monkeypatch.setattr("sys.argv", ["robustness.py", *arguments, "--json", str(tmp_path / "r.json")])
     tool.main()
-    from edgelstm.training.model import TorchRunner
-
-    right = int((TorchRunner(tiny_checkpoint.model()).logits(digits.images).argmax(1) == digits.labels).sum())
+    runners = [OrtRunner(name, provider="cpu") for name in ("base", "base.int8")]
+    runners.append(TorchRunner(tiny_checkpoint.model()))
+    right = [Score.of(in_batches(runner, digits.images, 1), digits.labels) for runner in runners]
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "| digits | base | base.int8 | tiny |"
-    share = f"{right}/40 ({100 * right / 40:.2f} %)"
-    assert out[2] == f"| as they are | 40/40 (100.00 %) | 40/40 (100.00 %) | {share} |"
+    assert out[2] == f"| as they are | {right[0]} | {right[1]} | {right[2]} |"
+    assert right[2].n_right < right[0].n_right
     document = json.loads((tmp_path / "r.json").read_text())
-    assert document["right"]["as they are"]["tiny"] == {"n_right": right, "n": 40}
+    assert document["right"]["as they are"]["tiny"] == {"n_right": right[2].n_right, "n": 40}
 
 
 def test_a_missing_model_is_one_line(tool, monkeypatch, sample):
