@@ -34,6 +34,18 @@ def int8_model(checkpoint):
     return build_model(checkpoint, "int8")
 
 
+def assert_verified_until_a_weight_changes(checkpoint, model, path, digits):
+    path.write_bytes(model.SerializeToString())
+    assert verify(checkpoint, path, digits, providers=("cpu",)).passed
+    tensor = next(t for t in model.graph.initializer if t.name == "lstm_0.R")
+    raw = bytearray(tensor.raw_data)
+    raw[0] ^= 1
+    tensor.raw_data = bytes(raw)
+    path.write_bytes(model.SerializeToString())
+    report = verify(checkpoint, path, digits, providers=("cpu",))
+    assert [check.question for check in report.checks if not check.passed] == ["same weights"]
+
+
 def test_a_weight_is_its_integer_times_the_scale():
     weights = np.random.default_rng(0).normal(size=(1, 12, 7)).astype(np.float32)
     integers, scales = quantized(weights)
@@ -119,16 +131,7 @@ def test_int8_on_cuda_is_refused_not_run_elsewhere(tiny_checkpoint):
 def test_verify_proves_int8_and_catches_one_changed_byte(tiny_checkpoint, tmp_path, digits, monkeypatch):
     monkeypatch.setattr("edgelstm.training.verify.MAX_LOSS", 1.0)  # the tiny model is untrained
     monkeypatch.setattr("edgelstm.training.verify.INT8_ATOL", 1.0)
-    path, model = tmp_path / "a.onnx", int8_model(tiny_checkpoint)
-    path.write_bytes(model.SerializeToString())
-    assert verify(tiny_checkpoint, path, digits, providers=("cpu",)).passed
-    tensor = next(t for t in model.graph.initializer if t.name == "lstm_0.R")
-    raw = bytearray(tensor.raw_data)
-    raw[0] ^= 1
-    tensor.raw_data = bytes(raw)
-    path.write_bytes(model.SerializeToString())
-    report = verify(tiny_checkpoint, path, digits, providers=("cpu",))
-    assert [check.question for check in report.checks if not check.passed] == ["same weights"]
+    assert_verified_until_a_weight_changes(tiny_checkpoint, int8_model(tiny_checkpoint), tmp_path / "a.onnx", digits)
 
 
 def test_mcnemar_counts_only_where_they_differ():
@@ -203,13 +206,4 @@ def test_fp16_is_written_without_being_faster_and_is_half_the_size(tiny_checkpoi
 
 def test_verify_proves_fp16_and_catches_one_changed_weight(tiny_checkpoint, tmp_path, digits, monkeypatch):
     monkeypatch.setattr("edgelstm.training.verify.MAX_LOSS", 1.0)  # the tiny model is untrained
-    path, model = tmp_path / "a.fp16.onnx", fp16_model(tiny_checkpoint)
-    path.write_bytes(model.SerializeToString())
-    assert verify(tiny_checkpoint, path, digits, providers=("cpu",)).passed
-    tensor = next(t for t in model.graph.initializer if t.name == "lstm_0.R")
-    raw = bytearray(tensor.raw_data)
-    raw[0] ^= 1
-    tensor.raw_data = bytes(raw)
-    path.write_bytes(model.SerializeToString())
-    report = verify(tiny_checkpoint, path, digits, providers=("cpu",))
-    assert [check.question for check in report.checks if not check.passed] == ["same weights"]
+    assert_verified_until_a_weight_changes(tiny_checkpoint, fp16_model(tiny_checkpoint), tmp_path / "a.onnx", digits)
