@@ -14,7 +14,7 @@ test: $(READY) lint
 # needs Chromium (apt-get install chromium) and npm; leaves screenshots in build/screenshots
 browser: $(READY)
 	$(BIN)/edgelstm demo --export build/demo
-	EDGELSTM_SCREENSHOTS=build/screenshots $(BIN)/pytest tests/test_browser.py -rs -s
+	EDGELSTM_SCREENSHOTS=build/screenshots $(BIN)/pytest tests/test_web_browser.py -rs -s
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from edgelstm.classifier import Classifier, Prediction
-    from edgelstm.runtime import OrtRunner
-    from edgelstm.stream import Stream
+    from edgelstm.runtime.classifier import Classifier, Prediction
+    from edgelstm.runtime.runner import OrtRunner
+    from edgelstm.runtime.stream import Stream
 
 _HOME = {
-    "Classifier": "edgelstm.classifier",
-    "Prediction": "edgelstm.classifier",
-    "OrtRunner": "edgelstm.runtime",
-    "Stream": "edgelstm.stream",
+    "Classifier": "edgelstm.runtime.classifier",
+    "Prediction": "edgelstm.runtime.classifier",
+    "OrtRunner": "edgelstm.runtime.runner",
+    "Stream": "edgelstm.runtime.stream",
 }
 
 __all__ = ["Classifier", "OrtRunner", "Prediction", "Stream", "__version__"]

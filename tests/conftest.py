@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from edgelstm.config import RECIPES, ModelConfig
-from edgelstm.data import Digits, sample_digits
+from edgelstm.data.mnist import Digits, sample_digits
+from edgelstm.export.graph import build_model
 from edgelstm.training.checkpoint import Checkpoint
-from edgelstm.training.graph import build_model
 from edgelstm.training.model import RowLstm
 
 

@@ -19,43 +19,23 @@ PACKAGE = Path(edgelstm.__file__).parent
 TIMEOUT_S = 120
 BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "tensorboard", "matplotlib")
 
-# Which of our modules each module may import, and which packages besides the standard library.
-# *: inside functions only.
-LEVEL_0 = {"errors", "config", "contract", "files"}
-PICTURE = {f"picture/{part}" for part in ("__init__", "decoding", "digit", "ink", "blobs", "sheet", "strokes")}
-LEVEL_1 = {
-    "calibration", "data", "early", "figure", "memory", "npm", "parity", "timing", "reference", "states",
-    "weights", *PICTURE,
+# A folder imports only folders of lower levels; what stands at the top of the package is level 0.
+LEVELS = {
+    "data": 1, "native": 2, "runtime": 3, "measure": 4, "show": 5, "web": 5, "training": 5, "export": 6, "cli": 7
 }  # fmt: skip
-LEVEL_2 = {
-    "runtime", "stream", "stream_runner", "roofline", "bench", "report", "classifier", "contact_sheet", "curves",
-    "demo", "doctor", "explain", "plot", "site",
-}  # fmt: skip
+# Which packages besides the standard library a folder may import. *: inside functions only.
 PACKAGES = {
-    "contract": {"numpy"},
-    "early": {"numpy"},
-    "stream": {"numpy"},
-    "stream_runner": {"numpy"},
-    "data": {"numpy", "*torchvision"},
-    **{part: {"numpy", "PIL"} for part in PICTURE},
-    "calibration": {"numpy"},
-    "parity": {"numpy"},
-    "timing": {"numpy"},
-    "reference": {"numpy", "*onnx"},
+    "": {"numpy"},
+    "data": {"numpy", "PIL", "*torchvision"},
+    "native": {"numpy"},
     "runtime": {"numpy", "*onnxruntime"},
-    "weights": {"numpy"},
-    "roofline": {"numpy"},
-    "bench": {"numpy"},
-    "plot": {"*matplotlib"},
-    "explain": {"numpy", "*matplotlib"},
-    "curves": {"numpy", "*matplotlib"},
-    "figure": {"*matplotlib"},
-    "classifier": {"numpy"},
-    "contact_sheet": {"numpy", "PIL"},
-    "doctor": {"numpy"},
+    "measure": {"numpy"},
+    "show": {"numpy", "PIL", "*matplotlib"},
+    "web": {"numpy"},
+    "training": {"numpy", "torch", "safetensors"},
+    "export": {"numpy", "torch", "onnx"},
+    "cli": {"click", "*torch", "*numpy"},
 }
-TRAINING_PACKAGES = {"numpy", "torch", "torchvision", "onnx", "safetensors"}
-CLI_PACKAGES = {"click", "*rich", "*torch", "*numpy"}
 
 
 class Import(NamedTuple):
@@ -121,31 +101,28 @@ def ours(module):
     }
 
 
-def in_level(*levels):
-    return sorted(set().union(*levels))
+def folder_of(module):
+    """The folder at the top of the package that a module lies in; "" for the modules beside the folders."""
+    return module.split("/")[0] if "/" in module else ""
 
 
-def test_every_module_has_its_place():
-    placed = LEVEL_0 | LEVEL_1 | LEVEL_2 | {"__init__", "__main__"}
-    found = {module for module in modules() if not module.startswith(("training/", "cli/"))}
-    assert placed == found
+def test_every_folder_has_its_level():
+    assert {folder_of(module) for module in modules()} - {""} <= set(LEVELS)
 
 
-@pytest.mark.parametrize("module", in_level(LEVEL_0, LEVEL_1, LEVEL_2))
-def test_a_module_imports_no_package_but_its_own(module):
-    allowed = PACKAGES.get(module, set())
+@pytest.mark.parametrize("module", [module for module in modules() if module not in ("__init__", "__main__")])
+def test_a_module_imports_its_own_folder_and_those_of_lower_levels(module):
+    folder = folder_of(module)
+    found = {name.split(".")[0] for name, _ in ours(module)}
+    above = {name for name in found & set(LEVELS) if name != folder and LEVELS[name] >= LEVELS.get(folder, 0)}
+    assert above == set(), f"{module} imports {sorted(above)}"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_imports_no_package_but_its_folders_own(module):
+    allowed = PACKAGES[folder_of(module)]
     allowed = allowed | {f"*{name}" for name in allowed}
     assert packages(module) <= allowed, f"{module} imports {sorted(packages(module) - allowed)}"
-
-
-@pytest.mark.parametrize("module", in_level(LEVEL_0, LEVEL_1, LEVEL_2))
-def test_a_module_imports_its_own_level_and_those_below(module):
-    allowed = {""} | LEVEL_0
-    allowed |= LEVEL_1 if module not in LEVEL_0 else set()
-    allowed |= LEVEL_2 if module in LEVEL_2 else set()
-    found = {name for name, _ in ours(module)}
-    found = {"picture/__init__" if name == "picture" else name.replace(".", "/") for name in found}
-    assert found <= allowed, f"{module} imports {sorted(found - allowed)}"
 
 
 def test_importing_the_package_imports_nothing_else():
@@ -153,26 +130,10 @@ def test_importing_the_package_imports_nothing_else():
     assert set() == {name for name, at_top in ours("__init__") if at_top}
 
 
-@pytest.mark.parametrize("module", [module for module in modules() if module.startswith("training/")])
-def test_training_is_the_home_of_torch_and_onnx_and_knows_no_command_line(module):
-    assert {name.removeprefix("*") for name in packages(module)} <= TRAINING_PACKAGES
-    found = {name for name, _ in ours(module) if not name.startswith("training.") and name != "training"}
-    assert found <= {"", "runtime", "stream", "stream_runner", *LEVEL_0, *LEVEL_1}, f"{module} imports {sorted(found)}"
-
-
-@pytest.mark.parametrize("module", [module for module in modules() if not module.startswith(("training/", "cli/"))])
-def test_nothing_outside_the_command_line_imports_training(module):
-    found = {name.split(".")[0] for name, _ in ours(module)}
-    if module == "__main__":
-        found.discard("cli")
-    assert set() == found & {"training", "cli"}
-
-
 @pytest.mark.parametrize("module", [module for module in modules() if module.startswith("cli/")])
 def test_the_command_line_imports_only_click_and_level_0_at_its_top(module):
-    assert packages(module) <= CLI_PACKAGES
     found = {name for name, at_top in ours(module) if at_top and not name.startswith("cli")}
-    assert found <= {"", "errors", "config"}, f"{module} imports {sorted(found)}"
+    assert {name.split(".")[0] for name in found} & set(LEVELS) == set(), f"{module} imports {sorted(found)}"
 
 
 @pytest.mark.parametrize("module", [module for module in modules() if not module.startswith("cli/")])

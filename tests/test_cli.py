@@ -25,15 +25,16 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import edgelstm
-from edgelstm import runtime
-from edgelstm.classifier import Classifier
-from edgelstm.cli import COMMANDS, infer, main, workers
+from edgelstm.cli import COMMANDS, infer, main
 from edgelstm.cli.options import print_json
 from edgelstm.config import FAMILY, RECIPES
 from edgelstm.contract import Score
-from edgelstm.runtime import OrtRunner
+from edgelstm.export import verify as training_verify
+from edgelstm.runtime import runner as runtime
+from edgelstm.runtime import scoring as workers
+from edgelstm.runtime.classifier import Classifier
+from edgelstm.runtime.runner import OrtRunner
 from edgelstm.training import run as training_run
-from edgelstm.training import verify as training_verify
 from edgelstm.training.checkpoint import STATE_FILE, save_checkpoint, save_tensors
 from edgelstm.training.fit import EpochResult, StepResult, new_state
 from edgelstm.training.model import RowLstm, TorchRunner
@@ -80,7 +81,7 @@ def checkpoint(tiny_checkpoint):
 
 @pytest.fixture
 def _mnist_is_there(monkeypatch):
-    monkeypatch.setattr("edgelstm.data.ensure_mnist", lambda folder, report: folder)
+    monkeypatch.setattr("edgelstm.data.mnist.ensure_mnist", lambda folder, report: folder)
 
 
 @pytest.fixture

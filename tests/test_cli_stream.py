@@ -15,9 +15,9 @@ import edgelstm
 from edgelstm.cli import main
 from edgelstm.config import ModelConfig, shipped_dir
 from edgelstm.contract import EarlyRule
-from edgelstm.stream import Stream
+from edgelstm.export.stream_graph import build_stream_model
+from edgelstm.runtime.stream import Stream
 from edgelstm.training.checkpoint import load_checkpoint, save_checkpoint
-from edgelstm.training.stream_graph import build_stream_model
 
 TIMEOUT_S = 60
 RULE = EarlyRule(0.9, 2)

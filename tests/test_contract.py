@@ -119,7 +119,7 @@ def test_a_streams_contract_comes_back_equal(early):
 
 def test_a_whole_pictures_metadata_say_nothing_of_streams():
     """So files of before there were streams are still the same bytes."""
-    assert {"edgelstm.kind", "edgelstm.early"} & FULL.to_metadata().keys() == set()
+    assert {"edgelstm.kind", "edgelstm.runtime.early_exit"} & FULL.to_metadata().keys() == set()
 
 
 def test_one_kind_is_not_taken_for_the_other():
@@ -135,7 +135,7 @@ def test_one_kind_is_not_taken_for_the_other():
 )
 def test_a_damaged_rule_is_refused_in_one_line(early):
     with pytest.raises(ModelError, match="damaged model contract") as caught:
-        ModelContract.from_metadata(STREAM.to_metadata() | {"edgelstm.early": early}, kind="stream")
+        ModelContract.from_metadata(STREAM.to_metadata() | {"edgelstm.runtime.early_exit": early}, kind="stream")
     assert len(str(caught.value).splitlines()) == 1
 
 

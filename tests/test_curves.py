@@ -1,4 +1,4 @@
-"""Tests of edgelstm.curves and of `edgelstm train --plot`: what is read from a log and what is drawn of it."""
+"""Tests of edgelstm.show.curves and of `edgelstm train --plot`: what is read from a log and what is drawn of it."""
 
 import dataclasses
 import io
@@ -13,8 +13,8 @@ from PIL import Image
 
 from edgelstm.cli import main
 from edgelstm.config import RECIPES
-from edgelstm.curves import TRAINING, VALIDATION, read_log, smoothed, training_plot
 from edgelstm.errors import DataError
+from edgelstm.show.curves import TRAINING, VALIDATION, read_log, smoothed, training_plot
 from edgelstm.training import run
 from edgelstm.training.run import LOG_FILE, PLOT_FILE
 
@@ -98,7 +98,7 @@ def train(monkeypatch, tmp_path, sample):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run, "load_mnist", lambda split, folder: sample)
     monkeypatch.setattr(run, "N_VALIDATION", 200)
-    monkeypatch.setattr("edgelstm.data.ensure_mnist", lambda folder, report: folder)
+    monkeypatch.setattr("edgelstm.data.mnist.ensure_mnist", lambda folder, report: folder)
     monkeypatch.setitem(RECIPES, "fast", dataclasses.replace(RECIPES["fast"], epochs=2, threads=1))
 
     def invoke(*options, expected=0):

@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from edgelstm.cli import main
-from edgelstm.parity import compare
-from edgelstm.runtime import OrtRunner, cuda_problem, import_onnxruntime, lstm_placement
+from edgelstm.runtime.parity import compare
+from edgelstm.runtime.runner import OrtRunner, cuda_problem, import_onnxruntime, lstm_placement
 
 PROBLEM = cuda_problem(import_onnxruntime())
 ATOL, RTOL = 1e-4, 1e-4

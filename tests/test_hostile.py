@@ -21,10 +21,10 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 import edgelstm
+from edgelstm.data.picture import decoding
 from edgelstm.errors import EdgeLstmError, ModelError, PictureError
-from edgelstm.picture import decoding
-from edgelstm.runtime import MAX_MODEL_BYTES, OrtRunner
-from edgelstm.weights import check_operators, check_weights
+from edgelstm.onnx_file import check_operators, check_weights
+from edgelstm.runtime.runner import MAX_MODEL_BYTES, OrtRunner
 
 ROOT = Path(edgelstm.__file__).parents[1]
 TIMEOUT_S = 120

@@ -7,13 +7,13 @@ import pytest
 
 from edgelstm.config import FAMILY, shipped_dir
 from edgelstm.contract import Score
-from edgelstm.data import sample_digits
+from edgelstm.data.mnist import sample_digits
+from edgelstm.export.graph import build_model
+from edgelstm.export.stream_graph import build_stream_model
 from edgelstm.files import sha256_of
-from edgelstm.runtime import OrtRunner
-from edgelstm.stream import Stream
+from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime.stream import Stream
 from edgelstm.training.checkpoint import load_checkpoint
-from edgelstm.training.graph import build_model
-from edgelstm.training.stream_graph import build_stream_model
 
 MANIFEST = json.loads((shipped_dir() / "manifest.json").read_text(encoding="utf-8"))
 FILES = [(name, file) for name, model in MANIFEST.items() for file in model["files"]]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from edgelstm.picture import decode, digit_from_array
+from edgelstm.data.picture import decode, digit_from_array
 
 PICTURES = Path(__file__).with_name("pictures")
 

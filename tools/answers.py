@@ -5,8 +5,8 @@ from pathlib import Path
 
 from edgelstm.config import N_VALIDATION
 from edgelstm.contract import Logits, Pixels, Runner, in_batches
-from edgelstm.data import Digits, load_mnist
-from edgelstm.runtime import OrtRunner, find_model
+from edgelstm.data.mnist import Digits, load_mnist
+from edgelstm.runtime.runner import OrtRunner, find_model
 from edgelstm.training.checkpoint import load_checkpoint
 from edgelstm.training.model import TorchRunner
 

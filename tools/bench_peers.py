@@ -21,15 +21,22 @@ import numpy as np
 from peers import OURS, PEERS, Call, Peer
 
 from edgelstm import __version__
-from edgelstm.bench import N_ROUNDS, N_WARMUP, Environment, read_environment
 from edgelstm.config import DEFAULT_MODEL, shipped_dir
 from edgelstm.contract import Logits, Pixels
-from edgelstm.data import sample_digits
-from edgelstm.parity import compare
-from edgelstm.report import table
-from edgelstm.timing import LatencySummary, Ratio, calls_for_budget, measure_alternating, median_ratio, summarize
+from edgelstm.data.mnist import sample_digits
+from edgelstm.export.graph import probe_pixels
+from edgelstm.measure.bench import N_ROUNDS, N_WARMUP, Environment, read_environment
+from edgelstm.measure.timing import (
+    LatencySummary,
+    Ratio,
+    calls_for_budget,
+    measure_alternating,
+    median_ratio,
+    summarize,
+)
+from edgelstm.runtime.parity import compare
+from edgelstm.show.tables import table
 from edgelstm.training.checkpoint import Checkpoint, load_checkpoint
-from edgelstm.training.graph import probe_pixels
 from edgelstm.training.model import TorchRunner
 
 ATOL = 1e-4

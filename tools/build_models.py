@@ -18,7 +18,7 @@ from typing import Any
 from edgelstm.config import FAMILY, n_cores
 from edgelstm.contract import Score
 from edgelstm.files import sha256_of, write_bytes
-from edgelstm.runtime import OrtRunner
+from edgelstm.runtime.runner import OrtRunner
 from edgelstm.training.checkpoint import STATE_FILE, load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from answers import load, split_digits
 from PIL import Image, ImageDraw, ImageFont
 
-from edgelstm.classifier import probabilities
 from edgelstm.contract import Logits, Score
-from edgelstm.data import Digits
+from edgelstm.data.mnist import Digits
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import write_bytes
+from edgelstm.runtime.classifier import probabilities
 
 ZOOM = 3
 """Pixels of the sheet for a pixel of a digit."""

@@ -24,9 +24,9 @@ import numpy as np
 from PIL import Image
 
 from edgelstm.config import DEFAULT_MODEL, shipped_dir
+from edgelstm.data.picture import read_picture
 from edgelstm.errors import EdgeLstmError
-from edgelstm.picture import read_picture
-from edgelstm.runtime import OrtRunner
+from edgelstm.runtime.runner import OrtRunner
 
 CHUNK = 200
 TIMEOUT_S = 120

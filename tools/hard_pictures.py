@@ -18,11 +18,11 @@ from hard_kinds import KINDS, NO_DIGIT, encode
 from PIL import Image, ImageDraw
 
 from edgelstm import Classifier, Prediction
-from edgelstm.calibration import Reliability, fit_temperature, probabilities, reliability
 from edgelstm.config import DEFAULT_MODEL, N_VALIDATION
 from edgelstm.contract import Logits, in_batches
-from edgelstm.data import load_mnist
-from edgelstm.picture import decode
+from edgelstm.data.mnist import load_mnist
+from edgelstm.data.picture import decode
+from edgelstm.runtime.calibration import Reliability, fit_temperature, probabilities, reliability
 
 LOW = 0.8
 """Confidence below which an answer counts as doubtful in the table of what is no digit."""

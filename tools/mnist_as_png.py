@@ -17,8 +17,8 @@ from PIL import Image
 
 from edgelstm.config import DEFAULT_MODEL
 from edgelstm.contract import Score, in_batches
-from edgelstm.data import load_mnist
-from edgelstm.runtime import OrtRunner
+from edgelstm.data.mnist import load_mnist
+from edgelstm.runtime.runner import OrtRunner
 
 
 def main() -> None:

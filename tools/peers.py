@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from edgelstm.contract import INPUT_NAME, OPSET, OUTPUT_NAME, Logits, Pixels
-from edgelstm.runtime import OrtRunner, SessionSettings, import_onnxruntime
+from edgelstm.export.graph import build_model
+from edgelstm.export.verify import torch_exported_model
+from edgelstm.runtime.runner import OrtRunner, SessionSettings, import_onnxruntime
 from edgelstm.training.checkpoint import Checkpoint
-from edgelstm.training.graph import build_model
 from edgelstm.training.model import PIXEL_SCALE, RowLstm
-from edgelstm.training.verify import torch_exported_model
 
 Call = Callable[[Pixels], Logits]
 Load = Callable[[Checkpoint, int], Call]

@@ -21,10 +21,10 @@ from answers import load, split_digits
 from PIL import Image, ImageFilter
 
 from edgelstm.contract import Pixels, Score
-from edgelstm.data import Digits
+from edgelstm.data.mnist import Digits
+from edgelstm.data.picture import read_picture
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import write_bytes
-from edgelstm.picture import read_picture
 
 Rng = np.random.Generator
 Change = Callable[[npt.NDArray[np.uint8], Rng], npt.NDArray[np.uint8]]

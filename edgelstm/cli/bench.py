@@ -14,8 +14,8 @@ from edgelstm.config import n_cores
 from edgelstm.errors import ProviderError
 
 if TYPE_CHECKING:
-    from edgelstm.bench import BenchReport, Contestant
-    from edgelstm.runtime import OrtRunner, Provider, SessionSettings
+    from edgelstm.measure.bench import BenchReport, Contestant
+    from edgelstm.runtime.runner import OrtRunner, Provider, SessionSettings
     from edgelstm.training.model import TorchRunner
 
 
@@ -95,10 +95,10 @@ def command(
     whole pictures, and of one step alone. The models run in turn within each round, so that a noisy
     machine hurts all alike; compare the figures of one run only.
     """
-    from edgelstm.bench import advice, bench
-    from edgelstm.data import evaluation_digits
-    from edgelstm.report import bench_text
-    from edgelstm.runtime import SessionSettings, default_model
+    from edgelstm.data.mnist import evaluation_digits
+    from edgelstm.measure.bench import advice, bench
+    from edgelstm.runtime.runner import SessionSettings, default_model
+    from edgelstm.show.tables import bench_text
 
     models = models or (default_model(),)
     digits = evaluation_digits(data_folder)
@@ -131,10 +131,10 @@ def _settings_to_copy(contestants: "list[Contestant]") -> list[str]:
 def _draw(report: "BenchReport", notes: list[str], plot: Path | None, html: Path | None) -> None:
     if plot is None and html is None:
         return
-    from edgelstm.figure import format_of
     from edgelstm.files import write_bytes
-    from edgelstm.plot import bench_plot
-    from edgelstm.report import bench_html
+    from edgelstm.show.figure import format_of
+    from edgelstm.show.plots import bench_plot
+    from edgelstm.show.tables import bench_html
 
     if plot:
         write_bytes(plot, bench_plot(report, format_of(plot)))
@@ -148,8 +148,8 @@ def _contestants(
     model: str, providers: "tuple[Provider, ...]", settings: "SessionSettings", with_torch: bool
 ) -> "list[Contestant]":
     """One for each provider that differs, and one for torch if it and the checkpoint are there."""
-    from edgelstm.runtime import OrtRunner, checkpoint_beside, find_model, read_model
-    from edgelstm.stream_runner import is_streaming
+    from edgelstm.runtime.runner import OrtRunner, checkpoint_beside, find_model, read_model
+    from edgelstm.runtime.stream_runner import is_streaming
 
     path = find_model(model)
     if is_streaming(read_model(path)):
@@ -174,8 +174,8 @@ def _contestants(
 
 
 def _ort_contestant(name: str, path: Path, runner: "OrtRunner") -> "Contestant":
-    from edgelstm.bench import Contestant
-    from edgelstm.runtime import OrtRunner
+    from edgelstm.measure.bench import Contestant
+    from edgelstm.runtime.runner import OrtRunner
 
     provider, settings = runner.provider_requested, runner.settings
     return Contestant(
@@ -191,8 +191,8 @@ def _ort_contestant(name: str, path: Path, runner: "OrtRunner") -> "Contestant":
 
 
 def _stream_contestant(name: str, path: Path, settings: "SessionSettings") -> "Contestant":
-    from edgelstm.bench import Contestant
-    from edgelstm.stream_runner import StreamRunner
+    from edgelstm.measure.bench import Contestant
+    from edgelstm.runtime.stream_runner import StreamRunner
 
     runner = StreamRunner(path, settings=settings)
     return Contestant(
@@ -208,7 +208,7 @@ def _stream_contestant(name: str, path: Path, settings: "SessionSettings") -> "C
 
 
 def _torch_contestant(model: str, path: Path, threads: int) -> "Contestant":
-    from edgelstm.bench import Contestant
+    from edgelstm.measure.bench import Contestant
     from edgelstm.training.checkpoint import load_checkpoint
 
     config = load_checkpoint(path).config

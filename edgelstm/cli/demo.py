@@ -9,7 +9,7 @@ import click
 from edgelstm.cli.options import say
 
 if TYPE_CHECKING:
-    from edgelstm.site import Site
+    from edgelstm.web.page import Site
 
 
 @click.command(epilog="Example: edgelstm demo")
@@ -33,9 +33,9 @@ def command(model: str | None, host: str, port: int, no_open: bool, folder: Path
     once through npm into the user's cache folder; after that no network is needed, and nothing is ever sent.
     """
     from edgelstm.cli.stream import default_model
-    from edgelstm.runtime import find_model, read_model
-    from edgelstm.site import build_site, ensure_runtime, export_site
-    from edgelstm.stream import STREAM_FILE
+    from edgelstm.runtime.runner import find_model, read_model
+    from edgelstm.runtime.stream import STREAM_FILE
+    from edgelstm.web.page import build_site, ensure_runtime, export_site
 
     name = model or default_model()
     source = str(find_model(name, STREAM_FILE))
@@ -54,7 +54,7 @@ def command(model: str | None, host: str, port: int, no_open: bool, folder: Path
 def _serve(site: "Site", host: str, port: int, no_open: bool) -> None:
     import webbrowser
 
-    from edgelstm.demo import DemoServer
+    from edgelstm.web.server import DemoServer
 
     with contextlib.suppress(KeyboardInterrupt), DemoServer(site, host, port) as server:
         click.echo(server.url)

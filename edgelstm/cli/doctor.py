@@ -15,7 +15,7 @@ def command(as_json: bool) -> None:
 
     Exits 1 if something must be mended; a machine without a GPU is in order.
     """
-    from edgelstm.doctor import examine
+    from edgelstm.measure.doctor import examine
 
     findings = examine()
     passed = all(finding.passed is not False for finding in findings)

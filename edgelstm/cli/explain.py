@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelstm.cli.answers import drawing
 from edgelstm.cli.options import json_option, print_json, say
+from edgelstm.cli.output import drawing
 from edgelstm.config import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from edgelstm.explain import Explanation
+    from edgelstm.show.explain import Explanation
 
 
 @click.command(epilog="Example: edgelstm explain digit.png -o why.png")
@@ -34,10 +34,10 @@ def command(image: str, model: str, output: Path | None, as_json: bool) -> None:
     at which the answer settled. The network was trained on whole pictures, so its early guesses are only
     that.
     """
-    from edgelstm.explain import explain, explanation_plot
-    from edgelstm.figure import format_of
+    from edgelstm.data.picture import MAX_FILE_BYTES
     from edgelstm.files import write_bytes
-    from edgelstm.picture import MAX_FILE_BYTES
+    from edgelstm.show.explain import explain, explanation_plot
+    from edgelstm.show.figure import format_of
 
     picture: str | bytes = image
     if image == "-":  # one byte too many is refused like a long file, and a closed input like an empty one
@@ -55,7 +55,7 @@ def command(image: str, model: str, output: Path | None, as_json: bool) -> None:
 
 def _lines(explanation: "Explanation") -> list[str]:
     """The answer, then a line a row: its ink, and the best class where a step ends."""
-    from edgelstm.picture import printable
+    from edgelstm.data.picture import printable
 
     prediction, names = explanation.prediction, explanation.class_names
     note = f"  ({prediction.note})" if prediction.note else ""

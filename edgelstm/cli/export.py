@@ -11,8 +11,8 @@ from edgelstm.config import DEFAULT_MODEL, RUNS_DIR
 
 if TYPE_CHECKING:
     from edgelstm.contract import Precision
+    from edgelstm.export.export import Exported
     from edgelstm.training.checkpoint import Checkpoint
-    from edgelstm.training.export import Exported
 
 
 @click.command(epilog="Example: edgelstm export runs/base --precision int8 -o base.int8.onnx")
@@ -84,9 +84,9 @@ def _export(
     force: bool,
     data_folder: Path,
 ) -> "Exported":
-    from edgelstm.data import evaluation_digits, find_mnist, load_mnist
-    from edgelstm.training.export import export, export_reduced
-    from edgelstm.training.stream_export import export_stream, export_stream_int8
+    from edgelstm.data.mnist import evaluation_digits, find_mnist, load_mnist
+    from edgelstm.export.export import export, export_reduced
+    from edgelstm.export.stream_export import export_stream, export_stream_int8
 
     digits = None if precision == "fp32" else evaluation_digits(data_folder)
     if digits:

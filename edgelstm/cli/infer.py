@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelstm.cli.answers import Answers, Form, with_bar
 from edgelstm.cli.options import json_option, provider_option, say
+from edgelstm.cli.output import Answers, Form, with_bar
 from edgelstm.config import DEFAULT_MODEL
 from edgelstm.errors import DataError
 
 if TYPE_CHECKING:
-    from edgelstm.classifier import Prediction, Source
-    from edgelstm.cli.workers import Workers
-    from edgelstm.runtime import Provider
+    from edgelstm.runtime.classifier import Prediction, Source
+    from edgelstm.runtime.runner import Provider
+    from edgelstm.runtime.scoring import Workers
 
 ENOUGH_S = 1.0
 """Worker processes are started if the pictures would keep one process busy for longer: they cost half of that."""
@@ -117,7 +117,7 @@ def _infer(
     answers: Answers,
 ) -> None:
     with _workers(images, named) as workers:
-        from edgelstm.classifier import Classifier, prepare_each
+        from edgelstm.runtime.classifier import Classifier, prepare_each
 
         classifier = Classifier(model, provider=provider, top=top, min_confidence=min_confidence)
         if classifier.runner.provider_note:
@@ -143,7 +143,7 @@ class _Keep:
     """Pictures and their predictions, to be saved beside each other."""
 
     def __init__(self, target: Path, names: "list[str | None]") -> None:
-        from edgelstm.contact_sheet import check_target
+        from edgelstm.show.contact_sheet import check_target
 
         check_target(target, [name for name in names if name is not None])
         self.predictions: list[Prediction] = []
@@ -156,7 +156,7 @@ class _Keep:
             yield source
 
     def save(self) -> None:
-        from edgelstm.contact_sheet import save_pairs
+        from edgelstm.show.contact_sheet import save_pairs
 
         save_pairs(list(zip(self._sources, self.predictions, strict=True)), self._target)
 
@@ -180,7 +180,7 @@ def _workers(images: tuple[str, ...], named: list[str]) -> "AbstractContextManag
             break
     else:
         return nullcontext()
-    from edgelstm.cli.workers import Workers, can_start
+    from edgelstm.runtime.scoring import Workers, can_start
 
     return Workers() if can_start() else nullcontext()
 
@@ -218,7 +218,7 @@ def _names_from(source: str) -> list[str]:
 
 def _names(images: Iterable[str]) -> "Iterator[str | None]":
     """What the arguments stand for, in order, None for stdin; what is nothing is left for the reader to refuse."""
-    from edgelstm.picture import SUFFIXES
+    from edgelstm.data.picture import SUFFIXES
 
     for image in images:
         if image == "-":
@@ -233,7 +233,7 @@ def _names(images: Iterable[str]) -> "Iterator[str | None]":
 
 
 def _pictures(names: "Iterable[str | None]") -> Iterator[str | bytes]:
-    from edgelstm.picture import MAX_FILE_BYTES
+    from edgelstm.data.picture import MAX_FILE_BYTES
 
     for name in names:
         if name is not None:

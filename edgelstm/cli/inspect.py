@@ -17,9 +17,9 @@ def command(model: str | None, as_json: bool) -> None:
     else the shipped base model).
     """
     from edgelstm.contract import INPUT_NAME, NEXT_STATE_NAMES, OUTPUT_NAME, ROW_NAME, STATE_NAMES
-    from edgelstm.runtime import OrtRunner, default_model, find_model, read_model
-    from edgelstm.stream import Stream
-    from edgelstm.stream_runner import is_streaming
+    from edgelstm.runtime.runner import OrtRunner, default_model, find_model, read_model
+    from edgelstm.runtime.stream import Stream
+    from edgelstm.runtime.stream_runner import is_streaming
 
     path = find_model(model or default_model())
     streaming = is_streaming(read_model(path))

@@ -15,7 +15,7 @@ from edgelstm.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from edgelstm.contract import Logits, Pixels
-    from edgelstm.stream import Stream
+    from edgelstm.runtime.stream import Stream
 
 
 @click.command(epilog="Example: edgelstm stream base.stream --early < rows.raw")
@@ -67,7 +67,7 @@ def command(
         return
     if sys.stdin.isatty():
         raise click.UsageError("give the rows on stdin, as raw bytes")
-    from edgelstm.stream import Stream
+    from edgelstm.runtime.stream import Stream
 
     stream = Stream(model, n_streams=n_streams, early=early)
     if state and state.exists():
@@ -88,7 +88,7 @@ def command(
 
 def default_model() -> str:
     """The streaming model of this folder's run, if it has been exported, else the shipped one."""
-    from edgelstm.stream import DEFAULT_STREAM_MODEL, STREAM_FILE
+    from edgelstm.runtime.stream import DEFAULT_STREAM_MODEL, STREAM_FILE
 
     here = Path(RUNS_DIR) / DEFAULT_MODEL / STREAM_FILE
     return str(here) if here.is_file() else DEFAULT_STREAM_MODEL
@@ -131,7 +131,7 @@ def _read_undecided(stream: "Stream", step: "Pixels", picture: int) -> None:
 
 def _tell(stream: "Stream", picture: int, streams: list[int], logits: "Logits") -> None:
     """A line for each of these streams."""
-    from edgelstm.early import confidences
+    from edgelstm.runtime.early_exit import confidences
 
     names, rows = stream.contract.config.class_names, stream.rows_read
     for one, label, confidence in zip(streams, logits.argmax(1), confidences(logits), strict=True):
@@ -158,11 +158,11 @@ def _steps(source: BinaryIO, stream: "Stream") -> "Iterator[Pixels]":
 
 
 def _evaluate(model: str, plot: Path | None, data_folder: Path, as_json: bool) -> None:
-    from edgelstm.data import evaluation_digits
-    from edgelstm.early import evaluate
-    from edgelstm.report import early_text
-    from edgelstm.stream import Stream
-    from edgelstm.stream_runner import logits_by_step
+    from edgelstm.data.mnist import evaluation_digits
+    from edgelstm.runtime.early_exit import evaluate
+    from edgelstm.runtime.stream import Stream
+    from edgelstm.runtime.stream_runner import logits_by_step
+    from edgelstm.show.tables import early_text
 
     digits = evaluation_digits(data_folder)
     stream = Stream(model, early=True)  # one picture at a time, as at the edge: int8 depends on the company
@@ -172,7 +172,7 @@ def _evaluate(model: str, plot: Path | None, data_folder: Path, as_json: bool) -
     report = evaluate(logits_by_step(stream, digits.images), digits.labels, rule, config.rows_per_step)
     if plot:
         from edgelstm.files import write_bytes
-        from edgelstm.plot import early_plot
+        from edgelstm.show.plots import early_plot
 
         write_bytes(plot, early_plot(report, "svg" if plot.suffix == ".svg" else "png"))
         say(f"wrote {plot}")

@@ -106,8 +106,8 @@ def command(
     """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
-    from edgelstm.data import ensure_mnist
-    from edgelstm.figure import new_figure
+    from edgelstm.data.mnist import ensure_mnist
+    from edgelstm.show.figure import new_figure
     from edgelstm.training import run
 
     if plot:
@@ -142,9 +142,9 @@ def command(
 
 
 def _draw(folder: Path, plan: "RunPlan", target: Path) -> None:
-    from edgelstm.curves import read_log, training_plot
-    from edgelstm.figure import format_of
     from edgelstm.files import write_bytes
+    from edgelstm.show.curves import read_log, training_plot
+    from edgelstm.show.figure import format_of
     from edgelstm.training.run import LOG_FILE
 
     title = f"{plan.name}, recipe {plan.train.recipe}, seed {plan.train.seed}"

@@ -10,7 +10,7 @@ import click
 from edgelstm.cli.options import data_option, json_option, print_json, say
 
 if TYPE_CHECKING:
-    from edgelstm.runtime import Provider
+    from edgelstm.runtime.runner import Provider
 
 
 @click.command(epilog="Example: edgelstm verify runs/base runs/base/model.onnx --provider cpu")
@@ -42,12 +42,12 @@ def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_fold
     """
     if len(paths) > 2:
         raise click.UsageError("give at most a CHECKPOINT and a MODEL")
-    from edgelstm.data import evaluation_digits
-    from edgelstm.runtime import checkpoint_beside, default_model, find_model, read_model
-    from edgelstm.stream_runner import is_streaming
+    from edgelstm.data.mnist import evaluation_digits
+    from edgelstm.export.stream_verify import verify_stream
+    from edgelstm.export.verify import verify
+    from edgelstm.runtime.runner import checkpoint_beside, default_model, find_model, read_model
+    from edgelstm.runtime.stream_runner import is_streaming
     from edgelstm.training.checkpoint import load_checkpoint
-    from edgelstm.training.stream_verify import verify_stream
-    from edgelstm.training.verify import verify
 
     model = find_model(paths[-1] if paths else default_model())
     checkpoint = Path(paths[0]) if len(paths) == 2 else checkpoint_beside(model)

@@ -42,7 +42,7 @@ class Checkpoint:
     test: Score | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     temperature: float = 1.0
-    """Fitted to the validation logits; see `edgelstm.calibration`."""
+    """Fitted to the validation logits; see `edgelstm.runtime.calibration`."""
 
     def model(self) -> RowLstm:
         """A RowLstm with these weights, in evaluation mode."""

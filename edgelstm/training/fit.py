@@ -12,7 +12,7 @@ from edgelstm.config import TrainConfig
 from edgelstm.contract import Score
 from edgelstm.errors import TrainingError
 from edgelstm.training.augment import augment
-from edgelstm.training.lessons import Lessons
+from edgelstm.training.distill import Lessons
 from edgelstm.training.model import RowLstm
 
 ADAM_BETAS = (0.9, 0.999)

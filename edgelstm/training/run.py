@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from edgelstm import __version__
-from edgelstm.calibration import fit_temperature
 from edgelstm.config import N_VALIDATION, ModelConfig, TrainConfig, model_config_from, train_config_from
 from edgelstm.contract import Score, in_batches
-from edgelstm.data import FILES, Digits, load_mnist
+from edgelstm.data.mnist import FILES, Digits, load_mnist
 from edgelstm.errors import CheckpointError, OutputError, TrainingError
 from edgelstm.files import check_writable, write_bytes
+from edgelstm.runtime.calibration import fit_temperature
 from edgelstm.training.checkpoint import (
     MODEL_FILE,
     STATE_FILE,
@@ -34,6 +34,7 @@ from edgelstm.training.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from edgelstm.training.distill import Lessons, Teacher, check_teachers, load_teacher
 from edgelstm.training.fit import (
     EpochResult,
     Split,
@@ -45,7 +46,6 @@ from edgelstm.training.fit import (
     n_steps,
     new_state,
 )
-from edgelstm.training.lessons import Lessons, Teacher, check_teachers, load_teacher
 from edgelstm.training.model import RowLstm, TorchRunner, new_model
 
 LOG_FILE = "log.jsonl"

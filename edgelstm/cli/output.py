@@ -1,0 +1,140 @@
+"""Predictions in words: text, JSON or CSV, in blocks, whole even when Ctrl-C comes."""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, TextIO
+
+import click
+
+from edgelstm.cli.options import say
+
+if TYPE_CHECKING:
+    from edgelstm.runtime.classifier import Prediction
+
+Form = Literal["text", "json", "csv"]
+
+SHADES = " .:-=+*#%@"
+BLOCK = 64
+"""Lines that are written at once: a system call a line costs more than the model does."""
+BAR_FROM = 51
+"""Fewer pictures need no progress bar."""
+CSV_COLUMNS = ("image", "digit", "confidence", "note", "error")
+
+
+class Answers:
+    """Puts each prediction into words and writes them in blocks; what is not written yet, ``write`` does."""
+
+    def __init__(self, form: Form, with_top: bool, show_input: bool) -> None:
+        self.n = self.n_failed = self.n_abstained = 0
+        self._form, self._with_top, self._show_input = form, with_top, show_input
+        self._lines: list[str] = [_csv_line(CSV_COLUMNS)] if form == "csv" else []
+
+    def add(self, prediction: "Prediction") -> None:
+        if self._form == "json":
+            self._lines.append(json.dumps(prediction.to_json()))
+        elif self._form == "csv":
+            self._lines.append(_csv_line(_csv_values(prediction)))
+        elif prediction.error is None:
+            self._lines.append(text_line(prediction, self._with_top))
+        if prediction.error is not None:
+            self.n_failed += 1
+            if self._form == "text":
+                self.write()  # first, for those who send both to one place
+                say(f"Error: {prediction.error}")
+        self.n_abstained += prediction.abstained
+        if self._show_input and prediction.pixels is not None:
+            if self._form == "text":
+                self._lines.append(drawing(prediction))
+            else:
+                say(drawing(prediction))
+        self.n += 1  # last: what is counted can be written, if Ctrl-C comes here
+        if self.n % BLOCK == 0:
+            self.write()
+
+    def write(self) -> None:
+        lines, self._lines = self._lines, []  # a write that fails is not tried again
+        if lines:
+            with _whole():
+                click.echo("\n".join(lines))
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Holds Ctrl-C back until the block is done, so that no answer is torn; a second one is obeyed at once."""
+    held = False
+
+    def hold(*_: object) -> None:
+        nonlocal held
+        if held:
+            raise KeyboardInterrupt
+        held = True
+
+    if threading.current_thread() is not threading.main_thread():  # Ctrl-C does not come here
+        yield
+        return
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
+
+
+def with_bar(predictions: "Iterator[Prediction]", n: int) -> "Iterator[Prediction]":
+    """The predictions, counted by a bar on stderr if it is a terminal and the answers go elsewhere."""
+    if n < BAR_FROM or not _is_terminal(sys.stderr) or _is_terminal(sys.stdout):
+        yield from predictions
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # stdout holds the answers: rich must not lead it to its console
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
+        yield from progress.track(predictions, total=n)
+
+
+def _is_terminal(stream: "TextIO | None") -> bool:
+    return stream is not None and stream.isatty()  # None: it was closed before we began
+
+
+def text_line(prediction: "Prediction", with_top: bool) -> str:
+    """Name, answer, percentage, note."""
+    from edgelstm.data.picture import printable
+
+    shares = prediction.top if with_top else prediction.top[:1]
+    words = [f"{name}  {100 * share:.1f} %" for name, share in shares]
+    if prediction.abstained:
+        words.insert(0, "unsure" if words else "no digit")
+    line = f"{printable(prediction.image)}  " + "   ".join(words)
+    return f"{line}  ({prediction.note})" if prediction.note else line
+
+
+def _csv_values(prediction: "Prediction") -> tuple[object, ...]:
+    from edgelstm.data.picture import printable
+
+    values = (prediction.label, prediction.confidence, prediction.note, prediction.error)
+    return printable(prediction.image), *("" if value is None else value for value in values)
+
+
+def _csv_line(values: tuple[object, ...]) -> str:
+    import csv
+    import io
+
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="").writerow(values)
+    return stream.getvalue()
+
+
+def drawing(prediction: "Prediction") -> str:
+    """The model's input as text, two characters a pixel."""
+    assert prediction.pixels is not None
+    return "\n".join(
+        "".join(SHADES[int(pixel) * len(SHADES) // 256] * 2 for pixel in row).rstrip() for row in prediction.pixels
+    )

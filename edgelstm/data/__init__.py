@@ -1,0 +1,1 @@
+"""What is trained on and scored: MNIST, and any picture file."""

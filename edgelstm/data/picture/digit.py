@@ -1,0 +1,189 @@
+"""Find the digit in a decoded picture and draw it as MNIST would have it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edgelstm.data.picture.blobs import choose, grown, label, sheet_of, without_lines
+from edgelstm.data.picture.ink import (
+    blurred,
+    even_ground,
+    grey_from,
+    ink_from,
+    ink_is_dark,
+    ink_on_even_ground,
+    median,
+    slope_votes,
+    threshold,
+)
+from edgelstm.data.picture.sheet import sheet_only
+from edgelstm.data.picture.strokes import BOX_SHARE, drawn, stroke_width
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+WORK_PX = 320
+"""Longest side at which ink is looked for."""
+
+FAINT = 3.5
+"""Ink that is not so many times darker than its ground may be grain."""
+
+
+@dataclass(frozen=True)
+class DigitPicture:
+    """A digit as MNIST would have it, and what was seen on the way."""
+
+    pixels: Bytes
+    """(rows, cols), 0 = background, 255 = ink."""
+    note: str | None = None
+    """In plain words, what was out of the ordinary; None if nothing was."""
+    empty: bool = False
+    """No ink was found: ``pixels`` is all background."""
+
+
+def digit_from_array(picture: Bytes, rows: int = 28, cols: int = 28) -> DigitPicture:
+    """The digit of a decoded picture: uint8 (H, W) grey or (H, W, 3) colour -> (rows, cols) uint8.
+
+    A picture that already is MNIST-like comes back bit for bit (negated if its ink is dark).
+    """
+    if picture.ndim == 3 and (picture == picture[:, :, :1]).all():
+        picture = picture[:, :, 0]
+    if picture.shape == (rows, cols):
+        for candidate in (picture, 255 - picture):
+            if _is_ready(candidate):
+                return DigitPicture(
+                    np.ascontiguousarray(candidate),
+                    None if candidate.any() else "no ink found",
+                    not candidate.any(),
+                )
+    found = _find(picture)
+    if found is None:
+        return DigitPicture(np.zeros((rows, cols), np.uint8), "no ink found", empty=True)
+    ink, note = found
+    return DigitPicture(drawn(ink, rows, cols), note)
+
+
+def _is_ready(picture: Bytes) -> bool:
+    """Whether it looks like a picture out of MNIST: light ink on black, boxed and centred."""
+    rows, cols = picture.shape
+    if not picture.any():
+        return True
+    edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+    if median(edge) > 8 or edge.mean() > 16 or median(picture) > 140 or picture.max() < 128:
+        return False
+    ink = picture > 96
+    ys, xs = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    if not 0.45 * rows < max(ys[-1] - ys[0], xs[-1] - xs[0]) + 1 <= (BOX_SHARE + 0.08) * max(rows, cols):
+        return False
+    total = float(picture.sum())
+    y = float(picture.sum(axis=1) @ np.arange(rows)) / total + 0.5
+    x = float(picture.sum(axis=0) @ np.arange(cols)) / total + 0.5
+    return bool(abs(y - rows / 2) < 0.05 * rows and abs(x - cols / 2) < 0.05 * cols)
+
+
+def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
+    """The digit's ink, cropped: (h, w) float32, above 0.5 inside the strokes; and a note. None: no ink."""
+    grey = grey_from(_reduce(picture, WORK_PX))
+    if depth < 2:
+        within = _within(picture, grey)
+        if within is not None:
+            return _find(within, depth + 1)
+    inked = _inked(grey)
+    if inked is None:
+        return None
+    ink, votes, level = inked
+    mask = (ink > level) & without_lines(ink > 0.6 * level)
+    thick = grown(mask)
+    blobs = label(thick)  # a pixel or two between two pieces of a stroke is no gap
+    ground = ink[~thick]
+    chosen, note = choose(blobs, votes, faint=bool(len(ground)) and level < FAINT * float(ground.mean()))
+    if chosen is None:
+        return None
+    inside = sheet_of(blobs, int(chosen[0]), mask) if depth < 2 else None
+    if inside is not None:
+        found = _find(_cut(picture, grey, inside), depth + 1)
+        if found is not None:
+            return found
+    top, bottom = int(blobs.top[chosen].min()), int(blobs.bottom[chosen].max())
+    left, right = int(blobs.left[chosen].min()), int(blobs.right[chosen].max())
+    extent = max(bottom - top, right - left)
+    if depth == 0 and extent < 100 and max(picture.shape[:2]) > 1.5 * max(grey.shape):  # small: look closer
+        margin = 0.6 * extent
+        closer = _find(_cut(picture, grey, (top - margin, bottom + margin, left - margin, right + margin)), depth + 1)
+        if closer is not None:
+            return closer[0], note
+    box = (slice(top, bottom), slice(left, right))
+    keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels[box]]
+    level = threshold(ink[box], slope_votes(ink[box])) or level
+    crop = np.where(grown(keep), ink[box], 0) * np.float32(0.5 / level)
+    return crop, note
+
+
+def _within(picture: Bytes, grey: Floats) -> Bytes | None:
+    """What of the picture is the sheet, if that is not all; ``grey`` is its smaller copy."""
+    pasted = _pasted(grey)
+    if pasted is not None:
+        return _cut(picture, grey, pasted)
+    return sheet_only(picture, grey) if even_ground(grey) is None else None
+
+
+def _cut(picture: Bytes, grey: Floats, box: tuple[float, float, float, float]) -> Bytes:
+    """Top, bottom, left, right in ``grey``, a smaller copy, as a part of the picture."""
+    scale = max(picture.shape[:2]) / max(grey.shape)
+    y0, y1, x0, x1 = (max(0, round(n * scale)) for n in box)
+    return picture[y0:y1, x0:x1]
+
+
+def _inked(grey: Floats) -> tuple[Floats, Floats, float] | None:
+    """How much ink covers each pixel, how far each is an edge, and the level of the edges; None: no ink."""
+    ink = ink_on_even_ground(grey)
+    if ink is None:
+        ink = ink_from(grey, ink_is_dark(grey))
+    votes = slope_votes(ink)
+    if votes is None and float(ink.max()) > 0.5:  # all edges, as the dots of a fax: blur them together
+        for _ in range(4):
+            grey = blurred(grey)
+        ink = ink_from(grey, ink_is_dark(grey))
+        votes = slope_votes(ink)
+    level = threshold(ink, votes)
+    if votes is None or level is None:
+        return None
+    if stroke_width(ink > level) < 2.5:  # hairlines: even out where they fall between pixels
+        softer = blurred(ink)
+        soft_votes = slope_votes(softer)
+        soft_level = threshold(softer, soft_votes)
+        if soft_votes is not None and soft_level is not None:
+            return softer, soft_votes, soft_level
+    return ink, votes, level
+
+
+def _pasted(grey: Floats) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left and right of a sheet that lies on an even margin, as a frame or a saved plot has."""
+    height, width = grey.shape
+    rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    margin = median(rim)
+    if np.mean(np.abs(rim - margin) < 8) < 0.98:
+        return None
+    other = np.abs(grey - margin) > 12
+    ys = np.flatnonzero(other.mean(axis=1) > 0.4)
+    xs = np.flatnonzero(other.mean(axis=0) > 0.4)
+    if not len(ys) or not len(xs):
+        return None
+    top, bottom, left, right = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
+    sheet = other[top:bottom, left:right]
+    full = [float(side.mean()) for side in (sheet[:3], sheet[-3:], sheet[:, :3], sheet[:, -3:])]
+    if bottom - top < 0.4 * height or right - left < 0.4 * width or min(full) < 0.9:
+        return None
+    return top + 2, bottom - 2, left + 2, right - 2
+
+
+def _reduce(picture: Bytes, longest: int) -> Bytes:
+    """The picture with its longest side at most ``longest``, averaged, so that hairlines stay."""
+    height, width = picture.shape[:2]
+    scale = max(height, width) / longest
+    if scale <= 1:
+        return picture
+    size = (max(1, round(width / scale)), max(1, round(height / scale)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX, reducing_gap=None))

@@ -1,0 +1,1 @@
+"""Run an exported model: pictures, pixels and rows to logits and answers."""

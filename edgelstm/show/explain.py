@@ -1,0 +1,183 @@
+"""What the network saw of one picture, row by row: the probability of each class so far, as figures and drawn."""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelstm.config import DEFAULT_MODEL
+from edgelstm.contract import INPUT_NAME, Pixels
+from edgelstm.errors import ModelError
+from edgelstm.runtime.calibration import probabilities
+from edgelstm.runtime.classifier import Classifier, Prediction, Source
+from edgelstm.runtime.parity import compare
+from edgelstm.runtime.runner import SessionSettings, open_session, read_model
+from edgelstm.runtime.states import STEP_OUTPUT_NAME, with_step_logits
+from edgelstm.show.figure import FileFormat, figure_bytes, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = (
+    "#332288", "#4fb0e8", "#35a294", "#117733", "#999933", "#dba51e", "#cc6677", "#882255", "#aa4499", "#e07b39"
+)  # fmt: skip
+"""One for each class, after Paul Tol's muted palette; what they say stands in the columns too."""
+INK, FAINT = "#1a1a1a", "#6b6b6b"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The answers to one picture as its rows come in, the last of which is the answer."""
+
+    prediction: Prediction
+    """What `infer` says of the picture."""
+    class_names: tuple[str, ...]
+    rows_per_step: int
+    probabilities: npt.NDArray[np.float64]
+    """(T, classes): after each step, what the answer would be if the picture ended there. The network was
+    trained on whole pictures only, so it has never been asked that early."""
+
+    @property
+    def leaders(self) -> list[int]:
+        """The most probable class after each step."""
+        return [int(leader) for leader in self.probabilities.argmax(axis=1)]
+
+    @property
+    def settled_at_row(self) -> int:
+        """The row, counted from 1, from which on the most probable class is the answer and stays it."""
+        leaders = self.leaders
+        n_after = next((n for n, leader in enumerate(reversed(leaders)) if leader != leaders[-1]), len(leaders))
+        return (len(leaders) - n_after + 1) * self.rows_per_step
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the picture."""
+        return len(self.probabilities) * self.rows_per_step
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer, and what it would have been after each row."""
+        answers = [
+            {
+                "row": (step + 1) * self.rows_per_step,
+                "best": self.class_names[leader],
+                "probability": float(shares[leader]),
+                "probabilities": {name: float(share) for name, share in zip(self.class_names, shares, strict=True)},
+            }
+            for step, (leader, shares) in enumerate(zip(self.leaders, self.probabilities, strict=True))
+        ]
+        return {**self.prediction.to_json(), "settled_at_row": self.settled_at_row, "rows": answers}
+
+
+def explain(picture: Source, model: str | os.PathLike[str] | bytes = DEFAULT_MODEL) -> Explanation:
+    """Read one picture on the CPU and keep the answer after each row.
+
+    ``picture`` and ``model`` are what Classifier takes. The answers are onnxruntime's own: its LSTM is asked for
+    its states after all steps, not only for the last. Raises PictureError if the picture cannot be read,
+    ModelError if the model cannot be run, or its last answer is not what it answers to the whole picture.
+    """
+    content = model if isinstance(model, bytes) else read_model(model)
+    classifier = Classifier(model, provider="cpu")
+    prediction = classifier.classify(picture)
+    assert prediction.pixels is not None, "classify raises where there are no pixels"
+    pixels = prediction.pixels[None]  # (1, rows, cols)
+    source = classifier.runner.source
+    session = open_session(with_step_logits(content, source), SessionSettings())
+    logits = session.run([STEP_OUTPUT_NAME], {INPUT_NAME: pixels})[0]
+    parity = compare(classifier.runner.logits(pixels), logits[-1:])
+    if not parity.passed:
+        raise ModelError(
+            f"{source} cannot be explained: its answer after the last row is not its answer to the picture",
+            found=f"logits that differ by {parity.max_difference:.3g}", expected="the same", fix="report this as a bug",
+        )  # fmt: skip
+    contract = classifier.runner.contract
+    shares = probabilities(logits, contract.temperature)
+    return Explanation(prediction, contract.config.class_names, contract.config.rows_per_step, shares)
+
+
+def explanation_plot(explanation: Explanation, file_format: FileFormat = "png") -> bytes:
+    """The picture's bytes. Raises MissingDependencyError without matplotlib."""
+    pixels = explanation.prediction.pixels
+    assert pixels is not None, "an explanation is of a picture that could be read"
+    figure = new_figure(10, 5.6)
+    digit, streams = figure.subplots(
+        1, 2, width_ratios=(1, 1.25),
+        gridspec_kw={"left": 0.05, "right": 0.985, "top": 0.83, "bottom": 0.1, "wspace": 0.04},
+    )  # fmt: skip
+    colours = [COLOURS[index % len(COLOURS)] for index in range(len(explanation.class_names))]
+    _draw_digit(digit, explanation, pixels, colours)
+    _draw_streams(streams, explanation, colours)
+    _draw_settled(digit, streams, explanation)
+    _draw_title(figure, explanation, colours)
+    return figure_bytes(figure, file_format, dpi=120)
+
+
+def _draw_digit(axes: "Axes", explanation: Explanation, pixels: Pixels, colours: list[str]) -> None:
+    """The input, each row in the colour of the class that was ahead once it had been read; its name beside it."""
+    from matplotlib.colors import to_rgb
+
+    rows, cols = pixels.shape
+    n, leaders = explanation.rows_per_step, explanation.leaders
+    image = np.ones((rows, cols, 4))
+    image[:, :, :3] = np.repeat([to_rgb(colours[leader]) for leader in leaders], n, axis=0)[:, None]
+    image[:, :, 3] = pixels / 255
+    axes.set_facecolor("#f5f5f3")
+    axes.imshow(image, extent=(0, cols, rows, 0), aspect="equal", interpolation="nearest")
+    axes.set_anchor("E")
+    for step, (before, leader) in enumerate(zip([None, *leaders], leaders, strict=False)):
+        if leader != before:
+            axes.text(
+                cols - 0.5, (step + 0.5) * n, explanation.class_names[leader], ha="right", va="center", fontsize=8,
+                color=colours[leader], fontweight="bold",
+            )  # fmt: skip
+    named = [1, *range(7, rows, 7), rows]
+    axes.set(xticks=[], yticks=[row - 0.5 for row in named], yticklabels=named)
+    axes.tick_params(length=0, labelsize=9, labelcolor=FAINT)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_streams(axes: "Axes", explanation: Explanation, colours: list[str]) -> None:
+    """A stream for each class, at each row as wide as its probability there."""
+    shares, rows, answer = explanation.probabilities, explanation.n_rows, explanation.leaders[-1]
+    at = np.concatenate([[0], (np.arange(len(shares)) + 0.5) * explanation.rows_per_step, [rows]])
+    for index, (name, colour) in enumerate(zip(explanation.class_names, colours, strict=True)):
+        half = 0.46 * np.concatenate([shares[:1, index], shares[:, index], shares[-1:, index]])
+        half = np.maximum(half, 0.012)  # a thread where there is next to nothing, so that the eye can follow
+        axes.fill_betweenx(at, index - half, index + half, color=colour, linewidth=0, zorder=2)
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold" if index == answer else "normal"}
+        axes.text(index, -1.1, name, fontsize=14, color=colour, **style)
+        if shares[-1, index] >= 0.005:
+            axes.text(
+                index,
+                rows + 1.1,
+                f"{100 * shares[-1, index]:.0f} %",
+                fontsize=9,
+                color=INK if index == answer else FAINT,
+                **style,
+            )
+    axes.set(xlim=(-0.6, len(colours) - 0.4), ylim=(rows, 0))
+    axes.axis("off")
+
+
+def _draw_settled(digit: "Axes", streams: "Axes", explanation: Explanation) -> None:
+    """A line through both above the row that settled the answer; none if the first row did."""
+    row = explanation.settled_at_row - explanation.rows_per_step
+    if not row:
+        return
+    for axes in (digit, streams):
+        axes.plot([0, 1], [row, row], transform=axes.get_yaxis_transform(), color=INK, linewidth=0.8, zorder=3)
+
+
+def _draw_title(figure: "Figure", explanation: Explanation, colours: list[str]) -> None:
+    answer, left, top = explanation.leaders[-1], 0.048, 0.925
+    figure.text(left, top, "Read as", fontsize=20, color=INK)
+    figure.text(0.163, top, explanation.class_names[answer], fontsize=20, color=colours[answer], fontweight="bold")
+    settled = f"settled at row {explanation.settled_at_row} of {explanation.n_rows}, below the line"
+    figure.text(left, top - 0.05, settled, fontsize=10, color=FAINT)
+    figure.text(
+        0.985, top, "a stream is as wide as its class is probable, if the picture ended there;\n"
+        "each row of the picture has the colour of the class then ahead",
+        fontsize=9, color=FAINT, ha="right", linespacing=1.5,
+    )  # fmt: skip

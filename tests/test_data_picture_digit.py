@@ -1,0 +1,265 @@
+"""Tests of edgelstm.data.picture: the digit is found as a person would see it, and drawn as MNIST would."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageDraw
+
+from edgelstm.data.mnist import sample_digits
+from edgelstm.data.picture import digit_from_array
+from edgelstm.data.picture.blobs import label
+from edgelstm.data.picture.sheet import sheet_only
+from edgelstm.data.picture.strokes import stroke_width
+
+SEVEN = [(95, 90), (205, 90), (140, 230)]
+
+
+def drawn(points: list[tuple[int, int]] = SEVEN, width: int = 14, size: tuple[int, int] = (300, 320)) -> np.ndarray:
+    """Coverage, 0 to 1, of strokes on a sheet of 300 x 320."""
+    image = Image.new("L", size, 0)
+    ImageDraw.Draw(image).line(points, fill=255, width=width, joint="curve")
+    return np.asarray(image, np.float32) / 255
+
+
+def paper(cover: np.ndarray, ink: float = 40, ground: float = 220) -> np.ndarray:
+    return np.rint(ground + (ink - ground) * cover).astype(np.uint8)
+
+
+def likeness(first: np.ndarray, second: np.ndarray) -> float:
+    a, b = first.astype(float).ravel(), second.astype(float).ravel()
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def like_plain(picture: np.ndarray) -> float:
+    return likeness(PLAIN, digit_from_array(picture).pixels)
+
+
+PLAIN = digit_from_array(paper(drawn())).pixels
+GRAIN = np.random.default_rng(0).normal(0, 1, (320, 300))
+
+
+def test_dark_and_light_ink_give_the_same_digit() -> None:
+    assert like_plain(255 - paper(drawn())) > 0.97
+
+
+def test_the_digit_fits_the_box_and_is_centred() -> None:
+    ys, xs = np.nonzero(PLAIN > 40)
+    assert max(np.ptp(ys), np.ptp(xs)) + 1 in (20, 21)
+    total = PLAIN.sum(dtype=float)
+    assert abs(PLAIN.sum(axis=1) @ np.arange(28) / total - 13.5) < 0.2
+    assert abs(PLAIN.sum(axis=0) @ np.arange(28) / total - 13.5) < 0.2
+
+
+def test_other_sizes_scale_the_box_in_proportion() -> None:
+    pixels = digit_from_array(paper(drawn()), 56, 56).pixels
+    ys, _ = np.nonzero(pixels > 40)
+    assert pixels.shape == (56, 56)
+    assert np.ptp(ys) + 1 in (39, 40, 41)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 30, 40])
+def test_hairlines_and_thick_strokes_come_out_with_mnists_pen(width: int) -> None:
+    pixels = digit_from_array(paper(drawn(width=width))).pixels
+    assert 0.55 < pixels.sum(dtype=float) / PLAIN.sum(dtype=float) < 1.7
+    assert likeness(PLAIN, pixels) > 0.75
+
+
+@pytest.mark.parametrize("scale", [0.12, 0.4])
+def test_small_digits_in_the_corner_are_found(scale: float) -> None:
+    points = [(round(20 + x * scale), round(15 + y * scale)) for x, y in SEVEN]
+    assert like_plain(paper(drawn(points, max(2, round(14 * scale))))) > 0.8
+
+
+def test_a_shadow_with_a_hard_edge_is_not_ink() -> None:
+    light = np.ones((320, 300))
+    light[:, 150:] = 0.5
+    assert like_plain((paper(drawn()) * light).astype(np.uint8)) > 0.9
+
+
+def test_dark_corners_are_not_ink() -> None:
+    y, x = np.meshgrid(np.linspace(-1, 1, 320), np.linspace(-1, 1, 300), indexing="ij")
+    assert like_plain((paper(drawn()) * (1 - 0.45 * (x * x + y * y))).astype(np.uint8)) > 0.9
+
+
+def test_grain_and_low_contrast_are_seen_through() -> None:
+    faint = paper(drawn(), ink=185) + 4 * GRAIN
+    assert like_plain(np.clip(faint, 0, 255).astype(np.uint8)) > 0.9
+
+
+def test_specks_are_not_part_of_the_digit() -> None:
+    picture = paper(drawn())
+    for y, x in [(20, 30), (40, 250), (280, 60), (300, 200), (150, 30)]:
+        picture[y : y + 4, x : x + 4] = 30
+    assert like_plain(picture) > 0.97
+
+
+@pytest.mark.parametrize("ground", [0, 120, 255])
+def test_a_frame_is_not_part_of_the_digit(ground: int) -> None:
+    picture = np.pad(paper(drawn()), 12, constant_values=ground)
+    assert like_plain(picture) > 0.95
+
+
+def test_a_grey_photo_pasted_on_white_is_read_inside() -> None:
+    shaded = paper(drawn(), ground=150) * np.linspace(0.7, 1, 300)
+    assert like_plain(np.pad(shaded.astype(np.uint8), 30, constant_values=255)) > 0.95
+
+
+def test_a_drawn_box_is_not_part_of_the_digit() -> None:
+    picture = paper(drawn())
+    picture[50:54, 50:250] = picture[266:270, 50:250] = 40
+    picture[50:270, 50:54] = picture[50:270, 246:250] = 40
+    assert like_plain(picture) > 0.95
+
+
+def test_a_black_plot_on_a_white_page_is_read_inside() -> None:
+    picture = np.pad((255 * drawn()).astype(np.uint8), 80, constant_values=255)
+    assert like_plain(picture) > 0.95
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_printed_lines_as_dark_as_the_ink_are_taken_away(both_ways: bool) -> None:
+    picture = paper(drawn())
+    for at in range(25, 300, 40):
+        picture[at : at + 2] = np.minimum(picture[at : at + 2], 60)
+        if both_ways:
+            picture[:, at : at + 2] = np.minimum(picture[:, at : at + 2], 60)
+    assert like_plain(picture) > 0.85
+
+
+def test_a_loose_stroke_belongs_to_the_digit() -> None:
+    body = np.maximum(drawn([(110, 100), (105, 150), (160, 160), (180, 200), (150, 235), (100, 230)]), 0)
+    whole = np.maximum(body, drawn([(110, 95), (190, 90)]))
+    loose = np.maximum(body, drawn([(125, 85), (200, 80)]))
+    assert likeness(digit_from_array(paper(whole)).pixels, digit_from_array(paper(loose)).pixels) > 0.8
+    assert digit_from_array(paper(loose)).note is None
+
+
+def test_two_digits_are_noted_and_the_largest_is_read() -> None:
+    other = [(230, 150), (230, 230)]
+    wide = np.maximum(drawn([(x - 60, y) for x, y in SEVEN]), drawn(other))
+    found = digit_from_array(paper(wide))
+    assert found.note == "more than one object: read the largest"
+    assert likeness(PLAIN, found.pixels) > 0.95
+
+
+def test_coloured_ink_of_equal_brightness_is_seen() -> None:
+    cover = drawn()[:, :, None]
+    red, green = np.array([230, 60, 60]), np.array([20, 151, 110])  # both have luma 111
+    picture = np.rint(red * cover + green * (1 - cover)).astype(np.uint8)
+    assert like_plain(picture) > 0.95
+
+
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_a_blank_page_has_no_ink(level: int) -> None:
+    found = digit_from_array(np.full((200, 300), level, np.uint8))
+    assert (found.empty, found.note) == (True, "no ink found")
+    assert not found.pixels.any()
+
+
+def test_an_empty_grainy_page_has_no_ink() -> None:
+    assert digit_from_array(np.clip(200 + 2 * GRAIN, 0, 255).astype(np.uint8)).empty
+
+
+def test_mnist_digits_pass_through_bit_for_bit_in_either_polarity() -> None:
+    for image in sample_digits().images:
+        assert (digit_from_array(image).pixels == image).all()
+        assert (digit_from_array(255 - image).pixels == image).all()
+
+
+def test_an_mnist_digit_saved_as_colour_passes_too() -> None:
+    image = sample_digits().images[0]
+    assert (digit_from_array(np.dstack([image] * 3)).pixels == image).all()
+
+
+def test_a_small_picture_with_the_digit_in_a_corner_is_centred() -> None:
+    image = np.zeros((28, 28), np.uint8)
+    image[2:12, 3:5] = 255
+    assert digit_from_array(image).pixels[:, 12:16].sum() > 0.9 * digit_from_array(image).pixels.sum()
+
+
+def test_label_numbers_pieces_that_touch_diagonally() -> None:
+    mask = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 1, 1]], bool)
+    blobs = label(mask)
+    assert len(blobs) == 4
+    assert sorted(blobs.area) == [1, 2, 2, 2]
+    assert blobs.labels[0, 0] == blobs.labels[1, 1] != blobs.labels[0, 3]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
+def test_label_agrees_with_flood_fill(mask: np.ndarray) -> None:
+    blobs, seen, n = label(mask), np.zeros(mask.shape, int), 0
+    for start in zip(*np.nonzero(mask), strict=True):
+        if seen[start]:
+            continue
+        n, queue = n + 1, [start]
+        while queue:
+            y, x = queue.pop()
+            if 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and mask[y, x] and not seen[y, x]:
+                seen[y, x] = n
+                queue += [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    assert len(blobs) == n
+    for i in range(n):
+        assert len(set(seen[blobs.labels == i])) == 1
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_any_array_gives_a_picture(picture: np.ndarray) -> None:
+    found = digit_from_array(picture)
+    assert (found.pixels.shape, found.pixels.dtype.name) == ((28, 28), "uint8")
+
+
+@pytest.mark.parametrize("shape", [(12, 400), (400, 12), (20, 320), (1, 500), (3, 1000)])
+def test_noise_of_a_long_and_narrow_shape_gives_a_picture(shape: tuple[int, int]) -> None:
+    for seed in range(5):
+        picture = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+        assert digit_from_array(picture).pixels.shape == (28, 28)
+
+
+def test_a_thick_ring_is_a_digit_and_no_sheet() -> None:
+    image = Image.new("L", (300, 320), 230)
+    ImageDraw.Draw(image).ellipse((60, 40, 240, 280), outline=30, width=55)
+    grainy = np.clip(np.asarray(image) + 3 * GRAIN, 0, 255).astype(np.uint8)
+    pixels = digit_from_array(grainy).pixels
+    assert pixels[12:16, 12:16].max() < 60, pixels[12:16, 12:16]
+    assert pixels[6:22].max(axis=1).min() > 200
+
+
+@pytest.mark.parametrize("width", [3, 10, 24, 40])
+@pytest.mark.parametrize("angle_deg", [0, 20, 45, 70])
+def test_the_stroke_width_is_measured_at_any_angle(width: int, angle_deg: float) -> None:
+    angle = np.deg2rad(angle_deg)
+    y, x = np.ogrid[:400, :400]
+    along = (x - 200) * np.cos(angle) + (y - 200) * np.sin(angle)
+    across = (y - 200) * np.cos(angle) - (x - 200) * np.sin(angle)
+    bar = (np.abs(along) < 180) & (np.abs(across + 0.01) <= width / 2)
+    real = bar.sum() / 360
+    expected = real * 360 / (360 + real)  # the two ends are outline too
+    assert stroke_width(bar) == pytest.approx(expected, rel=0.1)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(*[st.integers(0, 99)] * 4, st.integers(0, 255)), max_size=6), st.integers(0, 255))
+def test_any_boxes_give_a_picture(boxes: list[tuple[int, int, int, int, int]], ground: int) -> None:
+    image = Image.new("L", (100, 90), ground)
+    for x0, y0, x1, y1, level in boxes:
+        ImageDraw.Draw(image).rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), fill=level)
+    grainy = np.clip(np.asarray(image) + GRAIN[:90, :100], 0, 255).astype(np.uint8)
+    for picture in (np.asarray(image), grainy):
+        found = digit_from_array(picture)
+        assert (found.pixels.shape, found.pixels.dtype.name) == ((28, 28), "uint8")
+
+
+def test_a_sheet_with_four_straight_sides_fills_the_picture_and_a_disc_does_not() -> None:
+    image = Image.new("L", (240, 200), 60)
+    ImageDraw.Draw(image).polygon([(50, 30), (200, 42), (190, 170), (42, 160)], fill=220)
+    ImageDraw.Draw(image).line([(110, 70), (120, 130)], fill=10, width=6)
+    sheet = sheet_only(np.asarray(image), np.asarray(image, np.float32))
+    assert sheet is not None
+    assert (set(np.unique(sheet)), sheet.shape[0] > 110) == ({10, 220}, True)  # nothing of the desk
+    disc = Image.new("L", (240, 200), 60)
+    ImageDraw.Draw(disc).ellipse((50, 30, 190, 170), fill=220)
+    assert sheet_only(np.asarray(disc), np.asarray(disc, np.float32)) is None

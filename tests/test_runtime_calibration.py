@@ -1,0 +1,84 @@
+"""Tests of edgelstm.runtime.calibration: temperature, reliability bins, expected calibration error."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgelstm.runtime.calibration import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    fit_temperature,
+    negative_log_likelihood,
+    probabilities,
+    reliability,
+)
+
+
+def drawn(temperature: float, n: int = 4_000) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and labels drawn with the probabilities that these logits have at this temperature."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (n, 10)).astype(np.float32)
+    shares = probabilities(logits, temperature)
+    return logits, (shares.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(0, 9)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_that_drew_the_labels_is_found(temperature: float) -> None:
+    assert fit_temperature(*drawn(temperature)) == pytest.approx(temperature, rel=0.06)
+
+
+def test_no_neighbouring_temperature_is_better() -> None:
+    logits, labels = drawn(1.7)
+    best = fit_temperature(logits, labels)
+    found = [negative_log_likelihood(logits, labels, best * factor) for factor in (0.98, 1, 1.02)]
+    assert min(found) == found[1], found
+
+
+def test_the_likelihood_is_that_of_the_probabilities() -> None:
+    logits, labels = drawn(1.0, n=50)
+    true = probabilities(logits, 1.3)[np.arange(50), labels]
+    assert negative_log_likelihood(logits, labels, 1.3) == pytest.approx(-np.log(true).mean())
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1, max_size=9), st.data())
+def test_a_temperature_is_a_number_within_bounds_whatever_the_logits(
+    rows: list[list[float]], data: st.DataObject
+) -> None:
+    labels = np.array([data.draw(st.integers(0, 2)) for _ in rows])
+    found = fit_temperature(np.array(rows, np.float32), labels)
+    assert 0.99 * MIN_TEMPERATURE <= found <= 1.01 * MAX_TEMPERATURE
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [
+        (np.zeros((0, 3)), np.zeros(0, int)),
+        (np.zeros((2, 3)), np.zeros(1, int)),
+        (np.full((1, 3), np.nan), np.zeros(1, int)),
+    ],
+)
+def test_a_temperature_of_nothing_or_of_nan_is_refused(logits: np.ndarray, labels: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="a temperature for"):
+        fit_temperature(logits.astype(np.float32), labels)
+
+
+def test_the_reliability_of_four_answers_by_hand() -> None:
+    shares = np.array([[0.95, 0.05], [0.95, 0.05], [0.25, 0.75], [0.3, 0.7]])
+    found = reliability(shares, np.array([0, 1, 1, 0]))
+    filled = {part.low: (part.n, round(part.confidence, 3), part.accuracy) for part in found.bins if part.n}
+    assert filled == {0.6: (1, 0.7, 0.0), 0.7: (1, 0.75, 1.0), 0.9: (2, 0.95, 0.5)}
+    assert found.ece == pytest.approx((0.7 + 0.25 + 2 * 0.45) / 4)
+    assert found.nll == pytest.approx(-np.log([0.95, 0.05, 0.75, 0.3]).mean())
+
+
+def test_labels_drawn_with_the_probabilities_have_almost_no_calibration_error() -> None:
+    logits, labels = drawn(1.0)
+    right, wrong = (reliability(probabilities(logits, t), labels).ece for t in (1.0, 0.4))
+    assert right < 0.02 < 0.05 < wrong, (right, wrong)
+
+
+def test_the_reliability_of_no_answers_is_refused() -> None:
+    with pytest.raises(ValueError, match="no answers"):
+        reliability(np.zeros((0, 10)), np.zeros(0, int))

@@ -1,0 +1,125 @@
+"""Tests of edgelstm.runtime.scoring: the same batches in the same order, bounded, and nothing left behind."""
+
+import itertools
+import os
+import signal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgelstm.errors import PictureError
+from edgelstm.runtime import scoring as workers_module
+from edgelstm.runtime.classifier import CHUNK, prepare_each
+from edgelstm.runtime.scoring import Workers
+
+
+@pytest.fixture
+def workers():
+    with Workers(2) as two:
+        yield two
+
+
+@pytest.fixture
+def digit(tmp_path, sample):
+    path = tmp_path / "digit.png"
+    Image.fromarray(sample.images[0]).save(path)
+    return path
+
+
+@pytest.fixture
+def mixed(tmp_path, sample):
+    """Chunks of slow, quick and bad pictures, as text, paths and bytes: the slow chunk is the first."""
+    quick = []
+    for i, image in enumerate(sample.images[:40]):
+        quick.append(tmp_path / f"{i}.png")
+        Image.fromarray(image).save(quick[-1])
+    slow = str(tmp_path / "slow.png")
+    large = np.kron(255 - sample.images[0], np.ones((60, 60), np.uint8))
+    Image.fromarray(large).save(slow)
+    (tmp_path / "text.png").write_text("no picture")
+    bad = [str(tmp_path / "missing.png"), tmp_path / "text.png", b"", "nul\0.png", os.fsdecode(b"\xff.png")]
+    return [[slow] * 8, quick[:20], bad, [slow, *bad, *quick[20:]], [quick[0].read_bytes()], quick[:1]]
+
+
+def test_workers_give_what_this_process_gives_in_the_same_order(workers, mixed):
+    expected = list(prepare_each(iter(mixed), 28, 28))
+    found = list(workers.prepare_each(iter(mixed), 28, 28))
+    assert len(mixed) == len(found)
+    for ours, theirs in zip(expected, found, strict=True):
+        assert (ours.names, ours.notes, ours.errors) == (theirs.names, theirs.notes, theirs.errors)
+        np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+
+
+def test_workers_can_be_asked_again(workers, digit):
+    for _ in range(2):
+        assert [1, 1] == [len(batch.pixels) for batch in workers.prepare_each(iter([[digit]] * 2), 28, 28)]
+
+
+def test_no_pictures_give_no_batches(workers):
+    assert [] == list(workers.prepare_each(iter([]), 28, 28))
+
+
+def test_the_pictures_in_flight_are_bounded(workers, digit):
+    taken = itertools.count()
+    endless = ([digit] for _ in iter(lambda: next(taken), None))
+    batches = workers.prepare_each(endless, 28, 28)
+    for n_answered in range(3):
+        next(batches)
+        assert workers.n_ahead + n_answered == _peek(taken)
+    assert workers.n_ahead == 5
+
+
+def _peek(counter):
+    return counter.__reduce__()[1][0]
+
+
+def test_many_bytes_do_not_lock_the_pipes(workers):
+    """Messages larger than a pipe holds, both ways at once."""
+    junk = [bytes(2**16)] * CHUNK
+    answers = list(workers.prepare_each(iter([junk] * 8), 28, 28))
+    assert [CHUNK] * 8 == [len(batch.errors) for batch in answers]
+
+
+def test_the_end_ends_the_processes_in_the_middle_of_their_work(mixed):
+    with Workers(2) as workers:
+        next(workers.prepare_each(itertools.cycle(mixed), 28, 28))
+        assert [None, None] == [process.poll() for process in workers.processes]
+    assert [-signal.SIGKILL] * 2 == [process.poll() for process in workers.processes]
+
+
+def test_the_processes_end_when_their_input_does(workers):
+    for process in workers.processes:
+        process.stdin.close()
+    assert [0, 0] == [process.wait(timeout=60) for process in workers.processes]
+
+
+def test_a_worker_that_is_killed_is_a_clear_error(workers, digit):
+    for process in workers.processes:
+        process.kill()
+    with pytest.raises(PictureError, match=f"broke off: found exit status -9 at '{digit}' or one of the 1 after it"):
+        list(workers.prepare_each(iter([[digit, digit]]), 28, 28))
+
+
+def test_a_worker_that_cannot_start_is_a_clear_error(monkeypatch, digit):
+    monkeypatch.setattr(workers_module, "START", "raise SystemExit(3)")
+    with Workers(2) as workers, pytest.raises(PictureError, match="found exit status 3"):
+        list(workers.prepare_each(iter([[digit]]), 28, 28))
+
+
+def test_a_module_beside_the_pictures_is_not_imported(monkeypatch, tmp_path, digit):
+    (tmp_path / "pickle.py").write_text("raise SystemExit(4)")
+    monkeypatch.chdir(tmp_path)
+    with Workers(1) as workers:
+        [batch] = workers.prepare_each(iter([[digit]]), 28, 28)
+    assert [None] == batch.errors
+
+
+def test_a_frozen_program_and_one_core_have_no_workers(monkeypatch):
+    monkeypatch.setattr(workers_module, "n_cores", lambda: 2)
+    assert workers_module.can_start()
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    assert not workers_module.can_start()
+    monkeypatch.delattr("sys.frozen")
+    monkeypatch.setattr(workers_module, "n_cores", lambda: 1)
+    assert not workers_module.can_start()

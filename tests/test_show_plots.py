@@ -1,0 +1,85 @@
+"""Tests of edgelstm.show.plots and of bench's advice: the front, the crossover, a picture that holds the names."""
+
+import dataclasses
+import io
+
+import pytest
+from PIL import Image
+
+from edgelstm.contract import EarlyRule, Score
+from edgelstm.measure.bench import BatchResult, BenchReport, BenchResult, Environment, advice, crossover
+from edgelstm.measure.timing import summarize
+from edgelstm.runtime.early_exit import CurvePoint, EarlyReport
+from edgelstm.runtime.parity import McNemar
+from edgelstm.show.plots import bench_plot, early_plot, pareto_front
+
+
+def result(name, times_us, **values):
+    batches = []
+    for power, time_us in enumerate(times_us):
+        rounds = [[time_us / 1e6] * 3] * 6
+        batches.append(BatchResult(2**power, summarize(rounds), 2**power / time_us * 1e6, (time_us / 1e6,) * 101))
+    known = BenchResult(name, "cpu", "cpu", "fp32", 1, 100, 1000, 0.01, 0.001, Score(99, 100), tuple(batches))
+    return dataclasses.replace(known, **values)
+
+
+def report(*results):
+    return BenchReport(1, Environment("Abacus", 2, 0.0, "Linux", {}, None), "100", "a call", 6, results)
+
+
+def test_the_front_holds_what_nothing_beats_in_both():
+    points = [(10.0, 98.0), (20.0, 97.0), (20.0, 99.0), (30.0, 99.0), (40.0, 99.5)]
+    assert pareto_front(points) == [(10.0, 98.0), (20.0, 99.0), (40.0, 99.5)]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ((12, 22, 25, 45), 4),
+        ((5, 5, 5, 5), 1),
+        ((20, 30, 50, 90), None),
+        ((5, 30, 10, 60), 4),
+        ((5, 10, 20, 79), None),  # 1 % is not clearly
+        ((9.8, 19.9, 39, 60), 8),
+    ],
+)
+def test_the_crossover_is_the_batch_from_which_it_is_always_clearly_faster(other, expected):
+    assert crossover(result("one", (10, 20, 40, 80)), result("two", other, threads=2)) == expected
+
+
+def test_the_advice_names_the_batch_and_what_was_not_measured():
+    lines = advice(report(result("base cpu", (5, 8, 40, 80)), result("base cpu 2 threads", (9, 12, 25, 45), threads=2)))
+    assert lines == [
+        "base cpu: below batch 4 one thread, from 4 2 threads",
+        "base cpu: CUDA not measured: no GPU",
+    ]
+
+
+@pytest.mark.parametrize("file_format", ["png", "svg"])
+def test_the_picture_is_drawn_the_same_twice(file_format, tmp_path):
+    results = report(result("base", (10, 20)), result("small", (5, 9), accuracy=Score(98, 100)))
+    drawn = bench_plot(results, file_format)
+    if file_format == "png":
+        (tmp_path / "a.png").write_bytes(drawn)
+        with Image.open(tmp_path / "a.png") as image:
+            assert image.width > 1000
+        assert bench_plot(results, file_format) == drawn
+    else:
+        assert b"small" in drawn
+
+
+@pytest.mark.parametrize("file_format", ["png", "svg"])
+def test_the_early_curve_names_the_rule_and_the_accuracies(file_format):
+    curve = tuple(CurvePoint(row, Score(min(99, 10 * row), 100), 0, 0) for row in range(1, 15))
+    trade = ((5.0, Score(60, 100)), (9.5, Score(98, 100)), (14.0, Score(99, 100)))
+    early = EarlyReport(
+        EarlyRule(0.9, 2), 14, Score(99, 100), Score(98, 100), 9.5, McNemar(1, 0, 1.0), curve, trade
+    )  # fmt: skip
+    drawn = early_plot(early, file_format)
+    if file_format == "svg":
+        assert b"rows read, of 14" in drawn
+        assert b"68 % of the rows: 98/100 (98.00 %) instead of 99/100 (99.00 %)" in drawn
+        assert b"the rule: a probability of at least 0.9 for 2 steps" in drawn
+    else:
+        with Image.open(io.BytesIO(drawn)) as image:
+            assert image.width > 800

@@ -1,0 +1,400 @@
+"""Tests of edgelstm.training.run: the files of a run, and resuming to the very same bits. On the shipped sample."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+
+from edgelstm.config import AugmentConfig, ModelConfig, TrainConfig
+from edgelstm.contract import Score
+from edgelstm.data.mnist import FILES
+from edgelstm.errors import CheckpointError, DataError, OutputError, TrainingError
+from edgelstm.runtime.calibration import fit_temperature
+from edgelstm.training import run
+from edgelstm.training.checkpoint import MODEL_FILE, STATE_FILE, load_checkpoint, load_tensors, save_tensors
+from edgelstm.training.fit import EpochResult, StepResult
+from edgelstm.training.run import BOARD_DIR, LOG_FILE, RunEnd, RunPlan, RunStart, begin_run, resume_run
+
+TRAIN = TrainConfig(
+    recipe="small", epochs=3, batch_size=64, learning_rate=4e-3, schedule="onecycle", weight_decay=0.01,
+    label_smoothing=0.05, clip_norm=1.0, ema_decay=0.9, augment=AugmentConfig(), log_every=2, seed=3, threads=1,
+)  # fmt: skip
+PLAN = RunPlan("tiny", ModelConfig(hidden_size=8), TRAIN)
+N_FITTING, STEPS_PER_EPOCH, N_STEPS = 800, 12, 36
+NOWHERE = Path("not-used")
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+@pytest.fixture(autouse=True)
+def on_the_sample(monkeypatch, sample):
+    """800 digits to fit, 200 to validate, the same 1,000 to test; torch's global settings as they were."""
+    monkeypatch.setattr(run, "load_mnist", lambda split, folder: sample)
+    monkeypatch.setattr(run, "N_VALIDATION", 200)
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, sample, one_thread):
+    """The folder of an uninterrupted run, and all it yielded. Read only."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "load_mnist", lambda split, data_folder: sample)
+        patch.setattr(run, "N_VALIDATION", 200)
+        events = list(begin_run(PLAN, folder, NOWHERE, "cpu"))
+    return folder, events
+
+
+@pytest.fixture
+def begun(whole_run, tmp_path):
+    """A copy of the uninterrupted run's folder, to be damaged."""
+    shutil.copytree(whole_run[0], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def interrupted(folder, epochs):
+    """Begin the run and kill it after some epochs, in the middle of the next."""
+    n_done = 0
+    for event in begin_run(PLAN, folder, NOWHERE, "cpu"):
+        n_done += isinstance(event, EpochResult)
+        if n_done == epochs and isinstance(event, StepResult):
+            return
+    raise AssertionError("the run ended before it was interrupted")
+
+
+def tensors_of(path):
+    with safetensors.safe_open(path, framework="np") as stream:
+        return {name: stream.get_tensor(name).tobytes() for name in stream.keys()}  # noqa: SIM118 - not a dict
+
+
+def log_of(folder):
+    lines = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_s"} for line in lines]
+
+
+def scalars_of(folder):
+    """Tag -> [(step, value)], by TensorBoard's own reader."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / BOARD_DIR)).Reload()
+    found = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return found, events.Tags()["graph"]
+
+
+# A whole run
+
+
+def test_a_run_begins_by_saying_what_it_will_do(whole_run):
+    assert RunStart(N_FITTING, N_STEPS, 0, "cpu", torch.get_num_threads()) == whole_run[1][0]
+
+
+def test_a_run_ends_with_training_validation_and_test_scores(whole_run):
+    _, events = whole_run
+    end = events[-1]
+    assert isinstance(end, RunEnd)
+    assert (end.train.n, end.validation.n, end.test.n, end.first_test.n) == (768, 200, 1000, 128)
+    assert (events[-2].train, events[-2].validation) == (end.train, end.validation)
+
+
+def test_the_folder_holds_weights_state_and_both_logs_and_nothing_else(whole_run):
+    names = sorted(path.name for path in whole_run[0].iterdir())
+    assert sorted([MODEL_FILE, STATE_FILE, LOG_FILE, BOARD_DIR]) == names
+
+
+def test_the_model_file_is_a_checkpoint_that_knows_how_it_was_trained(whole_run):
+    folder, events = whole_run
+    checkpoint = load_checkpoint(folder)
+    assert (PLAN.name, PLAN.config, PLAN.train, 3) == (
+        checkpoint.name, checkpoint.config, checkpoint.train, checkpoint.epoch
+    )  # fmt: skip
+    assert (events[-1].validation, events[-1].test) == (checkpoint.validation, checkpoint.test)
+    assert {"edgelstm", "python", "torch", "numpy"} == set(checkpoint.versions)
+    assert FILES["train", "images"].sha256 == checkpoint.data_sha256
+
+
+def test_the_checkpoint_scores_what_the_run_said(whole_run, sample):
+    folder, events = whole_run
+    with torch.inference_mode():
+        found = load_checkpoint(folder).model()(torch.from_numpy(sample.images.copy())).argmax(1).numpy()
+    n_right = int((found == sample.labels).sum())
+    first = int((found[:128] == sample.labels[:128]).sum())
+    assert (Score(n_right, 1000), Score(first, 128)) == (events[-1].test, events[-1].first_test)
+
+
+def test_the_validation_digits_are_the_last_ones(whole_run, sample):
+    folder, events = whole_run
+    with torch.inference_mode():
+        found = load_checkpoint(folder).model()(torch.from_numpy(sample.images[800:].copy())).argmax(1).numpy()
+    assert Score(int((found == sample.labels[800:]).sum()), 200) == events[-1].validation
+
+
+def test_the_temperature_is_fitted_to_the_validation_digits(whole_run, sample):
+    checkpoint = load_checkpoint(whole_run[0])
+    with torch.inference_mode():
+        logits = checkpoint.model()(torch.from_numpy(sample.images[800:].copy())).numpy()
+    assert pytest.approx(fit_temperature(logits, sample.labels[800:]), rel=1e-3) == checkpoint.temperature
+    assert checkpoint.temperature != 1
+
+
+def test_the_exported_weights_are_the_averaged_ones(whole_run):
+    folder, _ = whole_run
+    state = tensors_of(folder / STATE_FILE)
+    assert {f"average.{name}": value for name, value in tensors_of(folder / MODEL_FILE).items()} == {
+        name: value for name, value in state.items() if name.startswith("average.")
+    }
+
+
+def test_the_log_has_a_line_for_each_result(whole_run):
+    folder, events = whole_run
+    results = [event for event in events if isinstance(event, StepResult | EpochResult)]
+    lines = log_of(folder)
+    assert ["step" if isinstance(r, StepResult) else "epoch" for r in results] == [line["kind"] for line in lines]
+    assert [(r.step, r.epoch, r.loss, r.train.n_right) for r in results] == [
+        (line["step"], line["epoch"], line["loss"], line["train"]["n_right"]) for line in lines
+    ]
+
+
+def test_tensorboard_reads_the_scalars(whole_run):
+    folder, events = whole_run
+    scalars, _ = scalars_of(folder)
+    assert {
+        "step/loss", "step/accuracy/train", "step/learning_rate", "epoch/loss", "epoch/accuracy/train",
+        "epoch/accuracy/validation", "epoch/images_per_s",
+    } == set(scalars)  # fmt: skip
+    expected = [(e.step, pytest.approx(e.loss)) for e in events if isinstance(e, StepResult)]
+    assert expected == scalars["step/loss"]
+    expected = [(e.step, pytest.approx(e.validation.accuracy)) for e in events if isinstance(e, EpochResult)]
+    assert expected == scalars["epoch/accuracy/validation"]
+
+
+def test_tensorboard_reads_the_graph(whole_run):
+    assert scalars_of(whole_run[0])[1]
+
+
+def test_the_same_seed_gives_the_same_bits(whole_run, tmp_path):
+    list(begin_run(PLAN, tmp_path / "again", NOWHERE, "cpu"))
+    assert tensors_of(whole_run[0] / MODEL_FILE) == tensors_of(tmp_path / "again" / MODEL_FILE)
+    assert tensors_of(whole_run[0] / STATE_FILE) == tensors_of(tmp_path / "again" / STATE_FILE)
+
+
+# Resuming
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_resumed_run_ends_with_the_very_bits_of_an_uninterrupted_one(whole_run, tmp_path, epochs):
+    folder = tmp_path / "run"
+    interrupted(folder, epochs)
+    plan, events = resume_run(folder, NOWHERE, "cpu")
+    events = list(events)
+    assert plan == PLAN
+    assert RunStart(N_FITTING, N_STEPS, epochs, "cpu", torch.get_num_threads()) == events[0]
+    assert dataclasses.replace(whole_run[1][-1], model_file=folder / MODEL_FILE) == events[-1]
+    for name in (MODEL_FILE, STATE_FILE):
+        assert tensors_of(whole_run[0] / name) == tensors_of(folder / name)
+    assert log_of(whole_run[0]) == log_of(folder)
+
+
+def test_a_resumed_runs_tensorboard_log_shows_each_step_once(whole_run, tmp_path):
+    interrupted(tmp_path, 1)
+    for path in (tmp_path / BOARD_DIR).iterdir():  # TensorBoard reads its files in the order of the second in
+        path.rename(path.with_name(path.name.replace("tfevents.", "tfevents.0")))  # their names, which may be one here
+    list(resume_run(tmp_path, NOWHERE, "cpu")[1])
+    expected, found = scalars_of(whole_run[0])[0], scalars_of(tmp_path)[0]
+    del expected["epoch/images_per_s"], found["epoch/images_per_s"]
+    assert expected == found
+
+
+@pytest.mark.parametrize("name", ["_save_state", "save_checkpoint"])
+def test_a_run_killed_while_it_saves_an_epoch_loses_no_line_of_the_log(whole_run, tmp_path, monkeypatch, name):
+    def killed(*arguments):
+        if arguments[0].exists():  # at the second epoch
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    real = getattr(run, name)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(begin_run(PLAN, tmp_path, NOWHERE, "cpu"))
+    list(resume_run(tmp_path, NOWHERE, "cpu")[1])
+    assert log_of(whole_run[0]) == log_of(tmp_path)
+    assert tensors_of(whole_run[0] / MODEL_FILE) == tensors_of(tmp_path / MODEL_FILE)
+
+
+def test_half_a_line_of_a_killed_run_is_not_kept(whole_run, tmp_path):
+    interrupted(tmp_path, 1)
+    with (tmp_path / LOG_FILE).open("a") as stream:
+        stream.write('{"kind": "st')
+    list(resume_run(tmp_path, NOWHERE, "cpu")[1])
+    assert log_of(whole_run[0]) == log_of(tmp_path)
+
+
+def test_resuming_a_run_that_has_ended_trains_nothing_and_changes_nothing(whole_run, begun):
+    _, events = resume_run(begun, NOWHERE, "cpu")
+    start, end = events
+    assert (start.epochs_done, end.train) == (3, None)
+    assert (whole_run[1][-1].validation, whole_run[1][-1].test) == (end.validation, end.test)
+    for name in (MODEL_FILE, STATE_FILE):
+        assert tensors_of(whole_run[0] / name) == tensors_of(begun / name)
+
+
+def test_the_number_of_threads_is_kept_and_taken_up_again(tmp_path):
+    plan = dataclasses.replace(PLAN, train=dataclasses.replace(TRAIN, epochs=1, threads=None))
+    torch.set_num_threads(2)
+    list(begin_run(plan, tmp_path, NOWHERE, "cpu"))
+    torch.set_num_threads(1)
+    resumed, events = resume_run(tmp_path, NOWHERE, "cpu")
+    assert (resumed.train.threads, next(events).threads, torch.get_num_threads()) == (2, 2, 2)
+
+
+def test_a_recipe_with_a_number_of_threads_trains_on_so_many(tmp_path):
+    plan = dataclasses.replace(PLAN, train=dataclasses.replace(TRAIN, threads=2))
+    assert next(begin_run(plan, tmp_path, NOWHERE, "cpu")).threads == 2
+
+
+def test_resuming_a_folder_without_a_run_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*state\.safetensors; train one with"):
+        resume_run(tmp_path, NOWHERE, "cpu")
+
+
+def test_a_state_with_a_missing_weight_is_refused_by_name(begun):
+    tensors, values = load_tensors(begun / STATE_FILE)
+    del tensors["adamw.exp_avg.head.bias"]
+    save_tensors(begun / STATE_FILE, tensors, values)
+    with pytest.raises(CheckpointError, match=r"found no weight adamw\.exp_avg\.head\.bias"):
+        resume_run(begun, NOWHERE, "cpu")
+
+
+def test_a_state_with_a_misshaped_weight_is_refused_by_name(begun):
+    tensors, values = load_tensors(begun / STATE_FILE)
+    save_tensors(begun / STATE_FILE, tensors | {"average.head.bias": torch.zeros(9)}, values)
+    with pytest.raises(CheckpointError, match=r"weight average\.head\.bias is torch\.float32 \(9,\) instead of"):
+        resume_run(begun, NOWHERE, "cpu")
+
+
+def test_the_state_of_another_models_run_is_refused(begun, tmp_path):
+    """The config of one run with the tensors of another."""
+    _, values = load_tensors(begun / STATE_FILE)
+    other = dataclasses.replace(PLAN, config=ModelConfig(hidden_size=4), train=dataclasses.replace(TRAIN, epochs=1))
+    list(begin_run(other, tmp_path / "other", NOWHERE, "cpu"))
+    tensors, _ = load_tensors(tmp_path / "other" / STATE_FILE)
+    save_tensors(begun / STATE_FILE, tensors, values)
+    with pytest.raises(
+        CheckpointError, match=r"lstm\.weight_ih_l0 is torch\.float32 \(16, 28\) instead of .*\(32, 28\)"
+    ):
+        resume_run(begun, NOWHERE, "cpu")
+
+
+def test_a_model_file_is_no_state_to_go_on_from(begun):
+    shutil.copy(begun / MODEL_FILE, begun / STATE_FILE)
+    with pytest.raises(CheckpointError, match=r"state\.safetensors .* no weight adamw\."):
+        resume_run(begun, NOWHERE, "cpu")
+
+
+@pytest.mark.parametrize("key", ["name", "config", "train", "epoch"])
+def test_a_state_without_one_of_its_values_is_damaged(begun, key):
+    tensors, values = load_tensors(begun / STATE_FILE)
+    save_tensors(begun / STATE_FILE, tensors, {name: value for name, value in values.items() if name != key})
+    with pytest.raises(CheckpointError, match=f"damaged metadata: found KeyError: '{key}'; train anew"):
+        resume_run(begun, NOWHERE, "cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"text"])
+def test_a_damaged_state_is_refused(begun, content):
+    (begun / STATE_FILE).write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+        resume_run(begun, NOWHERE, "cpu")
+
+
+def test_a_failed_resume_leaves_the_run_as_it_was(begun, monkeypatch):
+    before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+    monkeypatch.setattr(run, "check_weights", lambda *args: (_ for _ in ()).throw(CheckpointError("no")))
+    with pytest.raises(CheckpointError):
+        resume_run(begun, NOWHERE, "cpu")
+    assert before == {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+
+
+# Beginning
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, STATE_FILE, LOG_FILE])
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path, name):
+    (tmp_path / name).write_bytes(b"old")
+    with pytest.raises(OutputError, match=r"already holds a run; go on with --resume, .* or give --overwrite"):
+        begin_run(PLAN, tmp_path, NOWHERE, "cpu")
+    assert [(name, b"old")] == [(path.name, path.read_bytes()) for path in tmp_path.iterdir()]
+
+
+def test_overwriting_trains_anew_and_keeps_nothing_of_the_old_run(whole_run, begun):
+    (begun / MODEL_FILE).write_bytes(b"old")
+    (begun / BOARD_DIR / "old").write_bytes(b"old")
+    list(begin_run(PLAN, begun, NOWHERE, "cpu", overwrite=True))
+    assert tensors_of(whole_run[0] / MODEL_FILE) == tensors_of(begun / MODEL_FILE)
+    assert log_of(whole_run[0]) == log_of(begun)
+    assert not (begun / BOARD_DIR / "old").exists()
+
+
+def test_overwriting_removes_the_old_model_before_it_trains(begun):
+    """An interrupted new run must not pass off the old weights as its own."""
+    next(begin_run(PLAN, begun, NOWHERE, "cpu", overwrite=True))
+    assert [(begun / name).exists() for name in (MODEL_FILE, STATE_FILE)] == [False, False]
+
+
+def test_other_files_of_the_folder_are_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    begin_run(PLAN, tmp_path, NOWHERE, "cpu", overwrite=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_before_training(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputError, match=r"cannot write .*run: found a file in place of one of its folders"):
+        begin_run(PLAN, tmp_path / "file" / "run", NOWHERE, "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_clear_line(tmp_path):
+    with pytest.raises(TrainingError, match="cannot train on cuda: torch finds no GPU; use --device cpu"):
+        begin_run(PLAN, tmp_path / "run", NOWHERE, "cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_that_cannot_begin_leaves_the_old_one(begun):
+    before = tensors_of(begun / MODEL_FILE)
+    with pytest.raises(TrainingError):
+        begin_run(PLAN, begun, NOWHERE, "cuda", overwrite=True)
+    assert before == tensors_of(begun / MODEL_FILE)
+
+
+def test_missing_data_leaves_the_old_run(begun, monkeypatch):
+    def missing(split, folder):
+        raise DataError("MNIST is not there")
+
+    monkeypatch.setattr(run, "load_mnist", missing)
+    before = tensors_of(begun / MODEL_FILE)
+    with pytest.raises(DataError):
+        list(begin_run(PLAN, begun, NOWHERE, "cpu", overwrite=True))
+    assert before == tensors_of(begun / MODEL_FILE)
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    plan = dataclasses.replace(PLAN, train=dataclasses.replace(TRAIN, learning_rate=1e38, clip_norm=None))
+    with pytest.raises(TrainingError, match=r"training stopped in epoch 1, step \d+: found a loss of"):
+        list(begin_run(plan, tmp_path, NOWHERE, "cpu"))
+    assert not (tmp_path / MODEL_FILE).exists()
+
+
+def test_an_epoch_is_saved_before_it_is_reported(tmp_path):
+    for event in begin_run(PLAN, tmp_path, NOWHERE, "cpu"):
+        if isinstance(event, EpochResult):
+            assert event.epoch == load_checkpoint(tmp_path).epoch
+            assert event.epoch == load_tensors(tmp_path / STATE_FILE)[1]["epoch"]
+            return

@@ -1,0 +1,249 @@
+"""Tests of edgelstm.web.server and its command: the server gives its own files to this machine, and nothing else."""
+
+import hashlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import edgelstm
+from edgelstm.cli import main
+from edgelstm.errors import OutputError
+from edgelstm.export.stream_graph import build_stream_model
+from edgelstm.web import page as site
+from edgelstm.web.page import RuntimeFile, Site
+from edgelstm.web.server import HOST, DemoServer
+
+FILES = {
+    "index.html": b"<!doctype html>", "style.css": b"a {}", "main.js": b"1", "b.mjs": b"2", "model.json": b"{}",
+    "icon.svg": b"<svg/>", "ort.wasm": b"\0asm", "model.onnx": b"onnx", "picture/ink.js": b"3",
+}  # fmt: skip
+TIMEOUT_S = 60
+
+
+@pytest.fixture
+def server():
+    with DemoServer(Site(FILES), port=0) as found:
+        thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+def ask(server, path, method="GET", **headers):
+    connection = http.client.HTTPConnection(HOST, server.server_port, timeout=TIMEOUT_S)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer, content
+
+
+def ask_raw(server, request):
+    with socket.create_connection((HOST, server.server_port), timeout=TIMEOUT_S) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/", "text/html; charset=utf-8"), ("/index.html", "text/html; charset=utf-8"),
+        ("/style.css", "text/css; charset=utf-8"), ("/main.js", "text/javascript; charset=utf-8"),
+        ("/b.mjs", "text/javascript; charset=utf-8"), ("/picture/ink.js", "text/javascript; charset=utf-8"),
+        ("/model.json", "application/json"), ("/icon.svg", "image/svg+xml"), ("/ort.wasm", "application/wasm"),
+        ("/model.onnx", "application/octet-stream"), ("/main.js?v=2", "text/javascript; charset=utf-8"),
+    ],
+)  # fmt: skip
+def test_each_file_comes_with_its_own_type(server, path, kind):
+    answer, content = ask(server, path)
+    name = path.partition("?")[0].removeprefix("/") or "index.html"
+    assert (200, FILES[name], kind) == (answer.status, content, answer.headers["Content-Type"])
+    assert answer.headers["Content-Length"] == str(len(content))
+
+
+def test_the_page_is_isolated_and_may_reach_nothing_else(server):
+    headers = ask(server, "/")[0].headers
+    assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+    assert headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../pyproject.toml", "/../../../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd",
+        "/%2e%2e%5c%2e%2e%5cetc", "/....//etc/passwd", "//etc/passwd", "/etc/passwd", "/picture/../../demo.py",
+        "/picture/../main.js", "/picture", "/picture/", "/main.js/", "/MAIN.JS", "/./main.js", "/main.js%00.html",
+        "/main%2ejs", "/http://example.org/", "/.git/config", "/x" * 4000,
+    ],
+)  # fmt: skip
+def test_a_path_that_leads_anywhere_else_is_not_found(server, path):
+    answer, content = ask(server, path)
+    assert (answer.status, content) == (404, b"404 Not Found\n")
+
+
+@pytest.mark.parametrize("target", [b"../etc/passwd", b"http://127.0.0.1/../etc/passwd", b"*", b"/..\\..\\etc"])
+def test_a_request_line_of_another_kind_is_not_found(server, target):
+    answer = ask_raw(server, b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 404 "), answer[:80]
+
+
+def test_no_link_leads_out_for_nothing_is_read_while_serving(server, tmp_path, monkeypatch):
+    (tmp_path / "main.js").symlink_to("/etc/hostname")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("builtins.open", lambda *a, **k: pytest.fail("a file was opened"))
+    monkeypatch.setattr(Path, "read_bytes", lambda *a: pytest.fail("a file was read"))
+    assert ask(server, "/main.js")[1] == b"1"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_it_only_gives(server, method):
+    assert ask(server, "/", method)[0].status == 501
+
+
+def test_head_gives_the_same_without_the_content(server):
+    answer, content = ask(server, "/ort.wasm", "HEAD")
+    assert (answer.status, answer.headers["Content-Length"], content) == (200, "4", b"")
+
+
+@pytest.mark.parametrize("host", ["example.org", "example.org:8028", "127.0.0.1.example.org", ""])
+def test_another_sites_name_for_this_machine_gets_nothing(server, host):
+    answer, content = ask(server, "/model.onnx", Host=host)
+    assert (answer.status, b"onnx" in content) == (421, False)
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:9", "127.0.0.1", "[::1]:8028"])
+def test_this_machines_own_names_are_welcome(server, host):
+    assert ask(server, "/model.onnx", Host=host)[0].status == 200
+
+
+@pytest.mark.parametrize("junk", [b"\0\xff\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\0"])
+def test_junk_does_not_end_it(server, junk, capfd):
+    ask_raw(server, junk)
+    assert ask(server, "/")[0].status == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_listens_on_this_machine_only_unless_told_otherwise(server):
+    assert server.server_address[0] == "127.0.0.1"
+    assert server.url == f"http://127.0.0.1:{server.server_port}/"
+
+
+def test_a_busy_port_is_one_clear_line(server):
+    port = server.server_port
+    with pytest.raises(OutputError, match=rf"port {port} is busy: found another program there; choose another with"):
+        DemoServer(Site(FILES), port=port)
+
+
+def test_an_address_of_another_machine_is_one_clear_line():
+    with pytest.raises(
+        OutputError, match=r"cannot listen on 192\.0\.2\.1, port 0: found .*; choose an address of this"
+    ):
+        DemoServer(Site(FILES), host="192.0.2.1", port=0)
+
+
+def test_a_name_that_nobody_knows_is_one_clear_line(monkeypatch):
+    def unknown(*args):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket.socket, "bind", unknown)
+    with pytest.raises(OutputError, match=r"cannot listen on nowhere, port 0: found Name or service not known"):
+        DemoServer(Site(FILES), host="nowhere", port=0)
+
+
+# The command
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder that holds two small files in place of onnxruntime-web."""
+    files = {"ort.wasm.bundle.min.mjs": b"export {}", "ort-wasm-simd-threaded.wasm": b"\0asm"}
+    folder = tmp_path / "cache" / "edgelstm" / "onnxruntime-web-1.30.0"
+    folder.mkdir(parents=True)
+    known = []
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        known.append(RuntimeFile(name, name.replace(".mjs", ".js"), len(content), hashlib.sha256(content).hexdigest()))
+    monkeypatch.setattr(site, "RUNTIME_FILES", tuple(known))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def stream_path(tiny_checkpoint, tmp_path):
+    path = tmp_path / "tiny.stream.onnx"
+    path.write_bytes(build_stream_model(tiny_checkpoint).SerializeToString(deterministic=True))
+    return path
+
+
+def test_export_says_how_large_each_part_is(cache, stream_path, tmp_path):
+    done = CliRunner().invoke(main, ["demo", "--model", str(stream_path), "--export", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    total = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
+    lines = done.stdout.splitlines()
+    assert [line.split()[-1] for line in lines[1:4]] == [
+        "model", "ort-wasm-simd-threaded.wasm", "ort.wasm.bundle.min.js",
+    ]  # fmt: skip
+    assert lines[-1].split() == [f"{total:,}", "bytes", str(tmp_path / "out")]
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == stream_path.read_bytes()
+
+
+def test_a_wrong_model_is_refused_before_anything_is_fetched(tiny_model_path, monkeypatch):
+    monkeypatch.setattr(site, "ensure_runtime", lambda **k: pytest.fail("fetched"))
+    done = CliRunner().invoke(main, ["demo", "--model", str(tiny_model_path)])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "reads whole pictures" in done.stderr
+
+
+def test_a_busy_port_exits_1_with_one_line(cache, stream_path, server):
+    arguments = ["demo", "--model", str(stream_path), "--no-open", "--port", str(server.server_port)]
+    done = CliRunner().invoke(main, arguments)
+    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done.output
+    assert f"port {server.server_port} is busy" in done.stderr
+
+
+@pytest.mark.parametrize("no_open", [True, False])
+def test_the_browser_is_opened_unless_it_shall_not(cache, stream_path, monkeypatch, no_open):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr(DemoServer, "serve_forever", lambda self: None)
+    done = CliRunner().invoke(
+        main, ["demo", "--model", str(stream_path), "--port", "0", *(["--no-open"] if no_open else [])]
+    )
+    assert done.exit_code == 0, done.output
+    assert opened == ([] if no_open else [done.stdout.strip()])
+
+
+SERVE = """
+import sys
+from edgelstm.web import page as site
+site.ensure_runtime = lambda report: {}
+from edgelstm.cli import main
+main(sys.argv[1:], prog_name="edgelstm")
+"""
+
+
+def test_ctrl_c_ends_it_quietly(stream_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, "demo", "--no-open", "--port", "0", "--model", str(stream_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(edgelstm.__file__).parents[1]), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    url, hint = process.stdout.readline(), process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    assert url.startswith("http://127.0.0.1:"), err
+    assert (process.returncode, hint, out, err) == (0, "Ctrl-C ends it\n", "", "")
