@@ -1,5 +1,22 @@
 """Every error a user can cause: what failed, what was found, what was expected, what to do."""
 
+import os
+
+MAX_PRINTED = 200
+"""Characters of a foreign text that reach one line of a terminal."""
+
+
+def printable(text: str | os.PathLike[str], limit: int = MAX_PRINTED) -> str:
+    """A text from a file, a name or a path, safe for one line of a terminal, at most ``limit`` characters.
+
+    Control characters, escape sequences, line ends and lone surrogates come as Python would write them, so that
+    no file can forge a line of output. An empty text comes as ''.
+    """
+    line = os.fsdecode(text)
+    if not line.isprintable() or not line:
+        line = ascii(line)
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
 
 class EdgeLstmError(Exception):
     """Base of all errors that the command line prints as one line, without a traceback.

@@ -2,12 +2,51 @@
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgelstm.errors import OutputError
+from edgelstm.errors import EdgeLstmError, OutputError, printable
+
+
+def read_bounded(
+    path: str | os.PathLike[str], max_bytes: int, what: str, error: type[EdgeLstmError] = EdgeLstmError
+) -> bytes:
+    """The content of a regular file of at most ``max_bytes``; never waits for a pipe, never reads a device without end.
+
+    ``what`` names the kind of file in the message ("an ONNX model"). Raises ``error``.
+    """
+    name = printable(path)
+    try:
+        _check_size(os.stat(path), name, max_bytes, what, error)
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as stream:
+            status = os.fstat(handle)
+            _check_size(status, name, max_bytes, what, error)  # it may have been swapped in between
+            # its size and one byte more: to ask for the largest at once makes room for it every time
+            content = stream.read(min(status.st_size, max_bytes) + 1)
+    except FileNotFoundError:
+        raise error(f"no file {name}", fix="check its name") from None
+    except (OSError, ValueError) as problem:
+        if isinstance(problem, EdgeLstmError):
+            raise
+        reason = (problem.strerror if isinstance(problem, OSError) else None) or str(problem)
+        raise error(f"cannot read {name}", found=reason, fix="check its name and rights") from problem
+    if len(content) > max_bytes:
+        raise error(f"{name} is not {what}", found="a file that grows", expected=f"at most {max_bytes:,} bytes")
+    return content
+
+
+def _check_size(status: os.stat_result, name: str, max_bytes: int, what: str, error: type[EdgeLstmError]) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise error(f"{name} is not {what}", found="a folder", expected="a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise error(f"{name} is not {what}", found="not a regular file", expected="a file")
+    if not 0 < status.st_size <= max_bytes:
+        found = "an empty file" if not status.st_size else f"{status.st_size:,} bytes"
+        raise error(f"{name} is not {what}", found=found, expected=f"1 to {max_bytes:,} bytes")
 
 
 @contextmanager
