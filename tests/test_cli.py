@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,10 +193,6 @@ def test_the_package_runs_as_a_module():
         "infer x.png --top many",
         "infer x.png --provider tpu",
         "infer x.png --nonsense",
-        "bench --batch-size 0",
-        "bench --threads 0",
-        "bench --seconds 0",
-        "bench --provider tpu",
         "verify a b c",
         "inspect a b",
         "export a b",
@@ -206,7 +201,6 @@ def test_the_package_runs_as_a_module():
         "train --epochs 0",
         "train --seed -1",
         "train --resume --overwrite",
-        "doctor now",
     ],
 )
 def test_usage_errors_exit_2_and_point_to_the_help(arguments):
@@ -214,11 +208,6 @@ def test_usage_errors_exit_2_and_point_to_the_help(arguments):
     assert "Usage: " in result.stderr
     assert "Error: " in result.stderr
     assert result.stdout == ""
-
-
-@pytest.mark.parametrize("seconds", ["nan", "inf"])
-def test_a_measuring_time_that_is_no_number_is_a_usage_error(tiny, seconds):
-    run("bench", tiny, "--provider", "cpu", "--no-torch", "--batch-size", 1, "--seconds", seconds, expected=2)
 
 
 # infer
@@ -861,51 +850,7 @@ def test_verify_of_a_model_without_its_checkpoint_says_which_is_missing(tiny):
     assert fails("verify", tiny).startswith("no checkpoint at tiny.safetensors")
 
 
-# bench
-
-
-@pytest.mark.usefixtures("_torch_threads")
-def test_bench_json_is_one_document_of_plain_keys_without_nan(tiny, checkpoint):
-    result = run("bench", tiny, "--batch-size", 2, "--batch-size", 1, "--seconds", 0.1, "--provider", "cpu", "--json")
-    document = strict_json(result.stdout)
-    assert isinstance(document["schema_version"], int)
-    assert {"environment", "digits", "what_is_timed", "n_rounds", "results"} <= document.keys()
-    assert [one["name"] for one in document["results"]] == ["tiny.onnx cpu", "tiny.onnx torch"]
-    for one in document["results"]:
-        assert {
-            "provider_requested", "provider_used", "precision", "threads", "n_parameters", "file_bytes", "load_s",
-            "first_run_s", "accuracy", "batches",
-        } <= one.keys()  # fmt: skip
-        assert [batch["batch_size"] for batch in one["batches"]] == [1, 2]
-        assert {"n_right", "n"} == one["accuracy"].keys()
-        for batch in one["batches"]:
-            assert {"value_s", "low_s", "high_s", "confidence"} <= batch["latency"]["p50"].keys()
-
-    def keys(value):
-        if isinstance(value, dict):
-            yield from value
-            value = list(value.values())
-        for item in value if isinstance(value, list) else []:
-            yield from keys(item)
-
-    packages = set(document["environment"]["versions"])
-    assert [key for key in keys(document) if not key.isidentifier() and key not in packages] == []
-    assert result.stderr, "progress goes to stderr"
-
-
-def test_bench_prints_a_table_of_what_was_asked_for_and_what_ran(tiny, monkeypatch):
-    monkeypatch.setattr(runtime, "cuda_problem", lambda ort: "there is no GPU; buy one")
-    result = run("bench", tiny, "--no-torch", "--batch-size", 1, "--seconds", 0.1, "--threads", 2)
-    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("tiny.onnx cpu")]
-    assert rows[0][:8] == ["tiny.onnx", "cpu", "2", "threads", "cpu", "cpu", "2", "fp32"]
-    assert "there is no GPU" in result.stderr
-
-
-def test_bench_measures_a_provider_once_however_often_it_comes_out(tiny, monkeypatch):
-    monkeypatch.setattr(runtime, "cuda_problem", lambda ort: "there is no GPU; buy one")
-    arguments = ["--provider", "auto", "--provider", "cpu", "--no-torch", "--batch-size", 1, "--seconds", 0.1, "--json"]
-    [one] = strict_json(run("bench", tiny, *arguments).stdout)["results"]
-    assert (one["provider_requested"], one["provider_used"]) == ("auto", "cpu")
+# JSON
 
 
 def test_json_for_programs_has_null_where_there_is_no_number(capsys):
@@ -918,7 +863,7 @@ def test_json_for_programs_has_no_infinity(capsys):
     assert strict_json(capsys.readouterr().out) == {"margin": None}
 
 
-# inspect and doctor
+# inspect
 
 
 def test_inspect_shows_contract_graph_size_and_parameters(tiny, tiny_config, tiny_model_bytes):
@@ -940,21 +885,6 @@ def test_inspect_json_is_one_document(tiny, tiny_config):
 
 def test_inspect_shows_the_shipped_model_by_default():
     assert "82,186" in run("inspect").stdout
-
-
-def test_doctor_is_content_with_this_machine():
-    assert run("doctor").stdout.splitlines()[-1] == "in order"
-
-
-def test_doctor_exits_1_on_two_runtime_wheels_and_says_what_to_do(monkeypatch):
-    real = metadata.version
-    monkeypatch.setattr(metadata, "version", lambda name: "1.31.1" if name.startswith("onnxruntime") else real(name))
-    result = run("doctor", expected=1)
-    assert any(line.startswith("FAIL  onnxruntime wheels") for line in result.stdout.splitlines())
-    assert "do: pip uninstall -y onnxruntime onnxruntime-gpu" in result.stdout
-    document = strict_json(run("doctor", "--json", expected=1).stdout)
-    assert document["passed"] is False
-    assert [one["what"] for one in document["findings"] if one["passed"] is False] == ["onnxruntime wheels"]
 
 
 # train
