@@ -6,7 +6,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edgelstm.errors import printable
+
 DIGITS = tuple(str(digit) for digit in range(10))
+
+MAX_SIZES = {"rows": 4096, "cols": 4096, "rows_per_step": 4096, "hidden_size": 4096, "n_layers": 16}
+"""Sizes come from files of strangers too. These are far above any model for an edge device, and small enough that
+no file can ask for more time or memory than a machine has."""
+MAX_VALUES = 2**20
+"""Rows x columns of one sequence: a picture of 1,024 x 1,024, or 4,096 time steps of 256 channels."""
+MAX_PARAMETERS = 2**26
+"""256 MiB of float32 weights; an ONNX file ends at 2 GiB."""
+MAX_CLASSES = 1000
+MAX_NAME = 100
+"""Characters of a class name, which stands in one line of a terminal."""
+
+
+def _check_whole(name: str, value: object, least: int, largest: int) -> None:
+    if type(value) is not int or not least <= value <= largest:
+        raise ValueError(f"{name}: found {_shown(value)}, expected a whole number from {least} to {largest:,}")
+
+
+def _is_text(value: object, limit: int) -> bool:
+    """Whether it is a text of at most ``limit`` characters that UTF-8 can hold: no lone surrogates."""
+    return isinstance(value, str) and len(value) <= limit and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _shown(value: object) -> str:
+    try:
+        return printable(repr(value))
+    except (RecursionError, ValueError):  # nested without end, or a number of thousands of digits
+        return f"a {type(value).__name__} too large to show"
 
 
 @dataclass(frozen=True)
@@ -27,14 +57,21 @@ class ModelConfig:
     """What each logit stands for, in order."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "cols", "rows_per_step", "hidden_size", "n_layers"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: found {value!r}, expected a whole number of at least 1")
+        for name, largest in MAX_SIZES.items():
+            _check_whole(name, getattr(self, name), 1, largest)
         if self.rows % self.rows_per_step:
             raise ValueError(f"rows_per_step {self.rows_per_step} does not divide the {self.rows} rows")
-        if not self.class_names or not all(isinstance(name, str) for name in self.class_names):
-            raise ValueError(f"class_names: found {self.class_names!r}, expected at least one name")
+        if self.rows * self.cols > MAX_VALUES:
+            raise ValueError(f"found {self.rows} rows x {self.cols} columns, expected at most {MAX_VALUES:,} values")
+        names = self.class_names
+        if not isinstance(names, tuple) or not 1 <= len(names) <= MAX_CLASSES:
+            found = f"{len(names)} names" if isinstance(names, tuple) else _shown(names)
+            raise ValueError(f"class_names: found {found}, expected a tuple of 1 to {MAX_CLASSES}")
+        for text in names:
+            if not _is_text(text, MAX_NAME):
+                raise ValueError(f"class_names: found {_shown(text)}, expected text of at most {MAX_NAME} characters")
+        if self.n_parameters > MAX_PARAMETERS:
+            raise ValueError(f"found a model of {self.n_parameters:,} parameters, expected at most {MAX_PARAMETERS:,}")
 
     @property
     def n_steps(self) -> int:

@@ -52,6 +52,38 @@ def test_a_size_that_is_no_positive_whole_number_is_refused_by_name(name, value)
         ModelConfig(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rows", 4097), ("cols", 10**6), ("rows_per_step", 4097), ("hidden_size", 10**6), ("n_layers", 10**7)],
+)
+def test_a_size_beyond_any_model_for_an_edge_device_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name}: found {value}, expected a whole number from 1 to "):
+        ModelConfig(**{name: value})
+
+
+def test_sizes_that_are_too_large_only_together_are_refused():
+    with pytest.raises(ValueError, match=r"found 4096 rows x 4096 columns, expected at most 1,048,576 values"):
+        ModelConfig(rows=4096, cols=4096)
+    with pytest.raises(ValueError, match=r"a model of [\d,]+ parameters, expected at most 67,108,864"):
+        ModelConfig(hidden_size=4096, n_layers=16)
+
+
+@pytest.mark.parametrize("name", ["a" * 101, "\ud800", None], ids=["long", "lone surrogate", "none"])
+def test_a_class_name_that_no_line_or_no_file_can_hold_is_refused(name):
+    with pytest.raises(ValueError, match=r"class_names: found .*, expected text of at most 100 characters"):
+        ModelConfig(class_names=("a", name))
+
+
+def test_a_class_name_may_be_any_other_text():
+    names = ("a" * 100, "läuft", "\U0001f600", "", "two\nlines")
+    assert names == ModelConfig(class_names=names).class_names
+
+
+def test_more_than_a_thousand_classes_are_refused():
+    with pytest.raises(ValueError, match=r"class_names: found 1001 names, expected a tuple of 1 to 1000"):
+        ModelConfig(class_names=tuple(map(str, range(1001))))
+
+
 def test_rows_per_step_must_divide_the_rows():
     with pytest.raises(ValueError, match="rows_per_step 3 does not divide the 28 rows"):
         ModelConfig(rows_per_step=3)
