@@ -1,6 +1,14 @@
 """Any picture file -> (28, 28) uint8 pixels as MNIST would have them."""
 
-from edgelstm.data.picture.decoding import MAX_FILE_BYTES, SUFFIXES, decode, printable, read_picture, read_pixels
+from edgelstm.data.picture.decoding import (
+    MAX_FILE_BYTES,
+    SUFFIXES,
+    decode,
+    pixels_of,
+    printable,
+    read_picture,
+    read_pixels,
+)
 from edgelstm.data.picture.digit import DigitPicture, digit_from_array
 
 __all__ = [
@@ -9,6 +17,7 @@ __all__ = [
     "DigitPicture",
     "decode",
     "digit_from_array",
+    "pixels_of",
     "printable",
     "read_picture",
     "read_pixels",

@@ -74,16 +74,20 @@ def decode(content: bytes, name: str = "the picture") -> Bytes:
             with Image.OPEN[format_name][0](io.BytesIO(content), "") as image:
                 _check_size(image.width, image.height, name)
                 image.draft(None, (KEEP_PX, KEEP_PX))  # JPEG only: decode at a half, quarter or eighth
-                image.load()
-                orientation = image.getexif().get(0x0112, 1)
-                array = np.asarray(_reduced(image))
+                return pixels_of(image)
         except PictureError:
             raise
         except Image.DecompressionBombError as error:  # Pillow's own limit, seen before ours
             raise _too_many_pixels(str(error).split(",")[0].lower(), name) from error
         except Exception as error:  # fed with hostile bytes, a decoder may raise anything
             raise _damaged(format_name, name, error) from error
-    return _upright(_opaque(_eight_bits(array)), orientation)
+
+
+def pixels_of(image: Image.Image) -> Bytes:
+    """What ``decode`` gives, of a Pillow image. Raises whatever Pillow does if its file is damaged."""
+    image.load()
+    orientation = image.getexif().get(0x0112, 1)
+    return _upright(_opaque(_eight_bits(np.asarray(_reduced(image)))), orientation)
 
 
 # --- files ------------------------------------------------------------------------------------------
