@@ -1,14 +1,23 @@
 """Write beside the target, then rename: a failed write leaves the old file as it was."""
 
+import contextlib
 import hashlib
 import os
+import re
 import stat
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+if sys.platform != "win32":
+    import fcntl
+
 from edgelstm.errors import EdgeLstmError, OutputError, printable
+
+_PART = ".part"
+"""How a file ends that is not whole yet."""
 
 
 def read_bounded(
@@ -53,17 +62,23 @@ def _check_size(status: os.stat_result, name: str, max_bytes: int, what: str, er
 def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the target's folder; on success it takes the target's name.
 
-    The folder is made if missing. If the block raises, the temporary file is removed and an
-    existing target is untouched. Raises OutputError if the folder or the file cannot be written.
+    The folder is made if missing. If the block raises, the temporary file is removed and an existing target is
+    untouched. A symbolic link is followed: the file that it names is replaced. Raises OutputError if the folder
+    or the file cannot be written, or if the target is a folder, a device or anything else but a file.
     """
     target = Path(target)
     try:
+        if target.is_symlink():
+            target = Path(os.path.realpath(target))
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir():
-            raise OutputError(
-                f"cannot write {target}", found="a folder", expected="a file name", fix="choose another -o"
-            )
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        with contextlib.suppress(FileNotFoundError):
+            mode = target.stat().st_mode
+            if not stat.S_ISREG(mode):  # to rename over a device would put a file in its place
+                found = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+                raise OutputError(
+                    f"cannot write {target}", found=found, expected="a file name", fix="choose another -o"
+                )
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_PART, dir=target.parent)
         os.close(handle)
     except OSError as error:
         raise _output_error(target, error) from error
@@ -86,6 +101,46 @@ def write_bytes(target: str | os.PathLike[str], content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def remove_parts(folder: Path, names: Iterable[str]) -> None:
+    """Remove what killed writes of these files left in ``folder``; call it only where nobody else writes them."""
+    ours = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[a-z0-9_]{{8}}{re.escape(_PART)}")
+    for path in folder.iterdir():
+        if ours.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+class FolderLock:
+    """Keeps other processes that ask for it out of a folder until ``close`` or the end of the process, by kill too.
+
+    The folder itself is locked, so that no lock file is left. Raises OutputError if another process holds it.
+    On Windows, and in file systems without such locks, nothing is locked.
+    """
+
+    def __init__(self, folder: Path, holder: str) -> None:
+        """``holder`` is said of the other process: "another training writes into"."""
+        self._handle: int | None = None
+        if sys.platform == "win32":
+            return
+        try:
+            self._handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            fix = "wait for it to end, stop it, or choose another folder with -o"
+            raise OutputError(f"{holder} {folder}", fix=fix) from None
+        except OSError:
+            self.close()
+
+    def close(self) -> None:
+        """Let others in."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def check_writable(folder: Path) -> None:

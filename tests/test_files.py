@@ -2,11 +2,13 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
 from edgelstm.errors import OutputError
-from edgelstm.files import replacing, sha256_of, write_bytes
+from edgelstm.files import FolderLock, remove_parts, replacing, sha256_of, write_bytes
 
 
 def test_bytes_are_written_and_the_folder_is_made(tmp_path):
@@ -77,6 +79,84 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(OutputError, match="found a folder, expected a file name"):
         write_bytes(tmp_path / "folder", b"")
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_a_device_or_pipe_is_not_replaced_by_a_file(tmp_path, through_a_link):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    with pytest.raises(OutputError, match="pipe: found not a regular file, expected a file name; choose another -o"):
+        write_bytes(tmp_path / ("link" if through_a_link else "pipe"), b"")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_symbolic_link_stays_and_the_file_it_names_is_replaced(tmp_path, exists):
+    (tmp_path / "elsewhere").mkdir()
+    if exists:
+        (tmp_path / "elsewhere" / "file").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("elsewhere/file")
+    write_bytes(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "elsewhere" / "file").read_bytes() == b"new"
+    assert os.listdir(tmp_path / "elsewhere") == ["file"]
+
+
+def test_a_link_to_itself_is_one_clear_line(tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(OutputError, match=r"cannot write .*link: found Too many levels of symbolic links"):
+        write_bytes(tmp_path / "link", b"")
+
+
+def test_only_what_killed_writes_of_these_files_left_is_removed(tmp_path):
+    stays = [
+        "file",
+        ".file.part",
+        "file.abcdefgh.part",
+        ".other.abcdefgh.part",
+        ".file.ABCDEFGH.part",
+        ".file.mine.part",
+    ]
+    for name in [*stays, ".file.ab_d3fgh.part", ".a+b.abcdefgh.part"]:
+        (tmp_path / name).write_bytes(b"")
+    remove_parts(tmp_path, ["file", "a+b"])
+    assert sorted(stays) == sorted(os.listdir(tmp_path))
+
+
+def test_a_part_that_a_write_makes_is_known_as_one(tmp_path):
+    with replacing(tmp_path / "file") as temporary:
+        remove_parts(tmp_path, ["file"])
+        assert os.listdir(tmp_path) == []
+        temporary.touch()  # to be renamed
+
+
+HOLDER = """
+import sys, pathlib, edgelstm.files
+lock = edgelstm.files.FolderLock(pathlib.Path(sys.argv[1]), "a test uses")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_locked_folder_is_refused_until_its_process_ends_even_by_kill(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(OutputError, match=rf"a test uses {tmp_path}; wait for it to end, stop it, or choose"):
+            FolderLock(tmp_path, "a test uses")
+        process.kill()
+        process.wait()
+        FolderLock(tmp_path, "a test uses").close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_that_is_closed_or_forgotten_lets_others_in(tmp_path):
+    FolderLock(tmp_path, "a test uses")
+    first = FolderLock(tmp_path, "a test uses")
+    first.close()
+    first.close()
+    FolderLock(tmp_path, "a test uses").close()
 
 
 def test_sha256_is_the_published_one_of_abc():
