@@ -28,6 +28,8 @@ class _Commands(click.Group):
         return found
 
     def invoke(self, ctx: click.Context) -> Any:
+        if sys.stdout is None:  # closed before we began: click would drop what it prints
+            raise click.ClickException("standard output is closed: open it, or lead it into a file or a pipe")
         try:
             return super().invoke(ctx)
         except EdgeLstmError as error:

@@ -1,44 +1,35 @@
-"""edgelstm infer"""
+"""`edgelstm infer`: read pictures from files, folders, globs, lists and standard input."""
 
-import glob
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgelstm.cli.options import json_option, provider_option, say
+from edgelstm.cli.options import json_option, model_option, model_to_use, provider_option, say
 from edgelstm.cli.output import Answers, Form, with_bar
-from edgelstm.config import DEFAULT_MODEL
-from edgelstm.errors import DataError
+from edgelstm.errors import DataError, PictureError, printable
 
 if TYPE_CHECKING:
-    from edgelstm.runtime.classifier import Prediction, Source
-    from edgelstm.runtime.runner import Provider
+    from edgelstm.runtime.classifier import Source
     from edgelstm.runtime.scoring import Workers
+    from edgelstm.runtime.session import Provider
 
-ENOUGH_S = 1.0
-"""Worker processes are started if the pictures would keep one process busy for longer: they cost half of that."""
-SMALL_BYTES, SMALL_S = 1_500, 0.0003
-"""A file below is a picture of MNIST's size, read so fast."""
-LARGE_S, BYTE_S = 0.007, 2e-8
-"""Any other takes so long to find its digit in, and to decode a byte."""
+MANY_BYTES = 2**20
+"""Worker processes are started for more: 3,000 pictures of MNIST's size or a few photos, about a second's work.
+Each costs 0.3 s of a core before its first answer."""
 MAX_NAMES_BYTES = 256 * 2**20
+UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".svg", ".pdf")
+"""Endings of pictures that cannot be read: a search through a folder names them all the same, for their error."""
 
 
 @click.command(epilog="Example: edgelstm infer digit.png scans/ --top 3")
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
-@click.option(
-    "--model",
-    default=DEFAULT_MODEL,
-    show_default=True,
-    help="An ONNX file, a run folder, or a shipped model's name.",
-)
+@model_option
 @provider_option
 @click.option("--top", type=click.IntRange(1), help="Show the K most probable classes.", metavar="K")
 @click.option(
@@ -59,11 +50,16 @@ MAX_NAMES_BYTES = 256 * 2**20
     metavar="FILE",
     help="Read the pictures whose names FILE holds, each ended by NUL; - is standard input, for find -print0.",
 )
-@click.option("--csv", "as_csv", is_flag=True, help="Print a table for spreadsheets, with a header.")
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="Print a table for spreadsheets, with a header; names that would be formulas there get ' before them.",
+)
 @json_option
 def command(
     images: tuple[str, ...],
-    model: str,
+    model: str | None,
     provider: "Provider",
     top: int | None,
     min_confidence: float | None,
@@ -81,12 +77,13 @@ def command(
     is 1. A picture without ink gets no digit, and a note. With --min-confidence the exit status is 3 if
     all could be read but some got no digit, for want of ink or of confidence.
     """
-    _check_usage(images, files0_from, as_csv and as_json, min_confidence)
+    _check_usage(images, files0_from, as_csv and as_json, min_confidence, save_input)
     form: Form = "json" if as_json else "csv" if as_csv else "text"
     answers = Answers(form, with_top=top is not None, show_input=show_input)
     try:
-        named = _names_from(files0_from) if files0_from else []
-        _infer(images, named, model, provider, top or 3, min_confidence or 0.0, save_input, answers)
+        pictures, problems = _pictures(images)
+        pictures += _names_from(files0_from) if files0_from else []
+        _infer(pictures, problems, model, provider, top or 3, min_confidence or 0.0, save_input, answers)
     except KeyboardInterrupt:
         say(f"Stopped: {answers.n:,} answered.")
         sys.exit(130)
@@ -94,7 +91,11 @@ def command(
 
 
 def _check_usage(
-    images: tuple[str, ...], files0_from: str | None, both_forms: bool, min_confidence: float | None
+    images: tuple[str, ...],
+    files0_from: str | None,
+    both_forms: bool,
+    min_confidence: float | None,
+    save_input: Path | None,
 ) -> None:
     if not images and not files0_from:
         raise click.UsageError("Missing argument 'IMAGE...'.")
@@ -104,94 +105,63 @@ def _check_usage(
         raise click.UsageError("Give --json or --csv, not both.")
     if min_confidence is not None and math.isnan(min_confidence):  # slips through every range
         raise click.BadParameter("nan is not a probability", param_hint="--min-confidence")
+    if save_input and save_input.suffix.lower() not in ("", ".png") and not save_input.is_dir():
+        raise click.BadParameter(
+            f"found {printable(save_input)}, expected a name that ends in .png, or a folder's",
+            param_hint="--save-input",
+        )
 
 
 def _infer(
-    images: tuple[str, ...],
-    named: list[str],
-    model: str,
+    pictures: "list[Source]",
+    problems: dict[str, str],
+    model: str | None,
     provider: "Provider",
     top: int,
     min_confidence: float,
     save_input: Path | None,
     answers: Answers,
 ) -> None:
-    with _workers(images, named) as workers:
-        from edgelstm.runtime.classifier import Classifier, prepare_each
+    from edgelstm.runtime.classifier import Classifier, prepare_each
 
-        classifier = Classifier(model, provider=provider, top=top, min_confidence=min_confidence)
+    if save_input:
+        from edgelstm.show.contact_sheet import check_target, save_pairs
+
+        check_target(save_input, [name for name in pictures if isinstance(name, str)])
+    shown = []
+    with _workers(pictures) as workers:
+        classifier = Classifier(model_to_use(model), provider=provider, top=top, min_confidence=min_confidence)
         if classifier.runner.provider_note:
             say(classifier.runner.provider_note)
-        names = [*_names(images), *named]
-        keep = _Keep(save_input, names) if save_input else None
-        sources = _pictures(names)
-        predictions = classifier.classify_many(
-            keep.seen(sources) if keep else sources, workers.prepare_each if workers else prepare_each
-        )
+        predictions = classifier.classify_many(pictures, workers.prepare_each if workers else prepare_each)
         try:
-            for prediction in with_bar(predictions, len(names)):
+            for prediction in with_bar(predictions, len(pictures)):
+                if prediction.image in problems:
+                    prediction = replace(prediction, error=problems[prediction.image])
                 answers.add(prediction)
-                if keep:
-                    keep.predictions.append(prediction)
+                if save_input:
+                    shown.append(prediction)
         finally:  # what is finished is written, whatever stops the rest
             answers.write()
-        if keep:
-            keep.save()
+    if save_input:
+        save_pairs(list(zip(pictures, shown, strict=True)), save_input)
 
 
-class _Keep:
-    """Pictures and their predictions, to be saved beside each other."""
+def _workers(pictures: "list[Source]") -> "AbstractContextManager[Workers | None]":
+    """Worker processes if there is enough for them to do, in more than one share of the work."""
+    from edgelstm.runtime.classifier import CHUNK
 
-    def __init__(self, target: Path, names: "list[str | None]") -> None:
-        from edgelstm.show.contact_sheet import check_target
+    n_bytes = 0
+    for picture in pictures if len(pictures) > CHUNK else ():
+        try:
+            n_bytes += os.stat(picture).st_size if isinstance(picture, str) else 0
+        except (OSError, ValueError):  # it will be refused in its turn
+            continue
+        if n_bytes > MANY_BYTES:
+            from edgelstm.runtime.scoring import Workers, can_start
 
-        check_target(target, [name for name in names if name is not None])
-        self.predictions: list[Prediction] = []
-        self._sources: list[Source] = []
-        self._target = target
-
-    def seen(self, sources: "Iterator[str | bytes]") -> "Iterator[str | bytes]":
-        for source in sources:
-            self._sources.append(source)
-            yield source
-
-    def save(self) -> None:
-        from edgelstm.show.contact_sheet import save_pairs
-
-        save_pairs(list(zip(self._sources, self.predictions, strict=True)), self._target)
-
-
-def _workers(images: tuple[str, ...], named: list[str]) -> "AbstractContextManager[Workers | None]":
-    """Worker processes if there is enough for them to do.
-
-    Asked before anything is known of the files but their number and size, so that they start while this
-    process imports NumPy and onnxruntime.
-    """
-    found: Iterator[Iterable[str | Path]] = (
-        Path(image).rglob("*") if os.path.isdir(image)
-        else glob.iglob(image, recursive=True) if glob.has_magic(image)
-        else (image,)
-        for image in images
-    )  # fmt: skip
-    left_s = ENOUGH_S
-    for path in chain(chain.from_iterable(found), named):
-        left_s -= _expected_s(path)
-        if left_s < 0:
-            break
-    else:
-        return nullcontext()
-    from edgelstm.runtime.scoring import Workers, can_start
-
-    return Workers() if can_start() else nullcontext()
-
-
-def _expected_s(path: str | os.PathLike[str]) -> float:
-    """Roughly how long a picture file takes to decode and to find the digit in."""
-    try:
-        n_bytes = os.stat(path).st_size
-    except (OSError, ValueError):  # it will be refused in its turn
-        return 0.0
-    return SMALL_S if n_bytes < SMALL_BYTES else LARGE_S + BYTE_S * n_bytes
+            return Workers() if can_start() else nullcontext()
+    return nullcontext()
 
 
 def _names_from(source: str) -> list[str]:
@@ -204,8 +174,8 @@ def _names_from(source: str) -> list[str]:
                 content = stream.read(MAX_NAMES_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise DataError(f"cannot read names from {source!a}", found=reason, fix="check the path") from error
-    where = "standard input" if source == "-" else ascii(source)
+        raise DataError(f"cannot read names from {printable(source)}", found=reason, fix="check the path") from error
+    where = "standard input" if source == "-" else printable(source)
     if len(content) > MAX_NAMES_BYTES:
         raise DataError(f"too many names in {where}", expected=f"at most {MAX_NAMES_BYTES // 2**20} MiB")
     if b"\0" not in content and b"\n" in content:
@@ -216,28 +186,47 @@ def _names_from(source: str) -> list[str]:
     return [os.fsdecode(name) for name in content.split(b"\0") if name]
 
 
-def _names(images: Iterable[str]) -> "Iterator[str | None]":
-    """What the arguments stand for, in order, None for stdin; what is nothing is left for the reader to refuse."""
-    from edgelstm.data.picture import SUFFIXES
-
+def _pictures(images: tuple[str, ...]) -> "tuple[list[Source], dict[str, str]]":
+    """What the arguments stand for, in order, and what is wrong with folders; other errors are left to the reader."""
+    pictures: list[Source] = []
+    problems: dict[str, str] = {}
     for image in images:
         if image == "-":
-            yield None
-        elif os.path.isdir(image):
-            paths = Path(image).rglob("*")
-            yield from sorted(str(path) for path in paths if path.suffix.lower() in SUFFIXES) or [image]
-        elif glob.has_magic(image) and not os.path.exists(image):
-            yield from sorted(glob.glob(image, recursive=True)) or [image]
-        else:
-            yield image
+            from edgelstm.data.picture import MAX_FILE_BYTES
 
-
-def _pictures(names: "Iterable[str | None]") -> Iterator[str | bytes]:
-    from edgelstm.data.picture import MAX_FILE_BYTES
-
-    for name in names:
-        if name is not None:
-            yield name
-        else:
             # one byte too many is refused like a long file, and a closed input like an empty one
-            yield sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if sys.stdin else b""
+            pictures.append(sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if sys.stdin else b"")
+        elif os.path.isdir(image):
+            pictures += _in_folder(image, problems)
+        elif any(c in image for c in "*?[") and not os.path.exists(image):
+            import glob
+
+            pictures += sorted(glob.glob(image, recursive=True)) or [image]
+        else:
+            pictures.append(image)
+    return pictures, problems
+
+
+def _in_folder(folder: str, problems: dict[str, str]) -> list[str]:
+    """The picture files of a folder and its subfolders, those that cannot be read too: they get their error.
+
+    A folder that cannot be searched, or holds none, is named itself, with its error in ``problems``.
+    """
+    from edgelstm.data.picture import SUFFIXES
+
+    unsearched: list[OSError] = []
+    names = [
+        os.path.join(place, name)
+        for place, _, files in os.walk(folder, onerror=unsearched.append)
+        for name in files
+        if name.lower().endswith((*SUFFIXES, *UNREAD_SUFFIXES))
+    ]
+    for error in unsearched:
+        names.append(str(error.filename))
+        found = str(error.strerror).lower()
+        problems[names[-1]] = str(PictureError(f"cannot search {printable(names[-1])}", found=found))
+    if not names:
+        names.append(folder)
+        expected = f"files that end in {', '.join(SUFFIXES)}"
+        problems[folder] = str(PictureError(f"{printable(folder)} holds no pictures", expected=expected))
+    return sorted(names)

@@ -3,11 +3,14 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgelstm.config import data_dir
+
+if TYPE_CHECKING:
+    from edgelstm.onnx_file import ModelFile
 
 data_option = click.option(
     "--data",
@@ -17,14 +20,27 @@ data_option = click.option(
     show_default="EDGELSTM_DATA, or the user's cache folder",
     help="Folder of the MNIST files.",
 )
+model_option = click.option(
+    "--model", help="ONNX file, run folder, or shipped model's name.  [default: runs/base if exported, else base]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 provider_option = click.option(
     "--provider",
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Execution provider. cuda fails if the LSTM cannot run there; auto says what it chose.",
+    help="Execution provider. cuda fails if the LSTM cannot run there; auto says what it chose where there is a GPU.",
 )
+
+
+def model_to_use(name: str | None) -> "ModelFile":
+    """The model that a command was given, or the default; says which where it is not one that ships."""
+    from edgelstm.onnx_file import default_model, is_shipped, open_model
+
+    model = open_model(name or default_model())
+    if not is_shipped(model.path):
+        say(f"model {model.source}")
+    return model
 
 
 def say(line: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 import click
 
 from edgelstm.cli.options import say
+from edgelstm.errors import printable
 
 if TYPE_CHECKING:
     from edgelstm.runtime.classifier import Prediction
@@ -22,7 +23,9 @@ BLOCK = 64
 """Lines that are written at once: a system call a line costs more than the model does."""
 BAR_FROM = 51
 """Fewer pictures need no progress bar."""
-CSV_COLUMNS = ("image", "digit", "confidence", "note", "error")
+MAX_PATH = 4096
+"""Characters of a picture's name that are shown: of a path, all."""
+CSV_COLUMNS = ("image", "label", "confidence", "note", "error")
 
 
 class Answers:
@@ -90,14 +93,8 @@ def with_bar(predictions: "Iterator[Prediction]", n: int) -> "Iterator[Predictio
     if n < BAR_FROM or not _is_terminal(sys.stderr) or _is_terminal(sys.stdout):
         yield from predictions
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # stdout holds the answers: rich must not lead it to its console
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
-        yield from progress.track(predictions, total=n)
+    with click.progressbar(predictions, length=n, show_pos=True, file=sys.stderr) as bar:
+        yield from bar
 
 
 def _is_terminal(stream: "TextIO | None") -> bool:
@@ -106,24 +103,27 @@ def _is_terminal(stream: "TextIO | None") -> bool:
 
 def text_line(prediction: "Prediction", with_top: bool) -> str:
     """Name, answer, percentage, note."""
-    from edgelstm.data.picture import printable
-
     shares = prediction.top if with_top else prediction.top[:1]
-    words = [f"{name}  {100 * share:.1f} %" for name, share in shares]
+    words = [f"{printable(name)}  {100 * share:.1f} %" for name, share in shares]
     if prediction.abstained:
         words.insert(0, "unsure" if words else "no digit")
-    line = f"{printable(prediction.image)}  " + "   ".join(words)
-    return f"{line}  ({prediction.note})" if prediction.note else line
+    line = f"{printable(prediction.image, MAX_PATH)}  " + "   ".join(words)
+    return f"{line}  ({printable(prediction.note)})" if prediction.note else line
 
 
-def _csv_values(prediction: "Prediction") -> tuple[object, ...]:
-    from edgelstm.data.picture import printable
+def _csv_values(prediction: "Prediction") -> tuple[str, ...]:
+    share = "" if prediction.confidence is None else str(round(prediction.confidence, 6))
+    cells = (_csv_cell(text) for text in (prediction.label, prediction.note, prediction.error))
+    return _csv_cell(prediction.image), next(cells), share, *cells
 
-    values = (prediction.label, prediction.confidence, prediction.note, prediction.error)
-    return printable(prediction.image), *("" if value is None else value for value in values)
+
+def _csv_cell(text: str | None) -> str:
+    """The text in one line; what a spreadsheet would take for a formula gets an apostrophe, which it does not show."""
+    shown = "" if text is None else printable(text, MAX_PATH)
+    return f"'{shown}" if len(shown) > 1 and shown[0] in "=+-@" else shown
 
 
-def _csv_line(values: tuple[object, ...]) -> str:
+def _csv_line(values: tuple[str, ...]) -> str:
     import csv
     import io
 

@@ -1,26 +1,35 @@
-"""A picture in, a digit out: the model and the picture preparation together."""
+"""A picture in, a class out: the model and the picture preparation together."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
+from PIL.Image import Image, fromarray
 
 from edgelstm.config import DEFAULT_MODEL
 from edgelstm.contract import Pixels
-from edgelstm.data.picture import read_picture
-from edgelstm.errors import EdgeLstmError, ModelError
+from edgelstm.data.picture import MAX_FILE_BYTES, DigitPicture, digit_from_array, pixels_of, read_pixels
+from edgelstm.errors import EdgeLstmError, ModelError, PictureError, printable
+from edgelstm.onnx_file import ModelSource, open_model
 from edgelstm.runtime.calibration import probabilities
-from edgelstm.runtime.runner import OrtRunner, Provider, SessionSettings
+from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime.session import Provider, SessionSettings
 
-Source = str | os.PathLike[str] | bytes
-"""A picture file's path, or the file's content."""
+Source = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[np.uint8] | Image
+"""A picture: a file's path, its content, a file open for reading in binary, an array or a Pillow image.
+
+An array is uint8, (H, W) or (H, W, 1) grey, (H, W, 3) RGB or (H, W, 4) RGBA, of any size and polarity: it is prepared
+as a file with these pixels would be, so the digit is looked for in it. For sequences that are prepared already,
+(B, rows, cols), there is ``OrtRunner.logits``.
+"""
 LOW_CONFIDENCE = 0.7
 """Below, an answer gets a note: of such answers about every third is wrong or more."""
-CHUNK = 64
-"""Pictures that are read before the model runs once on all of them."""
+CHUNK = 16
+"""Pictures that are read before the model runs once on all of them: what one costs a run is then small."""
 
 
 @dataclass(frozen=True)
@@ -28,30 +37,31 @@ class Prediction:
     """What one picture was read as; ``error`` says why it could not be."""
 
     image: str
-    """The picture's name."""
-    digit: int | None
+    """The picture's name: its path, or - if it has none."""
+    index: int | None
     """Index of the class; None if there is an error, no ink, or less confidence than was asked for."""
     label: str | None
-    """Name of the class; None where ``digit`` is."""
+    """Name of the class; None where ``index`` is."""
     confidence: float | None
     """Probability of the most probable class, 0 to 1, by the model's temperature; None if nothing was read."""
-    top: tuple[tuple[str, float], ...] = ()
-    """The most probable classes with their probabilities."""
+    top: tuple[tuple[str, float], ...] = field(default=(), repr=False)
+    """Names of the most probable classes with their probabilities, falling."""
     note: str | None = None
     """Something seen in the picture that is worth a look."""
     error: str | None = None
-    pixels: Pixels | None = None
+    pixels: Pixels | None = field(default=None, repr=False, compare=False)
     """(rows, cols) uint8, what the model was shown."""
 
     @property
     def abstained(self) -> bool:
-        """Whether the picture was read and still got no digit: nothing in it, or too little confidence."""
-        return self.digit is None and self.error is None
+        """Whether the picture was read and still got no class: nothing in it, or too little confidence."""
+        return self.index is None and self.error is None
 
-    def to_json(self) -> dict[str, Any]:
-        """The values for JSON: all but the pixels, with class indices in ``top`` where names are digits."""
-        values = {key: value for key, value in vars(self).items() if key != "pixels"}
-        values["top"] = [[int(name) if name.isdecimal() else name, share] for name, share in self.top]
+    def to_json(self) -> dict[str, object]:
+        """The values for JSON: all but the pixels, probabilities with six digits."""
+        values: dict[str, object] = {key: value for key, value in vars(self).items() if key != "pixels"}
+        values["confidence"] = None if self.confidence is None else round(self.confidence, 6)
+        values["top"] = [[name, round(share, 6)] for name, share in self.top]
         return values
 
 
@@ -68,13 +78,13 @@ class Batch:
 
 
 def prepare(pictures: list[Source], rows: int, cols: int) -> Batch:
-    """Decode pictures and find their digits; a bad one leaves its error and no pixels."""
+    """Decode pictures and find their digits; one that fails, however it does, leaves its error and no pixels."""
     notes, errors, pixels = [], [], []
     for picture in pictures:
         note = problem = None
         try:
-            found = read_picture(picture, rows, cols)
-        except EdgeLstmError as error:
+            found = _prepared(picture, rows, cols)
+        except (EdgeLstmError, TypeError) as error:
             problem = str(error)
         else:
             note = found.note
@@ -97,14 +107,16 @@ PrepareEach = Callable[[Iterator[list[Source]], int, int], Iterator[Batch]]
 class Classifier:
     """Reads pictures with an exported model.
 
-    ``model`` is an ONNX file, a run folder or a shipped model's name; ``provider`` is ``auto``,
-    ``cpu`` or ``cuda``. An answer less probable than ``min_confidence``, 0 to 1, is no answer: its digit is
-    None. Raises ModelError or ProviderError if it cannot be set up.
+    ``model`` is an ONNX file, a run folder, a shipped model's name, a file's content or what `open_model` gave;
+    ``provider`` is ``auto``, ``cpu`` or ``cuda``; ``top`` is how many classes a Prediction names at most. An answer
+    less probable than ``min_confidence``, 0 to 1, is no answer: its index and label are None. Can be pickled: the
+    model goes along, and its session is opened where it arrives. Raises ModelError or ProviderError if it cannot be
+    set up, ValueError for a value out of range.
     """
 
     def __init__(
         self,
-        model: str | os.PathLike[str] | bytes = DEFAULT_MODEL,
+        model: ModelSource = DEFAULT_MODEL,
         *,
         provider: Provider = "auto",
         settings: SessionSettings = SessionSettings(),
@@ -113,25 +125,47 @@ class Classifier:
     ) -> None:
         if not 0 <= min_confidence <= 1:
             raise ValueError(f"min_confidence: found {min_confidence}, expected 0 to 1")
-        self.runner = OrtRunner(model, provider=provider, settings=settings)
+        if top < 1:
+            raise ValueError(f"top: found {top}, expected at least 1")
+        self._file = open_model(model)
+        self.runner = OrtRunner(self._file, provider=provider, settings=settings)
         self._config = self.runner.contract.config
-        self._top = min(top, self._config.n_classes)
+        self._top = top
         self._min_confidence = min_confidence
 
+    def __repr__(self) -> str:
+        return (
+            f"Classifier({self.runner.source!r}, provider={self.runner.provider_used!r}, "
+            f"top={self._top}, min_confidence={self._min_confidence})"
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        runner, file = self.runner, self._file
+        values = (file.content, file.source, runner.provider_requested, runner.settings)
+        return _unpickled, (*values, self._top, self._min_confidence)
+
     def classify(self, picture: Source) -> Prediction:
-        """Read one picture. Raises PictureError if it cannot be read as one."""
-        prepared = read_picture(picture, self._config.rows, self._config.cols)
+        """Read one picture. Raises PictureError if it cannot be read as one, TypeError if it is no Source."""
+        prepared = _prepared(picture, self._config.rows, self._config.cols)
         batch = Batch([_name(picture)], [prepared.note], [None], prepared.pixels[None])  # (1, rows, cols)
         return self._predictions(batch)[0]
 
     def classify_many(
         self, pictures: Iterable[Source], prepare_each: PrepareEach = prepare_each
     ) -> Iterator[Prediction]:
-        """Read pictures in order, in batches; a bad one becomes a Prediction with its error."""
+        """Read pictures in order, in batches; one that cannot be read becomes a Prediction with its error.
+
+        Raises TypeError for one picture in place of many.
+        """
+        if isinstance(pictures, str | bytes | os.PathLike | np.ndarray | Image) or hasattr(pictures, "read"):
+            raise TypeError(
+                f"classify_many: found one {type(pictures).__name__}, expected an iterable of pictures; "
+                "give a list, or call classify"
+            )
         remaining = iter(pictures)
         chunks = iter(lambda: list(islice(remaining, CHUNK)), [])
-        for batch in prepare_each(chunks, self._config.rows, self._config.cols):
-            yield from self._predictions(batch)
+        batches = prepare_each(chunks, self._config.rows, self._config.cols)
+        return (prediction for batch in batches for prediction in self._predictions(batch))
 
     def _predictions(self, batch: Batch) -> list[Prediction]:
         no_logits = np.empty((0, self._config.n_classes), np.float32)
@@ -142,7 +176,7 @@ class Classifier:
                 fix="its weights are damaged: export the checkpoint again",
             )
         shares = probabilities(logits, self.runner.contract.temperature)
-        order = np.argsort(-shares, axis=1, kind="stable")[:, : max(1, self._top)]
+        order = np.argsort(-shares, axis=1, kind="stable")[:, : self._top]
         # as Python's own numbers in one go: a NumPy scalar at a time costs more than the model does
         best = iter(zip(order.tolist(), np.take_along_axis(shares, order, 1).tolist(), batch.pixels, strict=True))
         predictions = []
@@ -154,19 +188,73 @@ class Classifier:
         return predictions
 
     def _prediction(
-        self, name: str, note: str | None, digits: list[int], values: list[float], pixels: Pixels
+        self, name: str, note: str | None, indices: list[int], values: list[float], pixels: Pixels
     ) -> Prediction:
-        if not pixels.any():  # what a model makes of nothing says nothing
+        if not pixels.any():  # the logits of an empty picture are the model's bias: not an answer
             return Prediction(name, None, None, None, note=note, pixels=pixels)
-        classes = self._config.class_names
-        top = tuple((classes[i], round(share, 4)) for i, share in zip(digits, values, strict=True))
+        top = tuple((self._config.class_names[i], share) for i, share in zip(indices, values, strict=True))
         label, confidence = top[0]
         if confidence < max(LOW_CONFIDENCE, self._min_confidence):
             note = "; ".join(filter(None, (note, "low confidence")))
-        sure = confidence >= self._min_confidence
-        digit, name_of_digit = (digits[0], label) if sure else (None, None)
-        return Prediction(name, digit, name_of_digit, confidence, top[: self._top], note, pixels=pixels)
+        if confidence < self._min_confidence:
+            return Prediction(name, None, None, confidence, top, note, pixels=pixels)
+        return Prediction(name, indices[0], label, confidence, top, note, pixels=pixels)
+
+
+def _unpickled(
+    content: bytes, source: str, provider: Provider, settings: SessionSettings, top: int, min_confidence: float
+) -> Classifier:
+    file = open_model(content, source)
+    return Classifier(file, provider=provider, settings=settings, top=top, min_confidence=min_confidence)
+
+
+def pixels_from(picture: Source) -> Pixels:
+    """Any picture -> (H, W) or (H, W, 3) uint8, upright, nothing transparent, large ones reduced.
+
+    Raises PictureError if it cannot be read, TypeError if it is no Source.
+    """
+    if isinstance(picture, str | os.PathLike | bytes):
+        return read_pixels(picture)
+    if isinstance(picture, Image):
+        return pixels_of(picture)
+    found = f"a {type(picture).__name__}"
+    if isinstance(picture, np.ndarray):
+        channels = picture.shape[2] if picture.ndim == 3 else 1
+        if picture.dtype == np.uint8 and picture.size and picture.ndim in (2, 3) and channels in (1, 3, 4):
+            return pixels_of(fromarray(picture[:, :, 0] if picture.shape[2:] == (1,) else picture))
+        found = f"an array of {picture.dtype} {picture.shape}"
+    elif hasattr(picture, "read"):
+        content: object = picture.read(MAX_FILE_BYTES + 1)
+        if isinstance(content, bytes):
+            return read_pixels(content)
+        found = f"a file that gives {type(content).__name__}"
+    raise TypeError(
+        f"a picture: found {found}, expected a path, bytes, a file open for reading in binary, "
+        "a uint8 array (H, W), (H, W, 3) or (H, W, 4), or a Pillow image"
+    )
+
+
+def _prepared(picture: Source, rows: int, cols: int) -> DigitPicture:
+    """The picture's digit; what fails in an unforeseen way is a PictureError too: it may be one of thousands."""
+    try:
+        return digit_from_array(pixels_from(picture), rows, cols)
+    except (EdgeLstmError, TypeError):
+        raise
+    except OSError as error:  # from a file object, or a Pillow image that has not been loaded yet
+        raise PictureError(f"cannot read {printable(_name(picture))}", found=error) from error
+    except Exception as error:
+        raise PictureError(
+            f"{printable(_name(picture))} cannot be prepared", found=repr(error),
+            fix="report it as a bug, with the picture",
+        ) from error  # fmt: skip
 
 
 def _name(picture: Source) -> str:
-    return "-" if isinstance(picture, bytes) else os.fspath(picture)
+    """A path as text; of a file object or a Pillow image the path it was opened by; else -."""
+    if isinstance(picture, str | os.PathLike):
+        return os.fsdecode(picture)
+    for attribute in ("name", "filename"):
+        name = getattr(picture, attribute, None)
+        if isinstance(name, str) and name:
+            return name
+    return "-"
