@@ -193,14 +193,14 @@ def test_infer_reads_a_digit_without_torch_and_onnx(tmp_path, picture, sample):
     (tmp_path / "digit.png").write_bytes(picture)
     done = run_without(BLOCKED, "infer", "digit.png", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert int(sample.labels[0]) == json.loads(done.stdout)["digit"]
+    assert int(sample.labels[0]) == json.loads(done.stdout)["index"]
 
 
 def test_explain_shows_the_rows_without_torch_and_onnx_and_says_what_drawing_needs(tmp_path, picture, sample):
     (tmp_path / "digit.png").write_bytes(picture)
     done = run_without(BLOCKED, "explain", "digit.png", "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (int(sample.labels[0]), 28) == (json.loads(done.stdout)["digit"], len(json.loads(done.stdout)["rows"]))
+    assert (int(sample.labels[0]), 28) == (json.loads(done.stdout)["index"], len(json.loads(done.stdout)["rows"]))
     done = run_without(BLOCKED, "explain", "digit.png", "-o", "why.png", folder=tmp_path)
     assert (done.returncode, done.stdout, (tmp_path / "why.png").exists()) == (1, b"", False)
     assert b"drawing a plot needs the package matplotlib" in done.stderr

@@ -42,7 +42,7 @@ def test_no_digits_are_pictures_too(tool: ModuleType) -> None:
 def test_the_shipped_model_reads_most_of_a_few_hard_pictures(tool: ModuleType) -> None:
     classifier = Classifier("base", provider="cpu")
     made = [(kind, *picture) for kind in QUICK for picture in tool.pictures(kind, "test", 2, 0)]
-    digits = [classifier.classify(content).digit for _, _, content in made]
+    digits = [classifier.classify(content).index for _, _, content in made]
     wrong = [
         f"{kind}: {label} read as {digit}"
         for (kind, label, _), digit in zip(made, digits, strict=True)
@@ -63,7 +63,7 @@ def test_a_sheet_shows_every_picture_beside_what_was_seen(tool: ModuleType, tmp_
 def test_a_digit_on_a_sheet_that_lies_askew_and_one_of_dots_are_seen(tool: ModuleType, kind: str) -> None:
     classifier = Classifier("base", provider="cpu")
     made = list(tool.pictures(kind, "test", 6, 0))
-    n_right = sum(classifier.classify(content).digit == label for label, content in made)
+    n_right = sum(classifier.classify(content).index == label for label, content in made)
     assert n_right >= 5, f"{n_right}/6"
 
 

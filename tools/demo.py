@@ -48,7 +48,7 @@ summary
   verify             {n_digits - max(other):,}/{n_digits:,} same decisions in each of {len(parities)} comparisons
                      on {verified["digits"]}
                      and 256 random pictures, largest difference of two logits {largest:.1e}
-  {picture} was read as {read["digit"]} ({100 * read["confidence"]:.1f} %)
+  {picture} was read as {read["label"]} ({100 * read["confidence"]:.1f} %)
   bench              the table above
   all of it took     {time.monotonic() - began:.0f} s, without the installation"""
     )

@@ -65,7 +65,7 @@ def table(classifier: Classifier, args: argparse.Namespace) -> tuple[Logits, npt
     for kind in args.kind or KINDS:
         made = list(pictures(kind, args.split, args.n, args.seed))
         found = read(classifier, [content for _, content in made])
-        right = np.array([prediction.digit == label for prediction, (label, _) in zip(found, made, strict=True)])
+        right = np.array([prediction.index == label for prediction, (label, _) in zip(found, made, strict=True)])
         sure = np.array([prediction.confidence or 0.0 for prediction in found])
         noted = sum(prediction.note is not None for prediction in found)
         seen = [(p.pixels, label) for p, (label, _) in zip(found, made, strict=True) if not p.abstained]
@@ -133,8 +133,8 @@ def sheet(classifier: Classifier, items: list[tuple[str, bytes]], target: Path, 
         if prediction.pixels is not None:
             seen: npt.NDArray[np.uint8] = prediction.pixels
             page.paste(Image.fromarray(seen).resize((side, side), Image.Resampling.NEAREST), (x + side, y + 14))
-        text = f"{name}: {prediction.digit} {100 * (prediction.confidence or 0):.0f} % {prediction.note or ''}"
-        pen.text((x + 2, y), text, fill="black" if name == str(prediction.digit) else "red")
+        text = f"{name}: {prediction.label} {100 * (prediction.confidence or 0):.0f} % {prediction.note or ''}"
+        pen.text((x + 2, y), text, fill="black" if name == prediction.label else "red")
     page.save(target)
 
 

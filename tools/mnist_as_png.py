@@ -31,7 +31,7 @@ def main() -> None:
             Image.fromarray(image).save(Path(folder) / f"{i:05}.png")
         command = [sys.executable, "-m", "edgelstm", "infer", folder, "--provider", "cpu", "--json"]
         done = subprocess.run([*command, "--model", args.model], capture_output=True, text=True, check=True)
-    read = np.array([json.loads(line)["digit"] for line in done.stdout.splitlines()])
+    read = np.array([json.loads(line)["index"] for line in done.stdout.splitlines()])
     logits = in_batches(OrtRunner(args.model, provider="cpu"), digits.images, 1)
     arrays = Score.of(logits, digits.labels)
     files = Score(int((read == digits.labels).sum()), len(digits))
