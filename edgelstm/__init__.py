@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from edgelstm import errors
     from edgelstm.runtime.classifier import Classifier, Prediction
     from edgelstm.runtime.runner import OrtRunner
     from edgelstm.runtime.stream import Stream
@@ -16,13 +17,15 @@ _HOME = {
     "Stream": "edgelstm.runtime.stream",
 }
 
-__all__ = ["Classifier", "OrtRunner", "Prediction", "Stream", "__version__"]
+__all__ = ["Classifier", "OrtRunner", "Prediction", "Stream", "__version__", "errors"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that ``import edgelstm`` and ``--help`` stay instant."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name == "errors":
+        return importlib.import_module("edgelstm.errors")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

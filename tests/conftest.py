@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from edgelstm.config import RECIPES, ModelConfig
+from edgelstm.contract import EarlyRule, Kind, Precision, Score
 from edgelstm.data.mnist import Digits, sample_digits
-from edgelstm.export.graph import build_model
+from edgelstm.export.graph import build_graph, contract_of
+from edgelstm.onnx_file import encode
 from edgelstm.training.checkpoint import Checkpoint
 from edgelstm.training.model import RowLstm
 
@@ -19,37 +21,48 @@ def tiny_config() -> ModelConfig:
     return ModelConfig(hidden_size=8)
 
 
+def random_checkpoint(config: ModelConfig, spread: float = 0.4, seed: int = 0, name: str = "random") -> Checkpoint:
+    """A checkpoint of any shape: weights drawn by NumPy from a fixed seed, the same with every torch version."""
+    draw = np.random.default_rng(seed)
+    weights = {
+        name: torch.from_numpy(draw.normal(0, spread, tuple(weight.shape)).astype(np.float32))
+        for name, weight in RowLstm(config).state_dict().items()
+    }
+    return Checkpoint(weights, config, RECIPES["fast"], name, 1, "0" * 64)
+
+
+def exported(
+    checkpoint: Checkpoint,
+    precision: Precision = "fp32",
+    kind: Kind = "picture",
+    *,
+    early: EarlyRule | None = None,
+    test: Score | None = None,
+) -> bytes:
+    """The file that export writes, without its checks."""
+    return encode(build_graph(checkpoint, contract_of(checkpoint, precision, kind=kind, early=early, test=test)))
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_config: ModelConfig) -> Checkpoint:
-    """Random weights from a fixed seed, drawn by NumPy: the same with every torch version."""
-    draw = np.random.default_rng(2)
-    weights = {
-        name: torch.from_numpy(draw.normal(0, 0.5, tuple(weight.shape)).astype(np.float32))
-        for name, weight in RowLstm(tiny_config).state_dict().items()
-    }
-    return Checkpoint(
-        weights=weights, config=tiny_config, train=RECIPES["fast"], name="tiny", epoch=1, data_sha256="0" * 64
-    )
+    return random_checkpoint(tiny_config, 0.5, seed=2, name="tiny")
 
 
 @pytest.fixture(scope="session")
 def checkpoint_of() -> Callable[[ModelConfig], Checkpoint]:
     """Makes a checkpoint of any shape, with random weights that are the same each time."""
+    return random_checkpoint
 
-    def make(config: ModelConfig) -> Checkpoint:
-        draw = np.random.default_rng(0)
-        weights = {
-            name: torch.from_numpy(draw.normal(0, 0.4, tuple(weight.shape)).astype(np.float32))
-            for name, weight in RowLstm(config).state_dict().items()
-        }
-        return Checkpoint(weights, config, RECIPES["fast"], "random", 1, "0" * 64)
 
-    return make
+@pytest.fixture(scope="session")
+def model_bytes_of() -> Callable[..., bytes]:
+    """Makes a model file of a checkpoint: `exported`."""
+    return exported
 
 
 @pytest.fixture(scope="session")
 def tiny_model_bytes(tiny_checkpoint: Checkpoint) -> bytes:
-    return build_model(tiny_checkpoint).SerializeToString(deterministic=True)
+    return exported(tiny_checkpoint)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""edgelstm explain"""
+"""edgelstm explain: what the network saw of a picture, row by row, as text or drawn."""
 
 import sys
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelstm.cli.options import json_option, print_json, say
+from edgelstm.cli.options import json_option, model_option, model_to_use, plot_file, print_json, say
 from edgelstm.cli.output import drawing
-from edgelstm.config import DEFAULT_MODEL
+from edgelstm.errors import printable
 
 if TYPE_CHECKING:
     from edgelstm.show.explain import Explanation
@@ -16,17 +16,10 @@ if TYPE_CHECKING:
 
 @click.command(epilog="Example: edgelstm explain digit.png -o why.png")
 @click.argument("image")
-@click.option(
-    "--model",
-    default=DEFAULT_MODEL,
-    show_default=True,
-    help="An ONNX file, a run folder, or a shipped model's name.",
-)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Draw it into this PNG or SVG file."
-)
+@model_option
+@click.option("-o", "--output", callback=plot_file, metavar="FILE", help="Draw it into this PNG or SVG file.")
 @json_option
-def command(image: str, model: str, output: Path | None, as_json: bool) -> None:
+def command(image: str, model: str | None, output: Path | None, as_json: bool) -> None:
     """Show what the network saw of a picture, row by row.
 
     IMAGE is a picture file, or - for a picture on standard input. After each row that the network reads
@@ -37,12 +30,14 @@ def command(image: str, model: str, output: Path | None, as_json: bool) -> None:
     from edgelstm.data.picture import MAX_FILE_BYTES
     from edgelstm.files import write_bytes
     from edgelstm.show.explain import explain, explanation_plot
-    from edgelstm.show.figure import format_of
+    from edgelstm.show.plots import format_of, new_figure
 
+    if output:
+        new_figure(1, 1)  # raises now if there is no matplotlib
     picture: str | bytes = image
     if image == "-":  # one byte too many is refused like a long file, and a closed input like an empty one
         picture = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if sys.stdin else b""
-    explanation = explain(picture, model)
+    explanation = explain(picture, model_to_use(model))
     if output:
         write_bytes(output, explanation_plot(explanation, format_of(output)))
     if as_json:
@@ -55,15 +50,14 @@ def command(image: str, model: str, output: Path | None, as_json: bool) -> None:
 
 def _lines(explanation: "Explanation") -> list[str]:
     """The answer, then a line a row: its ink, and the best class where a step ends."""
-    from edgelstm.data.picture import printable
-
     prediction, names = explanation.prediction, explanation.class_names
     note = f"  ({prediction.note})" if prediction.note else ""
     rows = drawing(prediction).split("\n")
     width = max(len("input"), *map(len, rows))
     lines = [
-        f"{printable(prediction.image)}  {prediction.label}  {100 * explanation.probabilities[-1].max():.1f} %, "
-        f"settled at row {explanation.settled_at_row} of {explanation.n_rows}{note}",
+        f"{printable(prediction.image)}  {printable(names[explanation.leaders[-1]])}  "
+        f"{100 * explanation.probabilities[-1].max():.1f} %, settled at row {explanation.settled_at_row} of "
+        f"{explanation.n_rows}{note}",
         f"row  {'input':<{width}}  best",
     ]
     for number, row in enumerate(rows, start=1):
@@ -71,7 +65,7 @@ def _lines(explanation: "Explanation") -> list[str]:
         best = ""
         if not left:
             leader = explanation.leaders[step - 1]
-            best = f"{names[leader]}  {100 * explanation.probabilities[step - 1, leader]:5.1f} %"
+            best = f"{printable(names[leader])}  {100 * explanation.probabilities[step - 1, leader]:5.1f} %"
             best += "  settled" if number == explanation.settled_at_row else ""
         lines.append(f"{number:>3}  {row:<{width}}  {best}".rstrip())
     return lines

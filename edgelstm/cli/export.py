@@ -1,4 +1,4 @@
-"""edgelstm export"""
+"""edgelstm export: checkpoint to ONNX file."""
 
 import dataclasses
 from pathlib import Path
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     default="fp32",
     show_default=True,
     help="int8: a quarter of the size and faster, CPU only. fp16: half the size, for CUDA; a CPU runs it as fp32. "
-    "Refused if it costs accuracy, int8 also if it is not faster here.",
+    "Refused if it costs accuracy.",
 )
 @click.option(
     "--streaming",
     is_flag=True,
-    help="A model that reads rows as they come and keeps its state between calls, for edgelstm.Stream.",
+    help="Inputs are rows and the LSTM's state, for streaming in other languages; edgelstm streams every model.",
 )
 @click.option("--force", is_flag=True, help="Keep an int8 or fp16 model that would be refused.")
 @click.option(
@@ -52,12 +52,12 @@ def command(
     """Write a checkpoint as ONNX with one real LSTM op per layer.
 
     CHECKPOINT is a run folder or a .safetensors file (default: runs/base). The file gets its name only
-    after the graph has passed its gates. fp32: onnxruntime's logits must equal torch's. int8 and fp16: at
+    after every check has passed. fp32: onnxruntime's logits must equal torch's. int8 and fp16: at
     most 0.05 points of accuracy may be lost on the MNIST test images (all 10,000 if they are on this
-    machine, else the shipped sample), and int8 must be faster than fp32 on this machine.
+    machine, else the shipped sample).
 
-    A streaming model also gets a rule for deciding before the last row, chosen on the validation images,
-    if MNIST is on this machine.
+    If MNIST is on this machine, its validation images choose the model's rule for early exit (`edgelstm stream
+    --early`).
     """
     if force and precision == "fp32":
         raise click.UsageError("--force is for int8 and fp16: fp32 is never written unless it is exact")
@@ -84,25 +84,26 @@ def _export(
     force: bool,
     data_folder: Path,
 ) -> "Exported":
-    from edgelstm.data.mnist import evaluation_digits, find_mnist, load_mnist
-    from edgelstm.export.export import export, export_reduced
-    from edgelstm.export.stream_export import export_stream, export_stream_int8
+    from edgelstm.data.mnist import evaluation_digits, find_mnist, validation_digits
+    from edgelstm.errors import DataError
+    from edgelstm.export.export import export
 
-    digits = None if precision == "fp32" else evaluation_digits(data_folder)
-    if digits:
-        say(f"comparing {precision} with fp32 on {len(digits):,} digits ({digits.source})")
-    if not streaming:
-        if digits:
-            return export_reduced(checkpoint, target, digits, precision, force=force)
-        return export(checkpoint, target)
-    training = load_mnist("train", data_folder) if find_mnist(data_folder) else None
-    say(
-        "choosing the rule for deciding early on the validation images" if training
-        else "no rule for deciding early: MNIST's training images are not on this machine"
-    )  # fmt: skip
-    if digits:
-        return export_stream_int8(checkpoint, target, digits, training, force=force)
-    return export_stream(checkpoint, target, training)
+    config = checkpoint.config
+    evaluation = None if precision == "fp32" else evaluation_digits(data_folder)
+    fits = (config.rows, config.cols) == (28, 28)
+    if evaluation and not fits:
+        raise DataError(
+            f"{precision} is judged by its accuracy, and there are no sequences of this model's shape",
+            found=f"MNIST's 28 rows x 28 columns, a model of {config.rows} x {config.cols}", fix="export fp32",
+        )  # fmt: skip
+    if evaluation:
+        say(f"comparing {precision} with fp32 on {len(evaluation):,} digits ({evaluation.source})")
+    validation = validation_digits(data_folder) if fits and find_mnist(data_folder) else None
+    if validation:
+        say("choosing the rule for early exit on the validation images")
+    return export(
+        checkpoint, target, precision, streaming=streaming, evaluation=evaluation, validation=validation, force=force
+    )
 
 
 def _print(done: "Exported") -> None:
@@ -111,30 +112,30 @@ def _print(done: "Exported") -> None:
     _print_proof(done)
     if done.early and done.early.mean_rows is not None:
         click.echo(
-            f"early       a {done.early}: {done.early.mean_rows:.1f} rows on the shifted validation images, "
+            f"early exit  a {done.early}: {done.early.mean_rows:.1f} rows on the shifted validation images, "
             f"{done.early.validation}"
         )
 
 
 def _print_proof(done: "Exported") -> None:
-    parity, bargain = done.parity, done.bargain
-    if bargain is None:
+    parity, tradeoff = done.parity, done.tradeoff
+    if tradeoff is None:
         click.echo(
             f"parity      {parity.n_same}/{parity.n} same decisions on random pixels, "
             f"largest difference {parity.max_difference:.1e}"
         )
         return
-    test, speed, unit = bargain.mcnemar, bargain.speed, "row" if done.streaming else "picture"
-    click.echo(f"fp32        {bargain.fp32}")
+    test, speed = tradeoff.mcnemar, tradeoff.speed
+    click.echo(f"fp32        {tradeoff.fp32}")
     click.echo(
-        f"{bargain.precision}        {bargain.reduced}: {test.n_lost} lost, {test.n_won} won, "
+        f"{tradeoff.precision}        {tradeoff.reduced}: {test.n_lost} lost, {test.n_won} won, "
         f"McNemar p = {test.p_value:.2g}; {parity.n_same:,}/{parity.n:,} same decisions"
     )
     click.echo(
-        f"speed       {speed.value:.2f} times the time of fp32 for one {unit} "
+        f"speed       {speed.value:.2f} times the time of fp32 for one picture "
         f"[{speed.low or float('nan'):.2f} {speed.high or float('nan'):.2f}], one thread, this machine"
     )
-    click.echo(f"provider    {_PROVIDERS[bargain.precision]}")
+    click.echo(f"provider    {_PROVIDERS[tradeoff.precision]}")
 
 
 _PROVIDERS = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgelstm.config import data_dir
+from edgelstm.errors import printable
 
 if TYPE_CHECKING:
     from edgelstm.onnx_file import ModelFile
@@ -31,6 +32,14 @@ provider_option = click.option(
     show_default=True,
     help="Execution provider. cuda fails if the LSTM cannot run there; auto says what it chose where there is a GPU.",
 )
+
+
+def plot_file(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
+    """A callback for an option that names a plot's file: its ending says the format."""
+    path = None if value is None else Path(value)
+    if path and path.suffix.lower() not in (".png", ".svg"):
+        raise click.BadParameter(f"found {printable(path)}, expected a name that ends in .png or .svg")
+    return path
 
 
 def model_to_use(name: str | None) -> "ModelFile":

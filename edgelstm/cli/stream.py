@@ -1,4 +1,4 @@
-"""edgelstm stream"""
+"""edgelstm stream: rows from stdin as they come, an answer after each; or accuracy against rows read."""
 
 import dataclasses
 import json
@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from edgelstm.cli.options import data_option, json_option, print_json, say
-from edgelstm.config import DEFAULT_MODEL, RUNS_DIR
-from edgelstm.errors import DataError, ModelError
+from edgelstm.cli.options import data_option, json_option, model_to_use, plot_file, print_json, say
+from edgelstm.errors import DataError, ModelError, printable
 
 if TYPE_CHECKING:
     from edgelstm.contract import Logits, Pixels
+    from edgelstm.onnx_file import ModelFile
     from edgelstm.runtime.stream import Stream
 
+MAX_STATE_BYTES = 2**30
+"""Larger files are no saved state: 65,536 streams of a large model have one of some hundred megabytes."""
 
-@click.command(epilog="Example: edgelstm stream base.stream --early < rows.raw")
+
+@click.command(epilog="Example: edgelstm stream early --early < rows.raw")
 @click.argument("model", required=False)
 @click.option(
     "--streams",
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     help="Go on from this file, if it is there, and leave the state in it at the end.",
 )
 @click.option("--evaluate", is_flag=True, help="Read no stdin: accuracy against rows read, on MNIST's test images.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="With --evaluate: draw it, PNG or SVG.")
+@click.option("--plot", callback=plot_file, metavar="FILE", help="With --evaluate: draw it into this PNG or SVG file.")
 @data_option
 @json_option
 def command(
@@ -54,51 +57,36 @@ def command(
     28 bytes a row for the shipped models. After 28 rows the next picture begins. With --early there is one
     line a picture, at its decision; the rows that come after it are taken from stdin but not run.
 
-    MODEL is a streaming ONNX file, a run folder or a shipped model's name (default: runs/base if a streaming
-    model is there, else the shipped one).
+    MODEL is an ONNX file, a run folder or a shipped model's name (default: runs/base if it is there, else the
+    shipped base model). Every exported model streams.
     """
     if evaluate and (early or state or n_streams > 1):
         raise click.UsageError("--evaluate reads MNIST, not stdin: leave out --streams, --early and --state")
     if (plot or as_json) and not evaluate:
         raise click.UsageError("--plot and --json are for --evaluate; what is read from stdin is always JSON lines")
-    model = model or default_model()
     if evaluate:
-        _evaluate(model, plot, data_folder, as_json)
+        _evaluate(model_to_use(model), plot, data_folder, as_json)
         return
+    if sys.stdin is None:
+        raise DataError("no rows to read", found="a closed standard input", expected="raw bytes, one a pixel")
     if sys.stdin.isatty():
         raise click.UsageError("give the rows on stdin, as raw bytes")
+    from edgelstm.files import read_bounded, write_bytes
     from edgelstm.runtime.stream import Stream
 
-    stream = Stream(model, n_streams=n_streams, early=early)
+    stream = Stream(model_to_use(model), n_streams=n_streams, early=early)
     if state and state.exists():
-        stream.restore(_content(state))
+        stream.restore(read_bounded(state, MAX_STATE_BYTES, "a saved state", ModelError))
         if len(set(stream.rows_read.tolist())) > 1:
             raise ModelError(
-                f"{state} cannot be gone on with here", found="streams that stand at different rows",
+                f"{printable(state)} cannot be gone on with here", found="streams that stand at different rows",
                 expected="all at the same, as on stdin", fix="go on with edgelstm.Stream",
             )  # fmt: skip
     try:
         _follow(stream, sys.stdin.buffer, early)
     finally:
         if state:
-            from edgelstm.files import write_bytes
-
             write_bytes(state, stream.save())
-
-
-def default_model() -> str:
-    """The streaming model of this folder's run, if it has been exported, else the shipped one."""
-    from edgelstm.runtime.stream import DEFAULT_STREAM_MODEL, STREAM_FILE
-
-    here = Path(RUNS_DIR) / DEFAULT_MODEL / STREAM_FILE
-    return str(here) if here.is_file() else DEFAULT_STREAM_MODEL
-
-
-def _content(state: Path) -> bytes:
-    try:
-        return state.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {state}", found=error.strerror, fix="check its rights") from error
 
 
 def _follow(stream: "Stream", source: BinaryIO, early: bool) -> None:
@@ -134,7 +122,8 @@ def _tell(stream: "Stream", picture: int, streams: list[int], logits: "Logits") 
     from edgelstm.runtime.early_exit import confidences
 
     names, rows = stream.contract.config.class_names, stream.rows_read
-    for one, label, confidence in zip(streams, logits.argmax(1), confidences(logits), strict=True):
+    shares = confidences(logits, stream.contract.temperature)
+    for one, label, confidence in zip(streams, logits.argmax(1), shares, strict=True):
         line = {
             "picture": picture, "stream": one, "rows": int(rows[one]), "label": names[label],
             "confidence": round(float(confidence), 6),
@@ -157,24 +146,30 @@ def _steps(source: BinaryIO, stream: "Stream") -> "Iterator[Pixels]":
         yield np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _evaluate(model: str, plot: Path | None, data_folder: Path, as_json: bool) -> None:
+def _evaluate(model: "ModelFile", plot: Path | None, data_folder: Path, as_json: bool) -> None:
     from edgelstm.data.mnist import evaluation_digits
     from edgelstm.runtime.early_exit import evaluate
-    from edgelstm.runtime.stream import Stream
-    from edgelstm.runtime.stream_runner import logits_by_step
+    from edgelstm.runtime.stream import Stream, logits_by_step
+    from edgelstm.show.plots import early_plot, format_of, new_figure
     from edgelstm.show.tables import early_text
 
+    if plot:
+        new_figure(1, 1)  # raises now if there is no matplotlib
+    stream = Stream(model, early=True)  # one picture at a time, as at the edge: int8 logits depend on the others
     digits = evaluation_digits(data_folder)
-    stream = Stream(model, early=True)  # one picture at a time, as at the edge: int8 depends on the company
+    if digits.images.shape[1:] != (stream.contract.config.rows, stream.contract.config.cols):
+        raise DataError(
+            f"{stream.source} cannot be evaluated on MNIST", found=f"a model of {stream.contract.config.rows} rows x "
+            f"{stream.contract.config.cols} columns", expected="28 x 28",
+        )  # fmt: skip
     say(f"reading {len(digits):,} digits ({digits.source}) row by row with {stream.source}")
     config, rule = stream.contract.config, stream.contract.early
     assert rule is not None, "early=True has asked for it"
     report = evaluate(logits_by_step(stream, digits.images), digits.labels, rule, config.rows_per_step)
     if plot:
         from edgelstm.files import write_bytes
-        from edgelstm.show.plots import early_plot
 
-        write_bytes(plot, early_plot(report, "svg" if plot.suffix == ".svg" else "png"))
+        write_bytes(plot, early_plot(report, format_of(plot)))
         say(f"wrote {plot}")
     if as_json:
         print_json({"model": stream.source, "digits": digits.source, **dataclasses.asdict(report)})

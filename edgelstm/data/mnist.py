@@ -153,6 +153,13 @@ def check_folder(folder: Path) -> None:
         raise DataError(f"MNIST is not in {folder}", found=found, expected=expected, fix=fix)
 
 
+def validation_digits(folder: Path | None = None) -> Digits:
+    """The last training images, held out to choose by. Raises DataError as load_mnist does."""
+    training = load_mnist("train", folder)
+    held_out = slice(-N_VALIDATION, None)
+    return Digits(training.images[held_out], training.labels[held_out], f"the last {N_VALIDATION:,} training images")
+
+
 def ensure_mnist(folder: Path | None = None, report: Report = lambda line: None) -> Path:
     """Have MNIST in ``folder``, or in the default one, which alone is made if missing; fetch it if it is not there.
 

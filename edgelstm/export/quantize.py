@@ -3,9 +3,6 @@
 import numpy as np
 import numpy.typing as npt
 
-OPERATOR = "DynamicQuantizeLSTM"
-DOMAIN = "com.microsoft"
-DOMAIN_VERSION = 1
 LARGEST = 63
 """Weights use 7 of the 8 bits. On a CPU without VNNI the kernel adds two products of an activation (0 to 255)
 and a weight in 16 bits: 2 * 255 * 127 saturates there, 2 * 255 * 63 does not. So the file decides alike on

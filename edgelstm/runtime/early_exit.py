@@ -1,4 +1,4 @@
-"""Decide before the last row: when an answer is settled, which rule to take, and what it costs."""
+"""Early exit: when an answer is settled before the last row, which rule to take, and what it costs."""
 
 from dataclasses import dataclass, replace
 
@@ -11,6 +11,9 @@ from edgelstm.runtime.parity import McNemar, mcnemar
 CONFIDENCES = (*(round(0.5 + 0.005 * step, 3) for step in range(100)), 0.997, 0.998, 0.999, 0.9995, 0.9999, 1.0)
 """What a rule may ask for; the last, 1, is out of reach but for rounding, so one rule always loses nothing."""
 STABLE_STEPS = tuple(range(1, 7))
+"""How many steps in a row a rule may ask for."""
+EVERY_ROW = EarlyRule(1.0, 10**6)
+"""Decides nothing before the last row."""
 MEASURABLE = 0.05
 """A loss is called measurable if McNemar's p is below this."""
 
@@ -21,10 +24,10 @@ Streams = npt.NDArray[np.int64] | slice
 Last = bool | npt.NDArray[np.bool_]
 
 
-def confidences(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def confidences(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """(..., classes) logits -> (...) the probability of the first class."""
-    highest = logits.max(-1, keepdims=True)
-    shares: npt.NDArray[np.float64] = 1 / np.exp((logits - highest).astype(np.float64)).sum(-1)
+    highest = logits.max(-1, keepdims=True).astype(np.float64)
+    shares: npt.NDArray[np.float64] = 1 / np.exp((logits - highest) / temperature).sum(-1)
     return shares
 
 
@@ -42,7 +45,7 @@ class Decider:
 
     def update(self, logits: Logits, streams: Streams = slice(None), *, last: Last = False) -> None:
         """One step of the streams: (n, classes) logits. The ``last`` step decides what is still open."""
-        self.advance(logits.argmax(1), confidences(logits), streams, last=last)
+        self.advance(logits.argmax(1), confidences(logits, self.rule.temperature), streams, last=last)
 
     def advance(
         self,
@@ -85,28 +88,32 @@ def stops(first: npt.NDArray[np.int64], confidence: npt.NDArray[np.float64], rul
     return Stops(steps, decider.decision)
 
 
-def choose_rule(logits: StepLogits, labels: npt.NDArray[np.uint8], rows_per_step: int = 1) -> EarlyRule:
-    """The rule that reads the fewest rows of those that get as many pictures right as reading every row.
+def choose_rule(
+    logits: StepLogits, labels: npt.NDArray[np.uint8], rows_per_step: int = 1, temperature: float = 1.0
+) -> EarlyRule:
+    """The rule that reads the fewest rows of those that get as many sequences right as reading every row.
 
-    To be asked with validation pictures, never with those that the result is reported on. Of many rules
-    tried on the same pictures the laxest that loses nothing is so partly by luck, so for each number of
-    steps the next more confident one is taken.
+    To be asked with validation sequences, never with those that the result is reported on.
     """
-    first, confidence = logits.argmax(2), confidences(logits)
+    first, confidence = logits.argmax(2), confidences(logits, temperature)
     n_full = int((first[:, -1] == labels).sum())
-    found: list[EarlyRule] = []
+    n_rows = float(first.shape[1] * rows_per_step)
+    # asks for more steps than there are, so it always is one that loses nothing
+    found = [EarlyRule(1.0, first.shape[1], n_rows, Score(n_full, len(labels)), temperature)]
     for n_stable in STABLE_STEPS:
         lossless: list[EarlyRule] = []
-        for wanted in reversed(CONFIDENCES):
+        for wanted in reversed(CONFIDENCES):  # laxer and laxer, until one loses something
             stopped = stops(first, confidence, EarlyRule(wanted, n_stable))
             n_right = int((stopped.classes == labels).sum())
             if n_right < n_full:
                 break
             mean_rows = round(float(stopped.steps.mean()) * rows_per_step, 3)
-            lossless.append(EarlyRule(wanted, n_stable, mean_rows, Score(n_right, len(labels))))
-        found += lossless[-2:][:1]
-    every_row = EarlyRule(1.0, first.shape[1], float(first.shape[1] * rows_per_step), Score(n_full, len(labels)))
-    return min(found, key=lambda rule: rule.mean_rows or 0.0, default=every_row)
+            lossless.append(EarlyRule(wanted, n_stable, mean_rows, Score(n_right, len(labels)), temperature))
+        if lossless:
+            # Of many rules tried on the same sequences the laxest that loses nothing is so partly by luck:
+            # the one before it, a little more confident, is taken.
+            found.append(lossless[max(0, len(lossless) - 2)])
+    return min(found, key=lambda rule: rule.mean_rows or 0.0)
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ class EarlyReport:
 
 def evaluate(logits: StepLogits, labels: npt.NDArray[np.uint8], rule: EarlyRule, rows_per_step: int = 1) -> EarlyReport:
     """Hold a rule against reading every row."""
-    first, confidence = logits.argmax(2), confidences(logits)
+    first, confidence = logits.argmax(2), confidences(logits, rule.temperature)
     found = stops(first, confidence, rule)
     n_steps, right = first.shape[1], first[:, -1] == labels
     curve = tuple(

@@ -1,21 +1,18 @@
 """What the network saw of one picture, row by row: the probability of each class so far, as figures and drawn."""
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.config import DEFAULT_MODEL
-from edgelstm.contract import INPUT_NAME, Pixels
-from edgelstm.errors import ModelError
+from edgelstm.contract import Logits, Pixels
+from edgelstm.errors import PictureError, printable
+from edgelstm.onnx_file import ModelSource, default_model, open_model
 from edgelstm.runtime.calibration import probabilities
 from edgelstm.runtime.classifier import Classifier, Prediction, Source
-from edgelstm.runtime.parity import compare
-from edgelstm.runtime.runner import SessionSettings, open_session, read_model
-from edgelstm.runtime.states import STEP_OUTPUT_NAME, with_step_logits
-from edgelstm.show.figure import FileFormat, figure_bytes, new_figure
+from edgelstm.runtime.stream import Stream
+from edgelstm.show.plots import FileFormat, figure_bytes, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,30 +68,38 @@ class Explanation:
         return {**self.prediction.to_json(), "settled_at_row": self.settled_at_row, "rows": answers}
 
 
-def explain(picture: Source, model: str | os.PathLike[str] | bytes = DEFAULT_MODEL) -> Explanation:
-    """Read one picture on the CPU and keep the answer after each row.
+def explain(picture: Source, model: ModelSource | None = None) -> Explanation:
+    """Read one picture on the CPU, and each of its beginnings.
 
-    ``picture`` and ``model`` are what Classifier takes. The answers are onnxruntime's own: its LSTM is asked for
-    its states after all steps, not only for the last. Raises PictureError if the picture cannot be read,
-    ModelError if the model cannot be run, or its last answer is not what it answers to the whole picture.
+    ``picture`` and ``model`` are what Classifier takes. Raises PictureError if the picture cannot be read or is
+    empty, ModelError if the model cannot be run.
     """
-    content = model if isinstance(model, bytes) else read_model(model)
-    classifier = Classifier(model, provider="cpu")
-    prediction = classifier.classify(picture)
+    file = open_model(default_model() if model is None else model)
+    prediction = Classifier(file, provider="cpu").classify(picture)
     assert prediction.pixels is not None, "classify raises where there are no pixels"
-    pixels = prediction.pixels[None]  # (1, rows, cols)
-    source = classifier.runner.source
-    session = open_session(with_step_logits(content, source), SessionSettings())
-    logits = session.run([STEP_OUTPUT_NAME], {INPUT_NAME: pixels})[0]
-    parity = compare(classifier.runner.logits(pixels), logits[-1:])
-    if not parity.passed:
-        raise ModelError(
-            f"{source} cannot be explained: its answer after the last row is not its answer to the picture",
-            found=f"logits that differ by {parity.max_difference:.3g}", expected="the same", fix="report this as a bug",
+    if prediction.confidence is None:
+        raise PictureError(
+            f"{printable(prediction.image)} holds nothing to explain", found=prediction.note or "no ink",
+            expected="a picture with a digit",
         )  # fmt: skip
-    contract = classifier.runner.contract
-    shares = probabilities(logits, contract.temperature)
-    return Explanation(prediction, contract.config.class_names, contract.config.rows_per_step, shares)
+    config = file.contract.config
+    logits = logits_of_beginnings(Stream(file), prediction.pixels)
+    shares = probabilities(logits, file.contract.temperature)
+    return Explanation(prediction, config.class_names, config.rows_per_step, shares)
+
+
+def logits_of_beginnings(stream: Stream, pixels: Pixels) -> Logits:
+    """(rows, cols) -> (T, classes): the logits of the first step's rows, of the first two's, ... of all.
+
+    Each beginning is one call from zero states, so that the last is the answer to the whole picture, bit for bit: an
+    int8 model scales its input over a call, and would round the rows of another call otherwise.
+    """
+    config, found = stream.contract.config, []
+    for step in range(1, config.n_steps + 1):
+        stream.reset()
+        found.append(stream.push(pixels[None, : step * config.rows_per_step])[0])
+    stream.reset()
+    return np.stack(found)
 
 
 def explanation_plot(explanation: Explanation, file_format: FileFormat = "png") -> bytes:

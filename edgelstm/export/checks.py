@@ -1,0 +1,164 @@
+"""The single questions of verify: each compares two things and says what it found."""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from edgelstm.contract import Logits, ModelContract, Pixels, Score
+from edgelstm.export.export import MAX_LOSS
+from edgelstm.export.graph import contract_of
+from edgelstm.onnx_file import ModelFile, OnnxGraph, encode
+from edgelstm.runtime.calibration import probabilities
+from edgelstm.runtime.parity import ATOL, ParityReport, compare, mcnemar
+from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime.stream import Stream
+from edgelstm.training.checkpoint import Checkpoint
+
+INT8_ATOL = 0.1
+"""Where a state lies on the edge of two of its 256 levels, float32 and float64 may round it to different ones;
+the logits then move by up to a few hundredths."""
+INT8_SAME_SHARE = 0.8
+"""Most sequences meet no such tie."""
+FP16_CUDA_ATOL = 0.05
+"""CUDA computes in float16, 11 bits, through all steps; a CPU only reads its weights. Not measured: no GPU yet."""
+NEAR_TIE = 2.0
+"""Two classes whose logits differ by less than so many tolerances may change places by rounding alone."""
+MAX_CONFIDENCE_SHIFT = 0.01
+"""Mean difference of the confidences of a reduced precision and of torch. The shipped int8 models: 0.0005 to 0.002."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One question with its answer."""
+
+    question: str
+    passed: bool | None
+    """None: it could not be asked here; the answer says why."""
+    answer: str
+    parity: ParityReport | None = None
+
+
+def graph_check(fresh: OnnxGraph, file: ModelFile) -> Check:
+    """The whole file but its metadata, byte for byte that of a fresh export, as onnx reads and writes it."""
+
+    def without_metadata(content: bytes) -> onnx.ModelProto:
+        model = onnx.load_model_from_string(content)
+        del model.metadata_props[:]
+        model.producer_version = ""
+        return model
+
+    wanted, found = (without_metadata(content) for content in (encode(fresh), file.content))
+    same = wanted.SerializeToString(deterministic=True) == found.SerializeToString(deterministic=True)
+    answer = f"{len(wanted.graph.node)} nodes, {len(wanted.graph.initializer)} initializers bit for bit"
+    if not same:
+        weights = [
+            {tensor.name: tensor.SerializeToString() for tensor in model.graph.initializer} for model in (wanted, found)
+        ]
+        differ = [name for name in sorted(weights[0] | weights[1]) if weights[0].get(name) != weights[1].get(name)]
+        answer = f"differ: {', '.join(differ) or 'nodes, inputs or outputs'}"
+    return Check("same graph", same, answer)
+
+
+def kernel_check(runner: OrtRunner, batch_size: int, expected: Logits, found: Logits, how: str = "") -> Check:
+    """The logits (N, classes) are those of the NumPy model of the kernel, rounding ties apart."""
+    int8 = runner.contract.precision == "int8"
+    atol = INT8_ATOL if int8 else FP16_CUDA_ATOL if runner.provider_used == "cuda" or how else ATOL
+    parity = compare(expected, found, atol=atol)
+    answer, passed = parity_answer(parity), near_parity(parity)
+    if int8:
+        same = float(np.isclose(found, expected, atol=1e-4).all(axis=1).mean())
+        answer += f" (a tie rounded the other way); {same:.1%} of them have the same logits to 1e-4"
+        passed = passed and same >= INT8_SAME_SHARE
+    return Check(f"same values as NumPy: {how or f'{runner.name}, batch {batch_size}'}", passed, answer, parity)
+
+
+def accuracy_check(how: str, reference: Logits, found: Logits, labels: npt.NDArray[np.uint8]) -> Check:
+    test = mcnemar(reference.argmax(1) == labels, found.argmax(1) == labels)
+    parity = compare(reference, found)
+    answer = (
+        f"{Score.of(found, labels)} instead of {Score.of(reference, labels)}: {test.n_lost} lost, {test.n_won} won, "
+        f"McNemar p = {test.p_value:.2g}; {parity.n_same:,}/{parity.n:,} same decisions"
+    )
+    lost = (test.n_lost - test.n_won) / len(labels)
+    return Check(f"same accuracy: {how}", bool(np.isfinite(found).all()) and lost <= MAX_LOSS, answer, parity)
+
+
+def confidence_check(how: str, reference: Logits, found: Logits, temperature: float) -> Check:
+    """Accuracy does not see a change that leaves the order of the classes alone; confidence does."""
+    shares = [probabilities(logits, temperature).max(1) for logits in (reference, found)]
+    shift = np.abs(shares[1] - shares[0])
+    answer = f"{shift.mean():.4f} from torch's in the mean, at most {shift.max():.2f}"
+    return Check(f"same confidence: {how}", bool(shift.mean() <= MAX_CONFIDENCE_SHIFT), answer)
+
+
+def parity_check(how: str, found: tuple[Logits, Logits], reference: tuple[Logits, Logits], tolerance: float) -> Check:
+    """Values and decisions on the evaluation sequences and on random pixels, against the reference's."""
+    on_digits, on_noise, both = (
+        compare(one, other, atol=tolerance, rtol=0.0)
+        for one, other in (
+            (reference[0], found[0]), (reference[1], found[1]), (np.concatenate(reference), np.concatenate(found))
+        )
+    )  # fmt: skip
+    answer = (
+        f"{on_digits.n_same:,}/{on_digits.n:,} digits and {on_noise.n_same}/{on_noise.n} random decided alike, "
+        f"largest difference {both.max_difference:.1e}"
+    )
+    if not both.values_passed:
+        answer += f", more than rounding explains ({tolerance:.1e})"
+    for one in on_digits.disagreements[:5]:
+        answer += f"; image {one.index}: {one.reference} became {one.found} (margin {one.margin:.2g})"
+    return Check(f"same values and decisions: {how}", near_parity(both), answer, both)
+
+
+def claims_check(checkpoint: Checkpoint, found: ModelContract) -> Check:
+    """All that the file says of itself, but for library versions, is what the checkpoint says.
+
+    A reduced precision's own score and the rule for early exit are no checkpoint's: they are counted again elsewhere.
+    """
+    expected = contract_of(checkpoint, found.precision, test=found.test, early=found.early, kind=found.kind)
+    names = [field.name for field in dataclasses.fields(found) if field.name != "versions"]
+    wrong = [name for name in names if getattr(found, name) != getattr(expected, name)]
+    answer = "; ".join(f"{name} is {getattr(found, name)}, not {getattr(expected, name)}" for name in wrong)
+    return Check("same claims", not wrong, answer or ", ".join(names))
+
+
+def score_check(contract: ModelContract, score: Score) -> Check:
+    """The accuracy that the file claims, counted again. A sample can only refute it: it may hold no more wrong ones."""
+    question, claimed = "claimed accuracy", contract.test
+    if claimed is None:
+        return Check(question, None, f"{score} of these digits; the file claims none")
+    if claimed.n == score.n:
+        return Check(question, claimed == score, f"counted {score}, the file says {claimed}")
+    n_wrong, claimed_wrong = score.n - score.n_right, claimed.n - claimed.n_right
+    answer = f"{score} of these digits; the file's claim of {claimed} is about others, which are not on this machine"
+    if score.n < claimed.n and n_wrong > claimed_wrong:
+        return Check(question, False, f"{answer}, but no more than {claimed_wrong} may be wrong")
+    return Check(question, None, answer)
+
+
+def restored_check(file: ModelFile, images: Pixels) -> Check:
+    """A state that is saved in the middle of a sequence and restored elsewhere goes on to the same bits."""
+    part = images[: min(100, len(images))]
+    one, other = Stream(file, n_streams=len(part)), Stream(file, n_streams=len(part))
+    step = file.contract.config.rows_per_step
+    middle = file.contract.config.n_steps // 2 * step
+    for at in range(0, middle, step):
+        one.push(part[:, at : at + step])
+    other.restore(one.save())
+    same = all(
+        np.array_equal(one.push(rows), other.push(rows))
+        for rows in (part[:, at : at + step] for at in range(middle, part.shape[1], step))
+    )
+    answer = f"{len(part)} streams saved after row {middle}, restored in another Stream"
+    return Check("same bits from a saved state", same, f"{answer}: {'the same bits' if same else 'other logits'}")
+
+
+def near_parity(parity: ParityReport) -> bool:
+    """Values within the tolerance; two that differ in decision must be near ties."""
+    return parity.values_passed and all(one.margin <= NEAR_TIE * parity.atol for one in parity.disagreements)
+
+
+def parity_answer(parity: ParityReport) -> str:
+    return f"{parity.n_same:,}/{parity.n:,} digits decided alike, largest difference {parity.max_difference:.1e}"
