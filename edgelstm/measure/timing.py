@@ -16,8 +16,6 @@ import numpy.typing as npt
 
 CONFIDENCE = 0.95
 """Every interval covers the true value at least this often."""
-EARLY_STOPPING_CONFIDENCE = 0.99
-"""MLPerf's c; its tolerance d is 0. (MLPerf inference rules, appendix "Early Stopping Criterion")"""
 
 MIN_ROUNDS = 6
 """Fewer rounds have no 95 % interval of their median (2 * 0.5**5 = 6 %), so nothing can be said of them."""
@@ -27,8 +25,6 @@ MAX_ROUND_SPREAD = 0.10
 """Interquartile range of the rounds' medians over p50: half of the rounds lie within about 5 % of p50."""
 MAX_P50_WIDTH = 0.05
 """Width of the p50 interval over p50; wider means too few calls, or a median between two modes."""
-N_BLOCKS = 10
-"""Consecutive parts that a series without rounds is cut into, to judge its stability."""
 
 Seconds = npt.NDArray[np.float64]
 """(n,) seconds of single calls, in the order they were made."""
@@ -59,17 +55,15 @@ class LatencySummary:
     n: int
     """Calls."""
     n_rounds: int
-    """Rounds, or blocks, that stability was judged by."""
+    """Rounds that stability was judged by."""
     mean_s: float
     min_s: float
     max_s: float
     p50: Percentile
     p90: Percentile
     p99: Percentile
-    early_stopping_p90_s: float | None
-    """MLPerf's SingleStream result; None below 64 calls."""
-    early_stopping_p99_s: float | None
-    """The same for p99; None below 662 calls."""
+    quantiles_s: tuple[float, ...]
+    """101 times from the fastest to the slowest call, for a plot of their distribution."""
     stable: bool
     """The run was shown to be steady: no limit above was passed."""
     reason: str | None
@@ -122,13 +116,12 @@ def interval_ranks(n: int, share: float) -> tuple[int | None, int | None, float]
     return low or None, high if high <= n else None, float(confidence)
 
 
-def percentile(seconds: npt.ArrayLike, p: float) -> Percentile:
-    """The p-th percentile (0 < p < 100) of (n,) seconds by nearest rank (Hyndman & Fan 1996, type 1).
+def percentile(ordered: Seconds, p: float) -> Percentile:
+    """The p-th percentile (0 < p < 100) of (n,) sorted seconds by nearest rank (Hyndman & Fan 1996, type 1).
 
     Nearest rank always is a time that was measured and always lies in its own interval; interpolation
-    would make up a p99 between the two slowest calls. Raises ValueError as summarize does.
+    would make up a p99 between the two slowest calls. Raises ValueError for another p.
     """
-    ordered = np.sort(_checked(seconds))
     low, high, confidence = interval_ranks(ordered.size, p / 100)
     rank = math.ceil(ordered.size * p / 100)  # in this order: n * p is exact for whole p, p / 100 is not
     return Percentile(
@@ -140,42 +133,28 @@ def percentile(seconds: npt.ArrayLike, p: float) -> Percentile:
     )
 
 
-def early_stopping_estimate(seconds: npt.ArrayLike, p: float) -> float | None:
-    """MLPerf's conservative p-th percentile, in seconds, of (n,) seconds; None if n is too small for one.
-
-    With t the largest count of overlatency queries for which I(p; n - t, t + 1) = P(K <= t) <= 1 - c,
-    K ~ Binomial(n, 1 - p), the t - 1 slowest calls are discarded and the slowest that is left is reported;
-    t must be at least 1. Source: MLPerf inference rules, appendix "Early Stopping Criterion", as in
-    mlcommons/inference, loadgen/early_stopping.cc and results.cc (c = 0.99, d = 0).
-    """
-    ordered = np.sort(_checked(seconds))
-    cdf = binomial_cdf(ordered.size, 1 - p / 100)
-    t = int(np.searchsorted(cdf, 1 - EARLY_STOPPING_CONFIDENCE, side="right")) - 1
-    return float(ordered[ordered.size - t]) if t >= 1 else None
-
-
-def summarize(seconds: Sequence[npt.ArrayLike] | Seconds) -> LatencySummary:
+def summarize(rounds: Sequence[npt.ArrayLike]) -> LatencySummary:
     """Percentiles and stability of one contestant's calls.
 
-    ``seconds`` is one array a round, of any lengths, as measure_alternating gives; a flat series in time
-    order is cut into N_BLOCKS parts. Raises ValueError if it or a round is empty, or a time is negative
-    or not finite.
+    ``rounds`` is one array of seconds a round, of any lengths, as measure_alternating gives. Raises ValueError
+    if there is no round, if one is empty, or if a time is negative or not finite.
     """
-    rounds = _rounds_from(seconds)
-    ordered = np.sort(np.concatenate(rounds))
+    checked = [_checked(part) for part in rounds]
+    if not checked:
+        raise ValueError("seconds: found no rounds, expected at least 1")
+    ordered = np.sort(np.concatenate(checked))
     p50 = percentile(ordered, 50)
-    reason = _instability(rounds, p50)
+    reason = _instability(checked, p50)
     return LatencySummary(
         n=ordered.size,
-        n_rounds=len(rounds),
+        n_rounds=len(checked),
         mean_s=float(ordered.mean()),
         min_s=float(ordered[0]),
         max_s=float(ordered[-1]),
         p50=p50,
         p90=percentile(ordered, 90),
         p99=percentile(ordered, 99),
-        early_stopping_p90_s=early_stopping_estimate(ordered, 90),
-        early_stopping_p99_s=early_stopping_estimate(ordered, 99),
+        quantiles_s=tuple(map(float, ordered[np.linspace(0, ordered.size - 1, 101).round().astype(int)])),
         stable=reason is None,
         reason=reason,
     )
@@ -289,13 +268,6 @@ def _checked(seconds: npt.ArrayLike) -> Seconds:
     if not np.isfinite(array).all() or array.min() < 0:
         raise ValueError("seconds: found a negative or non-finite time, expected elapsed seconds")
     return array
-
-
-def _rounds_from(seconds: Sequence[npt.ArrayLike] | Seconds) -> Rounds:
-    if not len(seconds) or np.ndim(seconds[0]) == 0:
-        flat = _checked(np.asarray(seconds))
-        return np.array_split(flat, min(N_BLOCKS, flat.size))
-    return [_checked(part) for part in seconds]
 
 
 def _instability(rounds: Rounds, p50: Percentile) -> str | None:
