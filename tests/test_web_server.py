@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
@@ -19,18 +20,18 @@ from edgelstm.errors import OutputError
 from edgelstm.export.stream_graph import build_stream_model
 from edgelstm.web import page as site
 from edgelstm.web.page import RuntimeFile, Site
-from edgelstm.web.server import HOST, DemoServer
+from edgelstm.web.server import HEADERS, HOST, MAX_THREADS, DemoServer, Handler
 
 FILES = {
-    "index.html": b"<!doctype html>", "style.css": b"a {}", "main.js": b"1", "b.mjs": b"2", "model.json": b"{}",
-    "icon.svg": b"<svg/>", "ort.wasm": b"\0asm", "model.onnx": b"onnx", "picture/ink.js": b"3",
+    "index.html": b"<!doctype html>", "style.css": b"a {}", "main.js": b"1", "a.js": b"2", "model.json": b"{}",
+    "icon.svg": b"<svg/>", "ort.wasm": b"\0asm", "model.onnx": b"onnx", "folder/b.js": b"3",
 }  # fmt: skip
 TIMEOUT_S = 60
 
 
 @pytest.fixture
 def server():
-    with DemoServer(Site(FILES), port=0) as found:
+    with DemoServer(FILES, port=0) as found:
         thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield found
@@ -59,7 +60,7 @@ def ask_raw(server, request):
     [
         ("/", "text/html; charset=utf-8"), ("/index.html", "text/html; charset=utf-8"),
         ("/style.css", "text/css; charset=utf-8"), ("/main.js", "text/javascript; charset=utf-8"),
-        ("/b.mjs", "text/javascript; charset=utf-8"), ("/picture/ink.js", "text/javascript; charset=utf-8"),
+        ("/a.js", "text/javascript; charset=utf-8"), ("/folder/b.js", "text/javascript; charset=utf-8"),
         ("/model.json", "application/json"), ("/icon.svg", "image/svg+xml"), ("/ort.wasm", "application/wasm"),
         ("/model.onnx", "application/octet-stream"), ("/main.js?v=2", "text/javascript; charset=utf-8"),
     ],
@@ -86,8 +87,8 @@ def test_the_page_is_isolated_and_may_reach_nothing_else(server):
     "path",
     [
         "/../pyproject.toml", "/../../../../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2fetc%2fpasswd",
-        "/%2e%2e%5c%2e%2e%5cetc", "/....//etc/passwd", "//etc/passwd", "/etc/passwd", "/picture/../../demo.py",
-        "/picture/../main.js", "/picture", "/picture/", "/main.js/", "/MAIN.JS", "/./main.js", "/main.js%00.html",
+        "/%2e%2e%5c%2e%2e%5cetc", "/....//etc/passwd", "//etc/passwd", "/etc/passwd", "/folder/../../demo.py",
+        "/folder/../main.js", "/folder", "/folder/", "/main.js/", "/MAIN.JS", "/./main.js", "/main.js%00.html",
         "/main%2ejs", "/http://example.org/", "/.git/config", "/x" * 4000,
     ],
 )  # fmt: skip
@@ -120,15 +121,97 @@ def test_head_gives_the_same_without_the_content(server):
     assert (answer.status, answer.headers["Content-Length"], content) == (200, "4", b"")
 
 
-@pytest.mark.parametrize("host", ["example.org", "example.org:8028", "127.0.0.1.example.org", ""])
+@pytest.mark.parametrize("host", ["example.org", "example.org:8028", "127.0.0.1.example.org"])
 def test_another_sites_name_for_this_machine_gets_nothing(server, host):
     answer, content = ask(server, "/model.onnx", Host=host)
     assert (answer.status, b"onnx" in content) == (421, False)
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:9", "127.0.0.1", "[::1]:8028"])
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:9", "127.0.0.1", "[::1]:8028"])
 def test_this_machines_own_names_are_welcome(server, host):
     assert ask(server, "/model.onnx", Host=host)[0].status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["", "[::1", "[", "evil.com@127.0.0.1", "127.0.0.1:x", "127.0.0.1/a", "127.0.0.1 evil.com", "a?b", "[::1]x"]
+)
+def test_what_is_no_hosts_name_is_a_bad_request(server, host, capfd):
+    answer, content = ask(server, "/model.onnx", Host=host)
+    assert (answer.status, content) == (400, b"400 Bad Request\n")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: localhost\r\nHost: evil.com\r\n"])
+def test_a_request_names_one_host(server, hosts):
+    assert ask_raw(server, b"GET / HTTP/1.1\r\n" + hosts + b"\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+SECOND = b"GET /model.onnx HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"Content-Length: %d" % len(SECOND), 400), (b"Transfer-Encoding: chunked", 400), (b"Content-Length: 0", 200),
+        (b"Connection: keep-alive", 200),
+    ],
+)  # fmt: skip
+def test_what_follows_a_request_is_never_read_as_another(server, header, status):
+    first = b"GET /main.js HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n\r\n"
+    answer = ask_raw(server, first + SECOND)
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:80]
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"Connection: close" in answer
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        (b"POST / HTTP/1.1", 501), (b"GET / HTTP/9.9", 505), (b"GET", 400), (b"GET  / / HTTP/1.1", 400),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1", 414), (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, 431),
+        (b"GET /nowhere HTTP/1.1\r\nHost: localhost", 404), (b"GET / HTTP/1.1\r\nHost: example.org", 421),
+    ],
+)  # fmt: skip
+def test_every_error_comes_with_the_security_headers(server, request_line, status):
+    head, _, content = ask_raw(server, request_line + b"\r\n\r\n").partition(b"\r\n\r\n")
+    first, *headers = head.decode().split("\r\n")
+    assert first.split()[1] == str(status), first
+    assert {f"{name}: {value}" for name, value in HEADERS.items()} <= set(headers)
+    assert "Content-Type: text/plain; charset=utf-8" in headers
+    assert content == f"{status} {HTTPStatus(status).phrase}\n".encode()
+
+
+def test_more_connections_than_threads_wait_for_their_turn(server, monkeypatch):
+    address = (HOST, server.server_port)
+    silent = [socket.create_connection(address, TIMEOUT_S) for _ in range(MAX_THREADS)]
+    with socket.create_connection(address, TIMEOUT_S) as late:
+        late.sendall(SECOND)
+        late.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            late.recv(1)
+        silent[0].close()
+        late.settimeout(TIMEOUT_S)
+        assert late.recv(12) == b"HTTP/1.1 200"
+    for connection in silent:
+        connection.close()
+
+
+def test_many_may_come_at_once(server):
+    assert server.request_queue_size >= 2 * MAX_THREADS
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, BrokenPipeError, TimeoutError])
+def test_a_browser_that_hangs_up_is_not_spoken_of(server, error, monkeypatch, capfd):
+    monkeypatch.setattr(Handler, "do_GET", lambda self: (_ for _ in ()).throw(error))
+    assert ask_raw(server, SECOND) == b""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_error_of_our_own_is_shown(server, monkeypatch, capfd):
+    monkeypatch.setattr(Handler, "do_GET", lambda self: 1 / 0)
+    assert ask_raw(server, SECOND) == b""
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    assert ask_raw(server, SECOND) == b""  # it goes on
 
 
 @pytest.mark.parametrize("junk", [b"\0\xff\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\0"])
@@ -146,14 +229,14 @@ def test_it_listens_on_this_machine_only_unless_told_otherwise(server):
 def test_a_busy_port_is_one_clear_line(server):
     port = server.server_port
     with pytest.raises(OutputError, match=rf"port {port} is busy: found another program there; choose another with"):
-        DemoServer(Site(FILES), port=port)
+        DemoServer(FILES, port=port)
 
 
 def test_an_address_of_another_machine_is_one_clear_line():
     with pytest.raises(
         OutputError, match=r"cannot listen on 192\.0\.2\.1, port 0: found .*; choose an address of this"
     ):
-        DemoServer(Site(FILES), host="192.0.2.1", port=0)
+        DemoServer(FILES, host="192.0.2.1", port=0)
 
 
 def test_a_name_that_nobody_knows_is_one_clear_line(monkeypatch):
@@ -162,7 +245,7 @@ def test_a_name_that_nobody_knows_is_one_clear_line(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "bind", unknown)
     with pytest.raises(OutputError, match=r"cannot listen on nowhere, port 0: found Name or service not known"):
-        DemoServer(Site(FILES), host="nowhere", port=0)
+        DemoServer(FILES, host="nowhere", port=0)
 
 
 # The command

@@ -1,1 +1,1 @@
-"""The demo page and its server."""
+"""The demo page, which runs a model in the browser, and its server."""

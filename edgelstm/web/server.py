@@ -3,22 +3,27 @@
 import errno
 import http.server
 import ipaddress
+import re
 import socket
-import urllib.parse
+import sys
+import threading
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from edgelstm.errors import OutputError
-from edgelstm.web.page import CONTENT_SECURITY_POLICY, Site
+from edgelstm.web.page import CONTENT_SECURITY_POLICY
 
 HOST = "127.0.0.1"
 PORT = 8028
 TIMEOUT_S = 30
 """A client that says nothing for so long is let go."""
+MAX_THREADS = 32
+"""Connections answered at a time, one thread each; further ones wait in the system's backlog."""
+TEXT = "text/plain; charset=utf-8"
 MIME_TYPES = {
     "html": "text/html; charset=utf-8",
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
-    "mjs": "text/javascript; charset=utf-8",
     "json": "application/json",
     "svg": "image/svg+xml",
     "wasm": "application/wasm",
@@ -33,23 +38,29 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
+    # one request a connection: bytes that follow a request, such as a body, are never read as another request
+    "Connection": "close",
 }
+HOST_HEADER = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
+"""A name or address with or without a port; nothing before an @, which some would read as the host."""
 
 
 class DemoServer(http.server.ThreadingHTTPServer):
-    """Serves exactly the files of a site, by exact address: there is no folder that a path could lead out of."""
+    """Serves exactly the given files, by exact address: there is no folder that a path could lead out of."""
 
     daemon_threads = True
     allow_reuse_address = False  # on Windows it would share a port that is taken
+    request_queue_size = 128
 
-    def __init__(self, site: Site, host: str = HOST, port: int = PORT) -> None:
+    def __init__(self, files: Mapping[str, bytes], host: str = HOST, port: int = PORT) -> None:
         """Listen on ``host`` and ``port`` (0: any free one). Raises OutputError if that cannot be."""
-        self.files = {f"/{name}": content for name, content in site.files.items()} | {"/": site.files["index.html"]}
+        self.files = {f"/{name}": content for name, content in files.items()} | {"/": files["index.html"]}
         self.is_local = _is_loopback(host)
+        self._free = threading.Semaphore(MAX_THREADS)
         if ":" in host:
             self.address_family = socket.AF_INET6
         try:
-            super().__init__((host, port), _Handler)
+            super().__init__((host, port), Handler)
         except OSError as error:
             raise _cannot_listen(host, port, error) from error
         except OverflowError as error:
@@ -58,40 +69,62 @@ class DemoServer(http.server.ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """The page's address on this machine."""
-        host = self.server_address[0]
-        host = host.decode() if isinstance(host, bytes | bytearray) else str(host)
+        host = str(self.server_address[0])
         host = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}/"
 
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        """Answer in a thread, as soon as one of MAX_THREADS is free."""
+        self._free.acquire()
+        super().process_request(request, client_address)
+
+    def process_request_thread(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
+    ) -> None:
+        """The thread's work."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that hangs up in the middle of an answer is nothing to speak of."""
+        """A browser that hangs up in the middle of an answer is not spoken of; any other error is shown."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One request: a file of the page, or an error, always with the security headers."""
+
     server: DemoServer
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # 0.9 would have no headers
     server_version, sys_version = "edgelstm", ""
     timeout = TIMEOUT_S
 
     def do_GET(self) -> None:
-        """A file of the page, or 404."""
+        """A file of the page, or an error."""
+        hosts = self.headers.get_all("Host", [])
+        host = HOST_HEADER.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if host is None or self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            return self.send_error(HTTPStatus.BAD_REQUEST)
         # by name, not by address: another site's name that points to this machine shall not read the model
-        name = urllib.parse.urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-        if self.server.is_local and not _is_loopback(name):
-            return self._answer(HTTPStatus.MISDIRECTED_REQUEST)
+        if self.server.is_local and not _is_loopback(host[1] or host[2]):
+            return self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
         path = self.path.partition("?")[0]
         content = self.server.files.get(path)
         if content is None:
-            return self._answer(HTTPStatus.NOT_FOUND)
-        kind = MIME_TYPES.get(path.rpartition(".")[2], MIME_TYPES["html"])
-        return self._answer(HTTPStatus.OK, kind, content)
+            return self.send_error(HTTPStatus.NOT_FOUND)
+        return self._answer(HTTPStatus.OK, MIME_TYPES.get(path.rpartition(".")[2], MIME_TYPES["html"]), content)
 
     do_HEAD = do_GET  # noqa: N815 - http.server's name
 
-    def _answer(
-        self, status: HTTPStatus, kind: str = "text/plain; charset=utf-8", content: bytes | None = None
-    ) -> None:
-        content = f"{status.value} {status.phrase}\n".encode() if content is None else content
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """An error in plain text; http.server calls it too, for what it does not understand."""
+        status = HTTPStatus(code)
+        self._answer(status, TEXT, f"{status.value} {status.phrase}\n".encode())
+
+    def _answer(self, status: HTTPStatus, kind: str, content: bytes) -> None:
         self.send_response(status)
         for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
@@ -107,7 +140,7 @@ def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.lower() == "localhost"
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> OutputError:

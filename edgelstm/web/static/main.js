@@ -1,9 +1,8 @@
-// The page: what is drawn or dropped is prepared, read by the model, and shown.
+// The page: what is drawn is made a picture, read by the model, and shown.
 
-import { pictureFromFile } from "./files.js";
+import { digitFromStrokes } from "./digit.js";
 import { measure } from "./latency.js";
-import { Pad } from "./pad.js";
-import { digitFromArray } from "./picture/digit.js";
+import { Pad, PEN } from "./pad.js";
 import { largest, loadReader, onnxruntimeVersion } from "./reader.js";
 import { ReadingView } from "./views.js";
 
@@ -19,7 +18,6 @@ let measured = false;
 function changed(finished) {
   $("undo").disabled = !pad.history.length;
   $("clear").disabled = pad.empty;
-  if (finished) say("");
   waiting = { finished: finished || Boolean(waiting?.finished) };
   if (!busy) requestAnimationFrame(readNewest);
 }
@@ -35,35 +33,34 @@ async function readNewest() {
       await read(finished);
     }
   } catch (error) {
-    say(`The model could not read it: ${error.message}`, true);
+    fail(`The model could not read it: ${error.message}`);
   } finally {
     busy = false;
   }
 }
 
 async function read(finished) {
-  if (pad.empty) return nothing("draw a digit", "");
-  const { pixels, note, empty } = digitFromArray(pad.array(), reader.rows, reader.cols);
-  if (empty) return nothing("no ink found", "no ink found");
+  $("problem").textContent = "";
+  if (pad.empty) {
+    view.clear();
+    $("spoken").textContent = "";
+    return;
+  }
+  const pixels = digitFromStrokes(pad.curves, PEN, reader.rows, reader.cols);
   const logits = await reader.logitsByStep(pixels);
   const even = new Array(reader.classNames.length).fill(1 / reader.classNames.length); // before the first row
   const probabilities = [even, ...logits.map((step) => reader.probabilities(step))];
-  view.set({ pixels, probabilities, settled: reader.settledAfter(logits), note }, finished);
+  view.set({ pixels, probabilities, settled: reader.settledAfter(logits) }, finished);
   if (!finished) return;
   const last = probabilities.at(-1);
   const best = largest(last);
-  $("spoken").textContent = `${reader.classNames[best]}, ${(100 * last[best]).toFixed(1)} percent${note ? `; ${note}` : ""}`;
+  $("spoken").textContent = `${reader.classNames[best]}, ${(100 * last[best]).toFixed(1)} percent`;
   document.body.dataset.read = String(Number(document.body.dataset.read ?? 0) + 1);
   $("measure").disabled = false;
   if (!measured) {
     measured = true;
     setTimeout(showLatency, 1200); // after the sweep, so that neither disturbs the other
   }
-}
-
-function nothing(text, spoken) {
-  view.clear(text);
-  $("spoken").textContent = spoken;
 }
 
 async function showLatency() {
@@ -101,49 +98,8 @@ function tableRow(name, times) {
   return row;
 }
 
-async function readFile(file) {
-  say(`reading ${file.name || "the picture"}`);
-  try {
-    pad.show(await pictureFromFile(file));
-  } catch (error) {
-    say(error.message, true);
-  }
-}
-
-function say(text, bad = false) {
-  $("message").textContent = text;
-  $("message").classList.toggle("bad", bad);
-}
-
-function listen() {
-  $("undo").addEventListener("click", () => pad.undo());
-  $("clear").addEventListener("click", () => pad.clear());
-  $("measure").addEventListener("click", showLatency);
-  $("file").addEventListener("change", () => {
-    const [file] = $("file").files;
-    $("file").value = ""; // the same file can be chosen again
-    if (file) readFile(file);
-  });
-  addEventListener("paste", (event) => {
-    const [file] = event.clipboardData.files;
-    if (!file) return;
-    event.preventDefault();
-    readFile(file);
-  });
-  addEventListener("dragover", (event) => {
-    event.preventDefault(); // the whole page takes drops: a miss must not open the file instead
-    pad.element.classList.add("over");
-  });
-  addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) pad.element.classList.remove("over");
-  });
-  addEventListener("drop", (event) => {
-    event.preventDefault();
-    pad.element.classList.remove("over");
-    const [file] = event.dataTransfer.files;
-    if (file) readFile(file);
-    else say("That was no file; drop a picture.", true);
-  });
+function fail(text) {
+  $("problem").textContent = text;
 }
 
 function describe({ name, precision, n_bytes: bytes, n_parameters: parameters, test }) {
@@ -155,7 +111,9 @@ function describe({ name, precision, n_bytes: bytes, n_parameters: parameters, t
   return parts.filter(Boolean).join(" · ");
 }
 
-listen();
+$("undo").addEventListener("click", () => pad.undo());
+$("clear").addEventListener("click", () => pad.clear());
+$("measure").addEventListener("click", showLatency);
 try {
   reader = await loadReader();
   view = new ReadingView(reader);
@@ -164,5 +122,5 @@ try {
   changed(true); // something may have been drawn meanwhile
 } catch (error) {
   $("confidence").textContent = "the model did not load";
-  say(`The model did not load: ${error.message}`, true);
+  fail(error.message);
 }

@@ -1,7 +1,6 @@
-// The drawing pad: strokes by pointer or keyboard, or a picture; each change can be taken back.
+// The drawing pad: strokes by mouse, finger or keys; each change can be taken back.
 
-const PEN = 0.075; // stroke width, as a share of the pad
-const READ_PX = 280; // the side of the drawing as the picture preparation gets it
+export const PEN = 0.075; // stroke width, as a share of the pad
 const STEP = 1 / 28;
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -14,58 +13,37 @@ export class Pad {
     this.pen = element.querySelector(".pen");
     this.changed = changed;
     this.strokes = []; // each a list of [x, y], 0 to 1
-    this.picture = null; // { array, bitmap }
-    this.history = [];
+    this.history = []; // the strokes before each change
     this.growing = null; // the pointer whose stroke grows
     this.at = [0.5, 0.25]; // the keyboard's pen
     this.penDown = false;
-    this.held = new Set();
+    this.held = new Set(); // arrow keys
     new ResizeObserver(() => this.paint()).observe(element);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paint());
-    this.listen();
+    this.listenToPointers();
+    this.listenToKeys();
   }
 
-  get empty() { return !this.picture && !this.strokes.length; }
+  get empty() { return !this.strokes.length; }
 
-  /** What is to be read: { width, height, channels, data: Uint8Array }. */
-  array() {
-    if (this.picture) return this.picture.array;
-    const context = new OffscreenCanvas(READ_PX, READ_PX).getContext("2d", { willReadFrequently: true });
-    context.fillRect(0, 0, READ_PX, READ_PX);
-    draw(context, this.strokes, READ_PX, "#fff");
-    const rgba = context.getImageData(0, 0, READ_PX, READ_PX).data;
-    const data = new Uint8Array(READ_PX * READ_PX);
-    for (let i = 0; i < data.length; i++) data[i] = rgba[4 * i];
-    return { width: READ_PX, height: READ_PX, channels: 1, data };
-  }
-
-  show(picture) {
-    this.remember();
-    this.lift();
-    this.strokes = [];
-    this.picture = picture;
-    this.finish();
-  }
+  /** The strokes as they are painted. */
+  get curves() { return this.strokes.map(smooth); }
 
   undo() {
-    const before = this.history.pop();
-    if (!before) return;
-    this.lift();
-    [this.strokes, this.picture] = before;
-    this.finish();
+    if (this.history.length) this.replace(this.history.pop());
   }
 
   clear() {
     if (this.empty) return;
-    this.remember();
-    this.lift();
-    this.strokes = [];
-    this.picture = null;
-    this.finish();
+    this.history.push(this.strokes);
+    this.replace([]);
   }
 
-  remember() {
-    this.history.push([this.strokes.slice(), this.picture]);
+  replace(strokes) {
+    this.lift();
+    this.growing = null; // a stroke that is taken back under the pointer does not grow any more
+    this.strokes = strokes;
+    this.finish();
   }
 
   finish() {
@@ -74,8 +52,7 @@ export class Pad {
   }
 
   begin(point) {
-    this.remember();
-    this.picture = null;
+    this.history.push(this.strokes);
     this.strokes = [...this.strokes, [point]];
     this.paint();
   }
@@ -86,7 +63,7 @@ export class Pad {
     this.changed(false);
   }
 
-  listen() {
+  listenToPointers() {
     const { element } = this;
     const place = (event) => {
       const box = element.getBoundingClientRect();
@@ -112,6 +89,10 @@ export class Pad {
         this.finish();
       });
     }
+  }
+
+  listenToKeys() {
+    const { element } = this;
     element.addEventListener("keydown", (event) => this.key(event));
     element.addEventListener("keyup", (event) => this.held.delete(event.key));
     element.addEventListener("focus", () => {
@@ -119,10 +100,7 @@ export class Pad {
     });
     element.addEventListener("blur", () => {
       this.held.clear();
-      if (this.penDown) {
-        this.lift();
-        this.finish();
-      }
+      if (this.penDown) this.togglePen();
       this.pen.hidden = true;
     });
   }
@@ -175,30 +153,27 @@ export class Pad {
     if (this.canvas.width !== size) this.canvas.width = this.canvas.height = size;
     const context = this.canvas.getContext("2d");
     context.clearRect(0, 0, size, size);
-    this.invite.hidden = !this.empty;
-    if (this.picture) {
-      const { bitmap } = this.picture;
-      const scale = size / Math.max(bitmap.width, bitmap.height);
-      const [width, height] = [bitmap.width * scale, bitmap.height * scale];
-      context.drawImage(bitmap, (size - width) / 2, (size - height) / 2, width, height);
+    context.strokeStyle = getComputedStyle(this.element).getPropertyValue("--ink");
+    context.lineWidth = PEN * size;
+    context.lineCap = context.lineJoin = "round";
+    for (const points of this.curves) {
+      context.beginPath();
+      context.moveTo(size * points[0][0], size * points[0][1]); // a lone point is painted by the line to itself
+      for (const [x, y] of points) context.lineTo(size * x, size * y);
+      context.stroke();
     }
-    draw(context, this.strokes, size, getComputedStyle(this.element).getPropertyValue("--ink"));
+    this.invite.hidden = !this.empty;
   }
 }
 
-function draw(context, strokes, size, colour) {
-  context.strokeStyle = context.fillStyle = colour;
-  context.lineWidth = PEN * size;
-  context.lineCap = context.lineJoin = "round";
-  for (const stroke of strokes) {
-    const points = stroke.map(([x, y]) => [x * size, y * size]);
-    context.beginPath();
-    context.moveTo(...points[0]);
-    for (let i = 1; i < points.length; i++) {
-      const [[x0, y0], [x1, y1]] = [points[i - 1], points[i]];
-      context.quadraticCurveTo(x0, y0, (x0 + x1) / 2, (y0 + y1) / 2); // through the middles: no corners
-    }
-    context.lineTo(...points.at(-1));
-    context.stroke();
+/** Corners rounded by quadratic curves between the middles of a stroke's pieces: pointers report few points. */
+export function smooth(points) {
+  const between = (a, b, share) => [a[0] + share * (b[0] - a[0]), a[1] + share * (b[1] - a[1])];
+  const curve = [points[0]];
+  for (let i = 1; i + 1 < points.length; i++) {
+    const [start, stop] = [between(points[i - 1], points[i], 0.5), between(points[i], points[i + 1], 0.5)];
+    for (const share of [0, 0.25, 0.5, 0.75, 1])
+      curve.push(between(between(start, points[i], share), between(points[i], stop, share), share));
   }
+  return [...curve, points.at(-1)];
 }

@@ -83,7 +83,7 @@ export class Reader {
     let first = -1;
     let held = 0;
     for (let step = 1; rule && step < logitsByStep.length; step++) {
-      const probabilities = this.probabilities(logitsByStep[step - 1], 1); // the rule was chosen without temperature
+      const probabilities = this.probabilities(logitsByStep[step - 1], rule.temperature);
       const best = largest(probabilities);
       held = probabilities[best] < rule.confidence ? 0 : best === first ? held + 1 : 1;
       first = best;

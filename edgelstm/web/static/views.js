@@ -11,7 +11,7 @@ const percent = (share) => `${PERCENT.format(100 * share)} %`;
 export class ReadingView {
   constructor(reader) {
     this.reader = reader;
-    this.reading = null; // { pixels, probabilities, settled, note }
+    this.reading = null; // { pixels, probabilities, settled }
     this.shown = 0; // rows shown
     this.frame = 0;
     $("rows").max = reader.rows;
@@ -30,7 +30,7 @@ export class ReadingView {
         if (this.reading && event.buttons) this.stopAt(this.rowUnder(event));
       });
     }
-    this.clear("draw a digit");
+    this.clear();
   }
 
   /** Show a finished reading: all its rows at once, or one after the other. */
@@ -45,12 +45,12 @@ export class ReadingView {
     $("strip").ariaLabel = `Probabilities after each row: ends at ${percent(share)} for ${digit}, ${after}`;
   }
 
-  clear(text) {
+  clear() {
     cancelAnimationFrame(this.frame);
     this.reading = null;
     $("replay").disabled = $("rows").disabled = true;
     $("digit").textContent = "–";
-    $("confidence").textContent = text;
+    $("confidence").textContent = "draw a digit";
     $("settled").textContent = $("rows-read").textContent = "";
     $("saw").ariaLabel = "What the network saw: nothing yet";
     $("strip").ariaLabel = "Probabilities after each row: nothing yet";
@@ -58,7 +58,7 @@ export class ReadingView {
   }
 
   play() {
-    cancelAnimationFrame(this.frame);
+    this.stopAt(0);
     const start = performance.now();
     const turn = (now) => {
       const steps = this.reader.rows / this.reader.rowsPerStep;
@@ -82,7 +82,7 @@ export class ReadingView {
 
   answer(probabilities) {
     const best = largest(probabilities);
-    return { digit: this.reader.classNames[best], share: probabilities[best], best };
+    return { digit: this.reader.classNames[best], share: probabilities[best] };
   }
 
   /** Everything as it stands after so many rows. */
@@ -104,6 +104,7 @@ export class ReadingView {
     $("rows").value = rows;
     $("rows-read").textContent = `${rows} of ${this.reader.rows} rows`;
     $("digit").textContent = best < 0 ? "–" : this.reader.classNames[best];
+    $("digit").classList.toggle("word", $("digit").textContent.length > 2);
     $("confidence").replaceChildren(...this.words(probabilities, best));
     $("settled").replaceChildren(...this.verdict(rows));
   }
@@ -118,15 +119,11 @@ export class ReadingView {
   }
 
   verdict(rows) {
-    const { settled, note } = this.reading;
-    const said = [];
-    if (settled !== null && rows >= settled) {
-      const mark = document.createElement("b");
-      mark.textContent = `Settled after row ${settled}`;
-      said.push(mark, `: the last ${this.reader.rows - settled} rows need not be read.`);
-    }
-    if (note) said.push(`${said.length ? " " : ""}Note: ${note}.`);
-    return said;
+    const { settled } = this.reading;
+    if (settled === null || rows < settled) return [];
+    const mark = document.createElement("b");
+    mark.textContent = `Settled after row ${settled}`;
+    return [mark, `: the last ${this.reader.rows - settled} rows need not be read.`];
   }
 }
 
