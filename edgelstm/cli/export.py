@@ -63,9 +63,9 @@ def command(
         raise click.UsageError("--force is for int8 and fp16: fp32 is never written unless it is exact")
     if streaming and precision == "fp16":
         raise click.UsageError("--streaming goes with fp32 or int8: a stream runs on the CPU, which has no fp16 LSTM")
-    from edgelstm.training.checkpoint import MODEL_FILE, load_checkpoint
+    from edgelstm.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 
-    source = checkpoint / MODEL_FILE if checkpoint.is_dir() else checkpoint
+    source = checkpoint / CHECKPOINT_FILE if checkpoint.is_dir() else checkpoint
     suffix = (".stream" if streaming else "") + ("" if precision == "fp32" else f".{precision}") + ".onnx"
     target = output or source.with_suffix(suffix)
     done = _export(load_checkpoint(source), target, precision, streaming, force, data_folder)
