@@ -1,8 +1,11 @@
 """Tests of edgelstm.runtime.classifier: pictures in, digits out, in order, whatever lies between them."""
 
+import dataclasses
 import io
 import itertools
 import json
+import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,9 @@ from edgelstm.errors import ModelError, PictureError
 from edgelstm.runtime import classifier
 from edgelstm.runtime.calibration import probabilities
 from edgelstm.runtime.classifier import CHUNK, Classifier, Prediction
+from edgelstm.runtime.session import SessionSettings
 
-KEYS = ["image", "digit", "label", "confidence", "top", "note", "error"]
+KEYS = ["image", "index", "label", "confidence", "top", "note", "error"]
 
 
 def png(pixels):
@@ -32,8 +36,8 @@ def png(pixels):
 
 @pytest.fixture(scope="module")
 def pictures(sample):
-    """150 real digits as PNG files' bytes: two full chunks and a part of one."""
-    return [png(image) for image in sample.images[: 2 * CHUNK + 22]]
+    """Real digits as PNG files' bytes: two full chunks and a part of one."""
+    return [png(image) for image in sample.images[: 2 * CHUNK + 7]]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +88,7 @@ def with_weight(content, name, value):
 def test_a_picture_is_read_as_the_class_of_its_largest_logit(tiny, pictures):
     [expected] = expected_digits(tiny, pictures[:1])
     prediction = tiny.classify(pictures[0])
-    assert (expected, str(expected), None) == (prediction.digit, prediction.label, prediction.error)
+    assert (expected, str(expected), None) == (prediction.index, prediction.label, prediction.error)
 
 
 def test_the_confidence_is_the_softmax_of_the_largest_logit(tiny, pictures):
@@ -119,11 +123,11 @@ def test_less_confidence_than_asked_for_is_no_digit_but_still_what_was_seen(tiny
     plain = tiny.classify(pictures[0])
     strict = Classifier(tiny_model_bytes, provider="cpu", min_confidence=plain.confidence + 0.01)
     prediction = strict.classify(pictures[0])
-    assert (prediction.digit, prediction.label, prediction.error, prediction.abstained) == (None, None, None, True)
+    assert (prediction.index, prediction.label, prediction.error, prediction.abstained) == (None, None, None, True)
     assert (prediction.confidence, prediction.top) == (plain.confidence, plain.top)
     assert "low confidence" in prediction.note
     lax = Classifier(tiny_model_bytes, provider="cpu", min_confidence=plain.confidence)
-    assert (plain.digit, False) == (lax.classify(pictures[0]).digit, lax.classify(pictures[0]).abstained)
+    assert (plain.index, False) == (lax.classify(pictures[0]).index, lax.classify(pictures[0]).abstained)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
@@ -138,7 +142,7 @@ def test_a_path_is_read_as_its_bytes_are_and_keeps_its_name(tiny, pictures, tmp_
     path.write_bytes(pictures[0])
     from_path, from_bytes = tiny.classify(kind(path)), tiny.classify(pictures[0])
     assert (str(path), "-") == (from_path.image, from_bytes.image)
-    assert (from_bytes.digit, from_bytes.top) == (from_path.digit, from_path.top)
+    assert (from_bytes.index, from_bytes.top) == (from_path.index, from_path.top)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n"])
@@ -150,7 +154,7 @@ def test_one_picture_that_cannot_be_read_raises(tiny, content):
 def test_a_picture_without_ink_has_a_note_and_no_error(tiny):
     prediction = tiny.classify(png(np.zeros((28, 28), np.uint8)))
     assert (prediction.note, prediction.error) == ("no ink found", None)
-    assert (prediction.digit, prediction.confidence, prediction.top, prediction.abstained) == (None, None, (), True)
+    assert (prediction.index, prediction.confidence, prediction.top, prediction.abstained) == (None, None, (), True)
 
 
 @pytest.mark.parametrize(("top", "expected"), [(1, 1), (3, 3), (10, 10), (99, 10)])
@@ -168,10 +172,136 @@ def test_top_begins_with_the_answer_and_falls(tiny_model_bytes, pictures):
     assert sum(shares) == pytest.approx(1, abs=10 * 5e-5)
 
 
+def test_the_confidence_is_held_unrounded_against_what_was_asked_for(tiny, tiny_model_bytes, pictures):
+    confidence = tiny.classify(pictures[0]).confidence
+    just_above = float(np.nextafter(confidence, 1))
+    assert round(confidence, 6) == round(just_above, 6)
+    strict = Classifier(tiny_model_bytes, provider="cpu", min_confidence=just_above).classify(pictures[0])
+    assert (strict.index, strict.confidence, strict.abstained) == (None, confidence, True)
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_no_classes_to_name_are_refused(tiny_model_bytes, value):
+    with pytest.raises(ValueError, match=f"top: found {value}, expected at least 1"):
+        Classifier(tiny_model_bytes, provider="cpu", top=value)
+
+
+def test_a_provider_that_does_not_exist_is_refused(tiny_model_bytes):
+    with pytest.raises(ValueError, match="found 'gpu', expected one of auto, cpu, cuda"):
+        Classifier(tiny_model_bytes, provider="gpu")
+
+
 def test_a_tie_goes_to_the_first_class(tiny_model_bytes, pictures):
     content = with_weight(with_weight(tiny_model_bytes, "head.weight", 0), "head.bias", 0)
     prediction = Classifier(content, provider="cpu").classify(pictures[0])
-    assert (prediction.digit, prediction.top) == (0, (("0", 0.1), ("1", 0.1), ("2", 0.1)))
+    assert (prediction.index, prediction.top) == (0, (("0", 0.1), ("1", 0.1), ("2", 0.1)))
+
+
+# Any source
+
+
+def colours(shape):
+    """A stroke, dark on light, in as many channels; the fourth is opaque."""
+    pixels = np.full(shape, 250, np.uint8)
+    pixels[10:50, 25:31, :3] = 20
+    if shape[2] == 4:
+        pixels[:, :, 3] = 255
+    return pixels
+
+
+def sources_of(pixels, tmp_path):
+    """The same picture in every way that it can be given."""
+    content = png(pixels)
+    path = tmp_path / "same.png"
+    path.write_bytes(content)
+    image = Image.fromarray(pixels)
+    return {
+        "path": path, "text": str(path), "bytes": content, "file object": io.BytesIO(content),
+        "open file": path.open("rb"),
+        "array": pixels, "array that is not contiguous": np.asfortranarray(pixels), "image": image,
+        "image of a file": Image.open(path),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(60, 60), (60, 60, 3), (60, 60, 4)], ids=str)
+def test_every_kind_of_source_is_read_as_the_file_is(tiny, tmp_path, shape):
+    pixels = colours((*shape, 1)[:3])
+    sources = sources_of(pixels[:, :, 0] if len(shape) == 2 else pixels, tmp_path)
+    expected = read_picture(sources["path"]).pixels
+    assert expected.any()
+    found = list(tiny.classify_many(sources.values()))
+    sources["open file"].seek(0)
+    sources["file object"].seek(0)
+    for (kind, source), prediction in zip(sources.items(), found, strict=True):
+        np.testing.assert_array_equal(expected, prediction.pixels, err_msg=kind)
+        np.testing.assert_array_equal(expected, tiny.classify(source).pixels, err_msg=kind)
+    named = {"path", "text", "open file", "image of a file"}
+    names = [str(tmp_path / "same.png") if kind in named else "-" for kind in sources]
+    assert names == [prediction.image for prediction in found]
+    sources["open file"].close()
+
+
+def test_an_array_may_have_one_channel(tiny):
+    pixels = colours((60, 60, 1))
+    np.testing.assert_array_equal(tiny.classify(pixels[:, :, 0]).pixels, tiny.classify(pixels).pixels)
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "CMYK", "F", "I;16"])
+def test_an_image_of_any_mode_is_read_as_its_file_is(tiny, mode):
+    image = Image.fromarray(colours((60, 60, 1))[:, :, 0])
+    image = Image.fromarray(np.asarray(image).astype(np.uint16) * 256) if mode == "I;16" else image.convert(mode)
+    stream = io.BytesIO()
+    image.save(stream, "TIFF")
+    assert image.mode == mode
+    np.testing.assert_array_equal(tiny.classify(stream.getvalue()).pixels, tiny.classify(image).pixels)
+
+
+def test_an_image_lies_as_its_exif_data_say(tiny, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(colours((60, 60, 3))).save(tmp_path / "turned.jpg", exif=exif)
+    with Image.open(tmp_path / "turned.jpg") as image:
+        np.testing.assert_array_equal(tiny.classify(tmp_path / "turned.jpg").pixels, tiny.classify(image).pixels)
+
+
+WRONG = {
+    "found a int": 5,
+    "found a NoneType": None,
+    "found a list": [[0, 255]],
+    r"found an array of float64 \(28, 28\)": np.zeros((28, 28)),
+    r"found an array of uint8 \(28,\)": np.zeros(28, np.uint8),
+    r"found an array of uint8 \(28, 28, 2\)": np.zeros((28, 28, 2), np.uint8),
+    r"found an array of uint8 \(0, 28\)": np.zeros((0, 28), np.uint8),
+    "found a file that gives str": io.StringIO("text"),
+}
+
+
+@pytest.mark.parametrize("found", WRONG)
+def test_what_is_no_picture_is_named_with_what_would_be(tiny, found):
+    with pytest.raises(TypeError, match=f"{found}, expected a path, bytes, a file open for reading in binary, a uint8"):
+        tiny.classify(WRONG[found])
+    [prediction] = tiny.classify_many([WRONG[found]])
+    assert "expected a path" in prediction.error
+
+
+@pytest.mark.parametrize(
+    "one", ["digit.png", Path("digit.png"), b"", io.BytesIO(), np.zeros((28, 28), np.uint8), Image.new("L", (2, 2))],
+    ids=lambda one: type(one).__name__,
+)  # fmt: skip
+def test_one_picture_is_not_many(tiny, one):
+    with pytest.raises(TypeError, match=f"found one {type(one).__name__}, expected an iterable"):
+        tiny.classify_many(one)
+
+
+def test_a_file_object_that_cannot_be_read_is_one_line(tiny):
+    class Torn(io.BytesIO):
+        name = "torn\n.png"
+
+        def read(self, size=-1):
+            raise OSError("input/output error")
+
+    with pytest.raises(PictureError, match=r"cannot read 'torn\\n.png': found input/output error"):
+        tiny.classify(Torn())
 
 
 # Many pictures
@@ -182,7 +312,7 @@ def test_no_pictures_give_no_answers(tiny, batches):
 
 
 def test_many_pictures_are_answered_in_the_order_given(tiny, pictures):
-    found = [prediction.digit for prediction in tiny.classify_many(pictures)]
+    found = [prediction.index for prediction in tiny.classify_many(pictures)]
     expected = expected_digits(tiny, pictures)
     assert len(set(expected)) > 1, "the tiny model must tell pictures apart, or any order would pass"
     assert expected == found
@@ -195,7 +325,7 @@ def test_many_pictures_are_read_as_each_of_them_alone(tiny, pictures):
 
 def test_the_model_runs_once_a_chunk(tiny, pictures, batches):
     list(tiny.classify_many(pictures))
-    assert batches == [CHUNK, CHUNK, 22]
+    assert batches == [CHUNK, CHUNK, 7]
 
 
 def test_a_chunk_is_answered_before_the_next_picture_is_taken(tiny, pictures):
@@ -213,13 +343,29 @@ def test_a_chunk_is_answered_before_the_next_picture_is_taken(tiny, pictures):
 def test_bad_pictures_get_their_error_in_their_place(tiny, pictures, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     missing, text = str(tmp_path / "missing.png"), str(tmp_path / "text.png")
-    stream = [missing, *pictures[:3], text, pictures[3], b"", *pictures[4:100], missing]
+    stream = [missing, *pictures[:3], text, pictures[3], b"", *pictures[4:], missing]
     found = list(tiny.classify_many(stream))
     bad = [0, 4, 6, len(stream) - 1]
     assert bad == [i for i, prediction in enumerate(found) if prediction.error is not None]
     assert [missing, text, "-", missing] == [found[i].image for i in bad]
-    digits = [prediction.digit for prediction in found if prediction.error is None]
-    assert expected_digits(tiny, pictures[:100]) == digits
+    digits = [prediction.index for prediction in found if prediction.error is None]
+    assert expected_digits(tiny, pictures) == digits
+
+
+def test_a_failure_that_nobody_foresaw_costs_only_its_picture(tiny, pictures, monkeypatch):
+    real, calls = classifier.digit_from_array, itertools.count()
+
+    def fails_once(pixels, rows, cols):
+        if next(calls) == 1:
+            raise IndexError("index 3 is out of bounds\nfor axis 0")
+        return real(pixels, rows, cols)
+
+    expected = expected_digits(tiny, [pictures[0], pictures[2]])
+    monkeypatch.setattr(classifier, "digit_from_array", fails_once)
+    first, second, third = tiny.classify_many(pictures[:3])
+    assert expected == [first.index, third.index]
+    assert second.error.startswith("- cannot be prepared: found IndexError('index 3 is out of bounds")
+    assert (second.error.isprintable(), "report it as a bug" in second.error) == (True, True)
 
 
 def test_an_error_is_one_line_and_leaves_the_answer_empty(tiny):
@@ -227,7 +373,7 @@ def test_an_error_is_one_line_and_leaves_the_answer_empty(tiny):
     assert prediction.error.startswith("cannot read missing.png")
     assert len(prediction.error.splitlines()) == 1
     assert (
-        prediction.digit, prediction.label, prediction.confidence, prediction.top, prediction.pixels
+        prediction.index, prediction.label, prediction.confidence, prediction.top, prediction.pixels
     ) == (None, None, None, (), None)  # fmt: skip
 
 
@@ -247,7 +393,7 @@ def test_logits_that_are_not_numbers_are_the_models_fault(tiny, pictures, monkey
 
 @pytest.mark.parametrize("name", ["lstm_0.W", "lstm_0.R", "lstm_0.B", "head.weight", "head.bias"])
 def test_a_weight_that_is_not_a_number_is_the_models_fault(tiny_model_bytes, name):
-    with pytest.raises(ModelError, match=f"weights that are not numbers: found {name}"):
+    with pytest.raises(ModelError, match=f"weights that are not finite numbers: found .*{name}"):
         Classifier(with_weight(tiny_model_bytes, name, np.nan), provider="cpu")
 
 
@@ -281,21 +427,24 @@ def test_the_json_has_the_documented_keys_in_order(tiny, pictures):
     assert list(tiny.classify(pictures[0]).to_json()) == KEYS
 
 
-def test_the_json_of_a_digit_holds_numbers_in_top():
-    prediction = Prediction("digit.png", 7, "7", 0.998, (("7", 0.998), ("1", 0.002)))
+def test_the_json_holds_names_in_top_and_six_digits():
+    prediction = Prediction("digit.png", 7, "7", 0.99812345678, (("7", 0.99812345678), ("1", 0.002)))
     expected = {
-        "image": "digit.png", "digit": 7, "label": "7", "confidence": 0.998, "top": [[7, 0.998], [1, 0.002]],
+        "image": "digit.png", "index": 7, "label": "7", "confidence": 0.998123, "top": [["7", 0.998123], ["1", 0.002]],
         "note": None, "error": None,
     }  # fmt: skip
     assert expected == json.loads(json.dumps(prediction.to_json()))
 
 
-def test_the_json_of_named_classes_holds_names_in_top(tiny_model_bytes, pictures):
-    names = ["zero", *"abcdefgh", "9"]
-    prediction = Classifier(renamed(tiny_model_bytes, *names), provider="cpu", top=10).classify(pictures[0])
-    values = prediction.to_json()
-    assert names[values["digit"]] == values["label"]
-    assert {"zero", *"abcdefgh", 9} == {name for name, _ in values["top"]}
+def test_a_class_may_have_any_name(tiny_model_bytes, pictures):
+    names = ["zero", *"abcdefgh", "9" * 5_000]
+    assert 5_000 > sys.get_int_max_str_digits() or sys.get_int_max_str_digits() == 0
+    classifier = Classifier(tiny_model_bytes, provider="cpu", top=10)
+    classifier._config = dataclasses.replace(classifier._config)
+    object.__setattr__(classifier._config, "class_names", tuple(names))  # longer than a model file may hold
+    values = classifier.classify(pictures[0]).to_json()
+    assert names[values["index"]] == values["label"]
+    assert set(names) == {name for name, _ in values["top"]}
 
 
 # From Python
@@ -307,5 +456,25 @@ def test_the_public_names_are_there_on_first_use():
         _ = edgelstm.Trainer
 
 
+def test_a_classifier_can_be_pickled_and_needs_no_file_where_it_arrives(tiny_model_path, pictures):
+    classifier = Classifier(
+        tiny_model_path, provider="cpu", settings=SessionSettings(chunk=4), top=5, min_confidence=0.25
+    )
+    content = pickle.dumps(classifier)
+    tiny_model_path.unlink()
+    other = pickle.loads(content)
+    assert repr(classifier) == repr(other)
+    assert other.runner.settings == SessionSettings(chunk=4)
+    assert list(classifier.classify_many(pictures[:20])) == list(other.classify_many(pictures[:20]))
+
+
+def test_a_classifier_and_a_prediction_show_what_matters_in_a_line(tiny_model_path):
+    classifier = Classifier(tiny_model_path, provider="cpu", top=2, min_confidence=0.5)
+    assert repr(classifier) == f"Classifier('{tiny_model_path}', provider='cpu', top=2, min_confidence=0.5)"
+    prediction = Prediction("a.png", 7, "7", 0.9, (("7", 0.9),), pixels=np.zeros((28, 28), np.uint8))
+    assert repr(prediction) == ("Prediction(image='a.png', index=7, label='7', confidence=0.9, note=None, error=None)")
+    assert prediction == dataclasses.replace(prediction, pixels=np.ones((28, 28), np.uint8))
+
+
 def test_the_shipped_model_is_the_default_and_reads_a_digit(pictures, sample):
-    assert int(sample.labels[0]) == Classifier(provider="cpu").classify(pictures[0]).digit
+    assert int(sample.labels[0]) == Classifier(provider="cpu").classify(pictures[0]).index
