@@ -19,7 +19,10 @@ MAX_PARAMETERS = 2**26
 """256 MiB of float32 weights; an ONNX file ends at 2 GiB."""
 MAX_CLASSES = 1000
 MAX_NAME = 100
-"""Characters of a class name, which stands in one line of a terminal."""
+"""Characters of the name of a class or of a model: it stands in one line of a terminal."""
+MAX_EPOCHS = 1_000_000
+MAX_SEED = 2**32 - 1
+MAX_THREADS = 1024
 
 
 def _check_whole(name: str, value: object, least: int, largest: int) -> None:
@@ -27,7 +30,12 @@ def _check_whole(name: str, value: object, least: int, largest: int) -> None:
         raise ValueError(f"{name}: found {_shown(value)}, expected a whole number from {least} to {largest:,}")
 
 
-def _is_text(value: object, limit: int) -> bool:
+def _check_number(name: str, value: object, least: float, largest: float) -> None:
+    if type(value) not in (int, float) or not least <= value <= largest:  # type: ignore[operator]
+        raise ValueError(f"{name}: found {_shown(value)}, expected a number from {least:g} to {largest:g}")
+
+
+def is_text(value: object, limit: int) -> bool:
     """Whether it is a text of at most ``limit`` characters that UTF-8 can hold: no lone surrogates."""
     return isinstance(value, str) and len(value) <= limit and not any("\ud800" <= c <= "\udfff" for c in value)
 
@@ -68,7 +76,7 @@ class ModelConfig:
             found = f"{len(names)} names" if isinstance(names, tuple) else _shown(names)
             raise ValueError(f"class_names: found {found}, expected a tuple of 1 to {MAX_CLASSES}")
         for text in names:
-            if not _is_text(text, MAX_NAME):
+            if not is_text(text, MAX_NAME):
                 raise ValueError(f"class_names: found {_shown(text)}, expected text of at most {MAX_NAME} characters")
         if self.n_parameters > MAX_PARAMETERS:
             raise ValueError(f"found a model of {self.n_parameters:,} parameters, expected at most {MAX_PARAMETERS:,}")
@@ -116,7 +124,7 @@ FAMILY = {
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How far a training digit may be moved from the original, for each sample anew."""
+    """How far a training image may be moved from the original, for each sample anew."""
 
     rotate_deg: float = 15.0
     """Largest rotation either way, degrees."""
@@ -128,6 +136,16 @@ class AugmentConfig:
     """Largest shift on each axis, pixels."""
     elastic_px: float = 1.0
     """Standard deviation of the smooth random displacement, pixels; 0 leaves it out."""
+
+    def __post_init__(self) -> None:
+        for name, largest in (
+            ("rotate_deg", 180),
+            ("scale", 1),
+            ("shear", 10),
+            ("shift_px", 4096),
+            ("elastic_px", 4096),
+        ):
+            _check_number(name, getattr(self, name), 0, largest)
 
 
 @dataclass(frozen=True)
@@ -161,13 +179,13 @@ class TrainConfig:
     head_init: Literal["uniform", "normal"] = "uniform"
     """``normal`` is the classic exercise's N(0, 1) linear layer; ``uniform`` is torch's."""
     augment: AugmentConfig | None = None
-    """Random changes to each training digit; None: the digits as they are."""
+    """Random changes to each training image; None: the images as they are."""
     teachers: tuple[str, ...] = ()
     """sha256 of each model whose mean logits are the targets instead of the labels; none: the labels."""
     temperature: float = 2.0
     """What the teachers' and the student's logits are divided by before they are compared."""
-    n_lessons: int = 40
-    """Augmented copies of the training digits that the teachers answer; the epochs take them in turn."""
+    teacher_copies: int = 40
+    """Augmented copies of the training images whose teacher logits are kept; the epochs take them in turn."""
     bf16: bool = False
     """Multiply in bfloat16, keep weights and sums in float32; twice as fast where the CPU has the instructions."""
     log_every: int = 10
@@ -178,9 +196,35 @@ class TrainConfig:
     """CPU threads; None: as many as torch takes. Another number splits sums elsewhere, so it rounds otherwise."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "log_every", "n_lessons"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: found {getattr(self, name)}, expected at least 1")
+        for name, least, most in _WHOLE:
+            _check_whole(name, getattr(self, name), least, most)
+        for name, low, high in _NUMBERS:
+            _check_number(name, getattr(self, name), low, high)
+        for name, largest in (("n_samples", 2**53), ("threads", MAX_THREADS)):
+            if getattr(self, name) is not None:
+                _check_whole(name, getattr(self, name), 1, largest)
+        if self.clip_norm is not None:
+            _check_number("clip_norm", self.clip_norm, 0, _LARGEST)
+        for name, choices in (("schedule", ("constant", "onecycle")), ("head_init", ("uniform", "normal"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: found {_shown(getattr(self, name))}, expected {' or '.join(choices)}")
+        if not isinstance(self.bf16, bool):
+            raise ValueError(f"bf16: found {_shown(self.bf16)}, expected true or false")
+        for text in (self.recipe, *self.teachers):
+            if not is_text(text, MAX_NAME):
+                raise ValueError(f"recipe or teachers: found {_shown(text)}, expected text")
+
+
+_LARGEST = 1e38
+"""About the largest float32: what a learning rate may be for its effect to be seen."""
+_WHOLE = (
+    ("epochs", 1, MAX_EPOCHS), ("batch_size", 1, 2**20), ("log_every", 1, 2**20), ("teacher_copies", 1, 10_000),
+    ("seed", 0, MAX_SEED),
+)  # fmt: skip
+_NUMBERS = (
+    ("learning_rate", 0, _LARGEST), ("weight_decay", 0, _LARGEST), ("label_smoothing", 0, 1), ("step_loss", 0, 1),
+    ("ema_decay", 0, 1), ("forget_bias", -1000, 1000), ("temperature", 0.01, 100),
+)  # fmt: skip
 
 
 RECIPES = {
@@ -253,24 +297,32 @@ def model_config_from(values: dict[str, Any]) -> ModelConfig:
     _check_fields(ModelConfig, values)
     names = values["class_names"]
     if not isinstance(names, list | tuple):
-        raise ValueError(f"class_names: found {names!r}, expected a list")
+        raise ValueError(f"class_names: found {_shown(names)}, expected a list")
     return ModelConfig(**{**values, "class_names": tuple(names)})
 
 
 def train_config_from(values: dict[str, Any]) -> TrainConfig:
-    """A TrainConfig from JSON values. Raises ValueError if a field is unknown, or one without default missing.
+    """A TrainConfig from JSON values. Raises ValueError if a field is unknown, missing or out of its range.
 
-    A field that is younger than the checkpoint has its default, which is what was done before it was there.
+    A field that is younger than the checkpoint has its default, which is what was done before it was there; one
+    that was renamed since is read under its old name.
     """
     if isinstance(values, dict):
+        values = {_NEW_NAMES.get(name, name): value for name, value in values.items()}
         defaults = dataclasses.asdict(TrainConfig(recipe="", epochs=1))
         values = {name: value for name, value in defaults.items() if name not in ("recipe", "epochs")} | values
     _check_fields(TrainConfig, values)
-    augment = values["augment"]
+    augment, teachers = values["augment"], values["teachers"]
     if augment is not None:
         _check_fields(AugmentConfig, augment)
         augment = AugmentConfig(**augment)
-    return TrainConfig(**{**values, "augment": augment, "teachers": tuple(values["teachers"])})
+    if not isinstance(teachers, list | tuple) or len(teachers) > MAX_CLASSES:
+        raise ValueError(f"teachers: found {_shown(teachers)}, expected a list")
+    return TrainConfig(**{**values, "augment": augment, "teachers": tuple(teachers)})
+
+
+_NEW_NAMES = {"n_lessons": "teacher_copies"}
+"""The old name of a field, in checkpoints that lie around -> its name."""
 
 
 def _check_fields(kind: type, values: object) -> None:
@@ -279,4 +331,4 @@ def _check_fields(kind: type, values: object) -> None:
     expected = {field.name for field in dataclasses.fields(kind)}
     if expected != set(values):
         missing, unexpected = sorted(expected - set(values)), sorted(set(values) - expected)
-        raise ValueError(f"{kind.__name__}: missing {missing}, unexpected {unexpected}")
+        raise ValueError(f"{kind.__name__}: missing {missing}, unexpected {_shown(unexpected)}")

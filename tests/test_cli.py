@@ -26,17 +26,13 @@ from PIL import Image
 import edgelstm
 from edgelstm.cli import COMMANDS, infer, main
 from edgelstm.cli.options import print_json
-from edgelstm.config import FAMILY, RECIPES
-from edgelstm.contract import Score
 from edgelstm.export import verify as training_verify
 from edgelstm.runtime import runner as runtime
 from edgelstm.runtime import scoring as workers
 from edgelstm.runtime.classifier import Classifier
 from edgelstm.runtime.runner import OrtRunner
-from edgelstm.training import run as training_run
-from edgelstm.training.checkpoint import STATE_FILE, save_checkpoint, save_tensors
-from edgelstm.training.fit import EpochResult, StepResult, new_state
-from edgelstm.training.model import RowLstm, TorchRunner
+from edgelstm.training.checkpoint import save_checkpoint, save_tensors
+from edgelstm.training.model import TorchRunner
 
 HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "PIL", "rich", "safetensors", "torchvision", "matplotlib")
 INFER_KEYS = ["image", "digit", "label", "confidence", "top", "note", "error"]
@@ -76,19 +72,6 @@ def checkpoint(tiny_checkpoint):
     """The tiny model's checkpoint in the current folder."""
     save_checkpoint(Path("tiny.safetensors"), tiny_checkpoint)
     return "tiny.safetensors"
-
-
-@pytest.fixture
-def _mnist_is_there(monkeypatch):
-    monkeypatch.setattr("edgelstm.data.mnist.ensure_mnist", lambda folder, report: folder)
-
-
-@pytest.fixture
-def _torch_threads():
-    """bench sets torch's threads; put them back."""
-    n_threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(n_threads)
 
 
 def run(*arguments, expected=0, **options):
@@ -196,11 +179,6 @@ def test_the_package_runs_as_a_module():
         "verify a b c",
         "inspect a b",
         "export a b",
-        "train huge",
-        "train --recipe slow",
-        "train --epochs 0",
-        "train --seed -1",
-        "train --resume --overwrite",
     ],
 )
 def test_usage_errors_exit_2_and_point_to_the_help(arguments):
@@ -885,132 +863,3 @@ def test_inspect_json_is_one_document(tiny, tiny_config):
 
 def test_inspect_shows_the_shipped_model_by_default():
     assert "82,186" in run("inspect").stdout
-
-
-# train
-
-
-def kept_run(folder, name, config):
-    """A run folder with the state of a model that has not been trained."""
-    plan = training_run.RunPlan(name, config, RECIPES["fast"])
-    training_run._save_state(folder / STATE_FILE, plan, new_state(RowLstm(config), plan.train))
-    return plan
-
-
-@pytest.mark.usefixtures("_mnist_is_there", "_torch_threads")
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [
-        (["base"], "found model small, expected base"),
-        (["small", "--recipe", "best"], "found recipe fast, expected best"),
-        (["small", "--seed", "5"], "found seed 0, expected 5"),
-    ],
-)
-def test_a_resume_from_another_run_is_one_clear_line(asked, expected):
-    kept_run(Path("kept"), "small", FAMILY["small"])
-    error = fails("train", *asked, "--resume", "-o", "kept")
-    assert error.startswith("cannot resume: kept holds another run")
-    assert expected in error
-
-
-@pytest.mark.usefixtures("_mnist_is_there", "_torch_threads")
-def test_a_resume_from_another_models_weights_is_one_clear_line():
-    plan = kept_run(Path("kept"), "small", FAMILY["small"])
-    tensors = training_run._state_tensors(new_state(RowLstm(FAMILY["nano"]), plan.train))
-    save_tensors(Path("kept") / STATE_FILE, tensors, {**dataclasses.asdict(plan), "epoch": 1, "threads": 1})
-    assert "does not hold the weights of its own config" in fails("train", "small", "--resume", "-o", "kept")
-
-
-@pytest.mark.usefixtures("_mnist_is_there")
-def test_a_resume_from_nothing_is_one_clear_line():
-    assert "no checkpoint at runs/base/state.safetensors" in fails("train", "--resume")
-
-
-@pytest.mark.usefixtures("_mnist_is_there")
-def test_a_run_folder_that_cannot_be_written_is_one_clear_line():
-    Path("file").touch()
-    assert fails("train", "nano", "-o", "file/run").startswith("cannot write file/run")
-
-
-@pytest.mark.usefixtures("_mnist_is_there")
-def test_a_folder_that_holds_a_run_is_not_trained_over():
-    kept_run(Path("kept"), "small", FAMILY["small"])
-    before = (Path("kept") / STATE_FILE).read_bytes()
-    assert "kept already holds a run; go on with --resume" in fails("train", "small", "-o", "kept")
-    assert before == (Path("kept") / STATE_FILE).read_bytes()
-
-
-@pytest.fixture
-def told(monkeypatch):
-    """Have train show these events instead of training; an exception among them is raised."""
-
-    def tell(*events):
-        def begin_run(plan, folder, data_folder, device, *, teachers, overwrite):
-            for event in events:
-                if isinstance(event, type):
-                    raise event
-                yield event
-
-        monkeypatch.setattr(training_run, "begin_run", begin_run)
-
-    return tell
-
-
-START = training_run.RunStart(n_fitting=55_000, n_steps=429, epochs_done=0, device="cpu", threads=2)
-STEP = StepResult(step=10, epoch=1, loss=0.5, train=Score(100, 128), learning_rate=0.001)
-EPOCH = EpochResult(
-    step=429, epoch=1, loss=0.25, train=Score(50_000, 55_000), validation=Score(4_900, 5_000), images_per_s=6_000.0
-)
-END = training_run.RunEnd(
-    Path("runs/nano/model.safetensors"),
-    Score(50_000, 55_000),
-    Score(4_900, 5_000),
-    Score(9_800, 10_000),
-    Score(125, 128),
-)
-
-
-@pytest.mark.usefixtures("_mnist_is_there")
-def test_train_prints_its_results_and_its_progress_apart(told):
-    told(START, STEP, EPOCH, END)
-    result = run("train", "nano")
-    assert result.stdout.splitlines() == [
-        "training    50,000/55,000 (90.91 %), in the last epoch",
-        "validation  4,900/5,000 (98.00 %)",
-        "test        9,800/10,000 (98.00 %), first 128: 125/128 (97.66 %)",
-        "wrote       runs/nano/model.safetensors",
-    ]
-    assert "epoch   1  loss 0.2500" in result.stderr
-    assert "step    10" not in result.stderr
-    assert "seed 0" in result.stderr
-
-
-@pytest.mark.usefixtures("_mnist_is_there")
-@pytest.mark.parametrize("option", [["--steps"], ["--recipe", "tutorial"]])
-def test_train_shows_loss_and_accuracy_of_steps_when_asked_and_in_the_tutorial(told, option):
-    told(START, STEP, EPOCH, END)
-    assert "step    10  loss 0.5000  accuracy 0.781" in run("train", "nano", *option).stderr
-
-
-@pytest.mark.usefixtures("_mnist_is_there")
-def test_train_json_is_one_document(told):
-    told(START, EPOCH, END)
-    document = strict_json(run("train", "nano", "--seed", 3, "--epochs", 2, "--json").stdout)
-    assert document["test"] == {"n_right": 9_800, "n": 10_000}
-    assert (
-        document["plan"]["name"], document["plan"]["train"]["seed"], document["plan"]["train"]["epochs"]
-    ) == ("nano", 3, 2)  # fmt: skip
-
-
-@pytest.mark.usefixtures("_mnist_is_there")
-def test_ctrl_c_names_the_last_checkpoint_and_how_to_go_on(told):
-    told(START, EPOCH, KeyboardInterrupt)
-    result = run("train", "nano", expected=130)
-    assert "runs/nano holds the checkpoint of epoch 1" in result.stderr
-    assert "edgelstm train nano --resume -o runs/nano" in result.stderr
-
-
-@pytest.mark.usefixtures("_mnist_is_there")
-def test_ctrl_c_before_the_first_checkpoint_promises_none(told):
-    told(START, STEP, KeyboardInterrupt)
-    assert "interrupted before the first checkpoint" in run("train", "nano", expected=130).stderr

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from edgelstm.config import (
     RECIPES,
     AugmentConfig,
     ModelConfig,
-    TrainConfig,
     data_dir,
     model_config_from,
     shipped_dir,
@@ -95,10 +95,29 @@ def test_class_names_must_be_at_least_one_text(names):
         ModelConfig(class_names=names)
 
 
-@pytest.mark.parametrize("name", ["epochs", "batch_size", "log_every"])
-def test_a_recipe_that_would_do_nothing_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name}: found 0"):
-        TrainConfig(**{"recipe": "x", "epochs": 1, name: 0})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0), ("epochs", math.inf), ("epochs", 10**7), ("batch_size", 0), ("log_every", 0), ("seed", "x"),
+        ("seed", -1), ("seed", 2**64), ("threads", "2"), ("threads", 10**9), ("teacher_copies", True), ("bf16", 1),
+        ("learning_rate", math.nan), ("learning_rate", "1"), ("temperature", 0), ("clip_norm", -1), ("n_samples", 0.5),
+        ("schedule", "cosine"), ("head_init", []), ("ema_decay", 2), ("augment", {"rotate_deg": -1}),
+        ("augment", {"scale": "1"}), ("teachers", [1]), ("teachers", "abc"), ("recipe", None),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_cannot_be_followed_is_refused_by_name(name, value):
+    values = {**dataclasses.asdict(RECIPES["best"]), "recipe": "x", name: value}
+    if name == "augment":
+        values[name] = {**dataclasses.asdict(AugmentConfig()), **value}
+        name = next(iter(value))
+    with pytest.raises(ValueError, match=f"{name}.*: found .*, expected "):
+        train_config_from(values)
+
+
+def test_a_field_is_read_under_its_old_name_too():
+    values = dataclasses.asdict(RECIPES["best"])
+    values["n_lessons"] = values.pop("teacher_copies") + 2
+    assert dataclasses.replace(RECIPES["best"], teacher_copies=42) == train_config_from(values)
 
 
 def test_a_config_cannot_be_changed():

@@ -1,28 +1,34 @@
-"""edgelstm train"""
+"""`edgelstm train`: a model from its data, with progress on stderr and the scores on stdout."""
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
-from edgelstm.config import DEFAULT_MODEL, DEFAULT_RECIPE, FAMILY, RECIPES, RUNS_DIR, ModelConfig, recipe_for
-from edgelstm.errors import CheckpointError
+from edgelstm.config import (
+    DEFAULT_MODEL,
+    DEFAULT_RECIPE,
+    FAMILY,
+    MAX_EPOCHS,
+    MAX_SEED,
+    MAX_THREADS,
+    RECIPES,
+    RUNS_DIR,
+    ModelConfig,
+    recipe_for,
+)
+from edgelstm.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
-    from edgelstm.training.run import Event, RunEnd, RunPlan
+    from edgelstm.training.run import Event, RunEnd
+    from edgelstm.training.state import RunPlan
 
 EXIT_INTERRUPTED = 130
-
-
-def _picture(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:
-    """The file to draw into; an empty path where only the option was given."""
-    if value and not value.endswith((".png", ".svg")):
-        raise click.BadParameter(f"found {value}, expected a file that ends in .png or .svg, or nothing behind it")
-    return None if value is None else Path(value)
 
 
 @click.command(epilog="Example: edgelstm train base --recipe best --seed 1 -o runs/base-1")
@@ -35,11 +41,11 @@ def _picture(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     help="tutorial: the classic exercise. fast: about a minute. best: the shipped models. "
     "early: for deciding before the last row.",
 )
-@click.option("--hidden-size", type=click.IntRange(1, 1024), help="LSTM units.  [default: the model's]")
+@click.option("--hidden-size", type=click.IntRange(1), help="LSTM units.  [default: the model's]")
 @click.option(
     "--rows-per-step", type=click.IntRange(1), help="Rows read at each step; divides 28.  [default: the model's]"
 )
-@click.option("--layers", "n_layers", type=click.IntRange(1, 8), help="LSTM layers.  [default: the model's]")
+@click.option("--layers", "n_layers", type=click.IntRange(1), help="LSTM layers.  [default: the model's]")
 @click.option(
     "--teacher",
     "teachers",
@@ -49,8 +55,10 @@ def _picture(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     help="Learn from this model's logits instead of the labels; a checkpoint, a run folder or an ONNX file. "
     "Several teach their mean.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.  [default: the recipe's]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Fixes everything random.")
+@click.option(
+    "--epochs", type=click.IntRange(1, MAX_EPOCHS), help="Passes over the training images.  [default: the recipe's]"
+)
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Fixes everything random.")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -60,21 +68,15 @@ def _picture(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 )
 @click.option("--bf16", is_flag=True, help="Multiply in bfloat16: faster on CPUs that have it, a little less exact.")
 @click.option(
-    "--threads", type=click.IntRange(1), help="CPU threads; they are part of what fixes the bits.  [default: all]"
+    "--threads",
+    type=click.IntRange(1, MAX_THREADS),
+    help="CPU threads; they are part of what fixes the bits.  [default: all]",
 )
 @data_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.  [default: runs/MODEL]")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the run folder.")
 @click.option("--overwrite", is_flag=True, help="Train anew in a folder that already holds a run.")
 @click.option("--steps", "show_steps", is_flag=True, help="Print loss and accuracy every 10 steps.")
-@click.option(
-    "--plot",
-    is_flag=False,
-    flag_value="",
-    callback=_picture,
-    metavar="[FILE]",
-    help="Draw loss and accuracy at the end, into a PNG or SVG.  [default: curves.png in the run folder]",
-)
 @json_option
 @click.pass_context
 def command(
@@ -95,7 +97,6 @@ def command(
     resume: bool,
     overwrite: bool,
     show_steps: bool,
-    plot: Path | None,
     as_json: bool,
 ) -> None:
     """Train a model on MNIST, with progress, checkpoints and a TensorBoard log.
@@ -106,12 +107,13 @@ def command(
     """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
-    from edgelstm.data.mnist import ensure_mnist
-    from edgelstm.show.figure import new_figure
+    from edgelstm.data.mnist import check_folder, ensure_mnist
     from edgelstm.training import run
+    from edgelstm.training.state import RunPlan
 
-    if plot:
-        new_figure(1, 1)  # raises before hours of training, not after, if there is no matplotlib
+    named = _given(ctx, "data_folder")
+    if named:
+        check_folder(data_folder)
     folder = output or Path(RUNS_DIR) / model
     if resume:
         plan, events = run.resume_run(folder, data_folder, device, teachers=teachers)
@@ -120,16 +122,17 @@ def command(
         train = dataclasses.replace(recipe_for(model, recipe), seed=seed, threads=threads, bf16=bf16)
         if epochs:
             train = dataclasses.replace(train, epochs=epochs, n_samples=None)
-        plan = run.RunPlan(model, _config(model, hidden_size, rows_per_step, n_layers), train)
+        plan = RunPlan(model, _config(model, hidden_size, rows_per_step, n_layers), train)
         events = run.begin_run(plan, folder, data_folder, device, teachers=teachers, overwrite=overwrite)
-    ensure_mnist(data_folder, say)  # after all that can be refused at once
+    ensure_mnist(data_folder if named else None, say)  # after all that can be refused at once
     say(
-        f"{plan.name}: {plan.config.n_parameters:,} parameters, recipe {plan.train.recipe}, "
-        f"seed {plan.train.seed} -> {folder}"
+        f"{printable(plan.name)}: {plan.config.n_parameters:,} parameters, recipe {plan.train.recipe}, "
+        f"seed {plan.train.seed} -> {printable(folder)}"
     )
-    end = _show(events, folder, show_steps or plan.train.recipe == "tutorial")
-    if plot:
-        _draw(folder, plan, plot if plot.name else folder / run.PLOT_FILE)
+    go_on = ["edgelstm", "train", "--resume", "-o", folder]
+    for option, values in (("--data", [data_folder] if named else []), ("--teacher", teachers)):
+        go_on += [part for value in values for part in (option, value)]
+    end = _show(events, folder, shlex.join(map(str, go_on)), show_steps or plan.train.recipe == "tutorial")
     if as_json:
         print_json({"folder": folder, "plan": dataclasses.asdict(plan), **dataclasses.asdict(end)})
         return
@@ -137,19 +140,12 @@ def command(
         click.echo(f"training    {end.train}, in the last epoch")
     click.echo(f"validation  {end.validation}")
     click.echo(f"test        {end.test}, first 128: {end.first_test}")
-    click.echo(f"wrote       {end.model_file}")
-    say(f"next: edgelstm export {folder}")
+    click.echo(f"wrote       {printable(end.model_file)}")
+    say(f"next: edgelstm export {shlex.quote(str(folder))}")
 
 
-def _draw(folder: Path, plan: "RunPlan", target: Path) -> None:
-    from edgelstm.files import write_bytes
-    from edgelstm.show.curves import read_log, training_plot
-    from edgelstm.show.figure import format_of
-    from edgelstm.training.run import LOG_FILE
-
-    title = f"{plan.name}, recipe {plan.train.recipe}, seed {plan.train.seed}"
-    write_bytes(target, training_plot(read_log(folder / LOG_FILE), title, format_of(target)))
-    say(f"wrote {target}")
+def _given(ctx: click.Context, option: str) -> bool:
+    return ctx.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE
 
 
 def _config(model: str, hidden_size: int | None, rows_per_step: int | None, n_layers: int | None) -> ModelConfig:
@@ -180,64 +176,83 @@ def _check_same_run(ctx: click.Context, folder: Path, plan: "RunPlan") -> None:
     }
     for name, value in held.items():
         asked = ctx.params[name]
-        given = ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        if given and asked != value:
+        if _given(ctx, name) and asked != value:
             raise CheckpointError(
-                f"cannot resume: {folder} holds another run",
+                f"cannot resume: {printable(folder)} holds another run",
                 found=f"{name} {value}",
                 expected=asked,
                 fix="leave the option out, or choose another folder with -o",
             )
 
 
-def _show(events: "Iterator[Event]", folder: Path, show_steps: bool) -> "RunEnd":
-    """Draw the progress on stderr until the run ends; Ctrl-C names the last checkpoint and exits 130."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+class _Progress:
+    """Lines on stderr; below them a bar, if that is a terminal."""
 
-    from edgelstm.training.fit import EpochResult, StepResult
-    from edgelstm.training.run import RunEnd, RunStart
+    def __init__(self, show_steps: bool) -> None:
+        self.epochs_done = 0
+        self._show_steps, self._steps_before = show_steps, 0
+        self._bar: click._termui_impl.ProgressBar[Any] | None = None
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    progress = Progress(
-        TextColumn("epoch {task.fields[epoch]}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
-    epochs_done, end = 0, None
-    with progress:
-        try:
-            task = progress.add_task("starting", epoch=1, total=None)
-            for event in events:
-                if isinstance(event, RunStart):
-                    epochs_done = event.epochs_done
-                    progress.update(task, total=event.n_steps, epoch=epochs_done + 1)
-                    began = f"going on after epoch {epochs_done}" if epochs_done else "training"
-                    console.print(
-                        f"{began}: {event.n_fitting:,} images, {event.n_steps:,} steps in all, "
-                        f"{event.device}, {event.threads} threads"
-                    )
-                elif isinstance(event, StepResult):
-                    text = f"loss {event.loss:.4f}  accuracy {event.train.accuracy:.3f}"
-                    progress.update(task, completed=event.step, epoch=event.epoch, description=text)
-                    if show_steps:
-                        console.print(f"step {event.step:>5}  {text}")
-                elif isinstance(event, EpochResult):
-                    epochs_done = event.epoch
-                    console.print(
-                        f"epoch {event.epoch:>3}  loss {event.loss:.4f}  train {100 * event.train.accuracy:.2f} %  "
-                        f"validation {event.validation}  {event.images_per_s:,.0f} images/s"
-                    )
-                elif isinstance(event, RunEnd):
-                    end = event
-        except KeyboardInterrupt:
-            progress.stop()
-            if epochs_done:
-                say(
-                    f"interrupted; {folder} holds the checkpoint of epoch {epochs_done}. "
-                    f"Go on with: edgelstm train {folder.name if folder.name in FAMILY else ''} --resume -o {folder}"
-                )
-            else:
-                say("interrupted before the first checkpoint")
-            sys.exit(EXIT_INTERRUPTED)
-    assert end is not None, "a run ends with RunEnd or an exception"
-    return end
+    def show(self, event: "Event") -> None:
+        from edgelstm.training.busy import BusyMachine
+        from edgelstm.training.fit import EpochResult, StepResult
+        from edgelstm.training.run import RunStart
+
+        if isinstance(event, RunStart):
+            self.epochs_done, self._steps_before = event.epochs_done, event.steps_done
+            began = f"going on after epoch {event.epochs_done}" if event.epochs_done else "training"
+            say(
+                f"{began}: {event.n_fitting:,} images, {event.n_steps:,} steps in all, "
+                f"{event.device}, {event.threads} threads"
+            )
+            n_steps = event.n_steps - event.steps_done
+            if n_steps and sys.stderr and sys.stderr.isatty():
+                self._bar = click.progressbar(length=n_steps, show_pos=True, file=sys.stderr, item_show_func=str)
+        elif isinstance(event, StepResult):
+            text = f"loss {event.loss:.4f}  accuracy {event.train.accuracy:.3f}"
+            if self._show_steps:
+                self._say(f"step {event.step:>5}  {text}")
+            if self._bar is not None:
+                self._bar.update(event.step - self._steps_before - self._bar.pos, f"epoch {event.epoch}  {text}")
+        elif isinstance(event, EpochResult):
+            self.epochs_done = event.epoch
+            self._say(
+                f"epoch {event.epoch:>3}  loss {event.loss:.4f}  train {100 * event.train.accuracy:.2f} %  "
+                f"validation {event.validation}  {event.images_per_s:,.0f} images/s"
+            )
+        elif isinstance(event, BusyMachine):
+            self._say(
+                f"the machine is busy: in {event.seconds:.0f} s of training its {event.threads} threads had cores "
+                f"{100 * event.share:.0f} % of the time, and each step waits for the last of them; "
+                f"--threads {event.suggested} is probably faster"
+            )
+
+    def _say(self, line: str) -> None:
+        self.clear()
+        say(line)
+
+    def clear(self) -> None:
+        """Take the bar away until the next step, and show the cursor, which click hides."""
+        if self._bar is not None:
+            click.echo("\r\x1b[K\x1b[?25h", err=True, nl=False)
+
+
+def _show(events: "Iterator[Event]", folder: Path, go_on: str, show_steps: bool) -> "RunEnd":
+    """Show the progress on stderr until the run ends; Ctrl-C names the last checkpoint and exits 130."""
+    from edgelstm.training.run import RunEnd
+
+    progress, event = _Progress(show_steps), None
+    try:
+        for event in events:
+            progress.show(event)
+    except KeyboardInterrupt:
+        progress.clear()
+        if epochs := progress.epochs_done:
+            say(f"interrupted; {printable(folder)} holds the checkpoint of epoch {epochs}. Go on with: {go_on}")
+        else:
+            say("interrupted before the first checkpoint")
+        sys.exit(EXIT_INTERRUPTED)
+    finally:
+        progress.clear()
+    assert isinstance(event, RunEnd), "a run ends with RunEnd or an exception"
+    return event

@@ -1,30 +1,43 @@
-"""Keep and read back a training run: safetensors weights with JSON beside them in the same file."""
+"""Keep and read back trained weights: a safetensors file with JSON beside them in its header."""
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 
-from edgelstm.config import ModelConfig, TrainConfig, model_config_from, train_config_from
-from edgelstm.contract import ModelContract, Score
+from edgelstm.config import (
+    MAX_EPOCHS,
+    MAX_NAME,
+    ModelConfig,
+    TrainConfig,
+    is_text,
+    model_config_from,
+    train_config_from,
+)
+from edgelstm.contract import Score, check_temperature
 from edgelstm.errors import CheckpointError
 from edgelstm.files import write_bytes
 from edgelstm.training.model import RowLstm, numpy_weights
 
 FORMAT = "edgelstm-checkpoint-1"
-MODEL_FILE = "model.safetensors"
+CHECKPOINT_FILE = "model.safetensors"
 """The trained weights of a run: what is exported."""
 STATE_FILE = "state.safetensors"
 """Everything needed to go on training: weights, average, optimizer, history."""
+MAX_HEADER = 2**20
+"""Bytes; a header of ours has a few thousand, and what it claims costs memory before it can be checked."""
 
 Tensors = dict[str, torch.Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+Values = TypeVar("Values")
 
 
 @dataclass(frozen=True)
@@ -32,12 +45,14 @@ class Checkpoint:
     """Trained weights with all that is known of them."""
 
     weights: Tensors
+    """float32, by their names in a RowLstm."""
     config: ModelConfig
     train: TrainConfig
     name: str
     epoch: int
     """Epochs behind these weights."""
     data_sha256: str
+    """Of the file of the training images."""
     validation: Score | None = None
     test: Score | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -73,87 +88,120 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint file, or the ``model.safetensors`` of a run folder.
 
-    Raises CheckpointError if it is missing, damaged, or a weight is missing, unexpected or misshaped.
+    Raises CheckpointError if it is missing, damaged, or a weight is missing, unexpected, misshaped or not finite.
     """
     path = Path(path)
     if path.is_dir():
-        path = path / MODEL_FILE
-    tensors, values = load_tensors(path)
-    if path.name == STATE_FILE:
+        path = path / CHECKPOINT_FILE
+    if path.name == STATE_FILE and path.is_file():
         raise CheckpointError(
-            f"{path} is the state to resume a run from", expected=f"the weights, {path.with_name(MODEL_FILE)}"
+            f"{path} is the state to resume a run from", expected=f"the weights, {path.with_name(CHECKPOINT_FILE)}"
         )
-    try:
-        for key in ("validation", "test"):
-            values[key] = Score(**values[key]) if values[key] else None
-        values["config"] = model_config_from(values["config"])
-        values["train"] = train_config_from(values["train"])
-        checkpoint = Checkpoint(weights=tensors, **values)
-        ModelContract(
-            checkpoint.config, checkpoint.name, versions=checkpoint.versions, temperature=checkpoint.temperature
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} has damaged metadata",
-            found=f"{type(error).__name__}: {error}",
-            expected="what `edgelstm train` writes",
-            fix="train again or take another checkpoint",
-        ) from error
-    with torch.device("meta"):  # shapes only: a config may claim any size
-        expected = RowLstm(checkpoint.config).state_dict()
-    check_weights(path, tensors, expected)
+    checkpoint, weights = load_tensors(path, _checkpoint_from, lambda found: weight_shapes(found.config))
+    return dataclasses.replace(checkpoint, weights=weights)
+
+
+def _checkpoint_from(values: dict[str, Any]) -> Checkpoint:
+    """Without its weights; raises ValueError, TypeError or KeyError for what no run writes."""
+    for key in ("validation", "test"):
+        values[key] = Score(**values[key]) if values[key] else None
+    values["config"] = model_config_from(values["config"])
+    values["train"] = train_config_from(values["train"])
+    checkpoint = Checkpoint(weights={}, **values)
+    check_run_name(checkpoint.name)
+    check_epoch(checkpoint.epoch, MAX_EPOCHS)
+    versions = checkpoint.versions
+    texts = (checkpoint.data_sha256, *versions.keys(), *versions.values())
+    if len(texts) > 100 or not all(is_text(text, MAX_NAME) for text in texts):
+        raise ValueError(f"data_sha256 or versions: found something else than texts of at most {MAX_NAME} characters")
+    check_temperature(checkpoint.temperature)
     return checkpoint
 
 
-def check_weights(path: Path, found: Tensors, expected: Tensors) -> None:
-    """Raise CheckpointError unless names and shapes are equal; the message names each difference."""
-    problems = [f"no weight {name}" for name in sorted(expected.keys() - found.keys())]
-    problems += [f"unexpected weight {name}" for name in sorted(found.keys() - expected.keys())]
-    for name in sorted(found.keys() & expected.keys()):
-        has, wants = found[name], expected[name]
-        if has.shape != wants.shape or has.dtype != wants.dtype:
-            problems.append(
-                f"weight {name} is {has.dtype} {tuple(has.shape)} instead of {wants.dtype} {tuple(wants.shape)}"
-            )
-    if problems:
-        raise CheckpointError(
-            f"{path} does not hold the weights of its own config",
-            found=", ".join(problems[:5]) + (f" and {len(problems) - 5} more" if len(problems) > 5 else ""),
-            fix="take an undamaged checkpoint or train again",
-        )
+def check_run_name(name: object) -> None:
+    """Raise ValueError unless it is a text that fits one line of a terminal."""
+    if not is_text(name, MAX_NAME):
+        raise ValueError(f"name: found something else than a text of at most {MAX_NAME} characters")
+
+
+def check_epoch(epoch: object, most: int) -> None:
+    """Raise ValueError unless it is a whole number from 0 to ``most``."""
+    if type(epoch) is not int or not 0 <= epoch <= most:
+        raise ValueError(f"epoch: found {epoch!r:.100}, expected a whole number from 0 to {most:,}")
+
+
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight of a RowLstm, by name; allocates nothing."""
+    with torch.device("meta"):
+        return {name: tuple(weight.shape) for name, weight in RowLstm(config).state_dict().items()}
 
 
 def save_tensors(path: Path, tensors: Tensors, values: dict[str, Any]) -> None:
-    """One safetensors file: tensors, and ``values`` as JSON in its header."""
+    """One safetensors file: tensors, and ``values`` as JSON in its header. Raises OutputError."""
     # one key: safetensors writes several in random order, and equal runs shall give equal bytes
     header = {FORMAT: json.dumps(values, sort_keys=True)}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_bytes(path, safetensors.torch.save(contiguous, metadata=header))
 
 
-def load_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors and the JSON values of a file that ``save_tensors`` wrote."""
+def load_tensors(
+    path: Path, values_from: Callable[[dict[str, Any]], Values], shapes_of: Callable[[Values], Shapes]
+) -> tuple[Values, Tensors]:
+    """What ``save_tensors`` wrote: the values, as ``values_from`` makes them of JSON, and the float32 tensors.
+
+    Tensors are read only when their names and shapes are those of ``shapes_of(values)``, so that a file costs
+    neither time nor memory for what it only claims. Raises CheckpointError for whatever is wrong with the file.
+    """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}", fix="train one with `edgelstm train`")
+    fix = "train again or take another checkpoint"
     try:
+        with path.open("rb") as head:
+            n_bytes = int.from_bytes(head.read(8), "little")
+        if n_bytes > MAX_HEADER:
+            raise OSError(f"a header of {n_bytes:,} bytes")
         with safetensors.safe_open(path, framework="pt") as stream:
             header = stream.metadata() or {}
+            if FORMAT not in header:
+                raise CheckpointError(
+                    f"{path} is not a checkpoint of this version", found=", ".join(header) or "no metadata",
+                    expected=FORMAT, fix="take a file written by `edgelstm train`",
+                )  # fmt: skip
+            read = json.loads(header[FORMAT])
+            if not isinstance(read, dict):
+                raise TypeError(f"{type(read).__name__} instead of an object")
+            values = values_from(read)
+            _check_shapes(path, stream, shapes_of(values))
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
-        if FORMAT not in header:
-            raise CheckpointError(
-                f"{path} is not a checkpoint of this version", found=", ".join(header) or "no metadata",
-                expected=FORMAT, fix="take a file written by `edgelstm train`",
-            )  # fmt: skip
-        values = json.loads(header[FORMAT])
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a checkpoint",
-            found=str(error),
-            expected="a safetensors file written by `edgelstm train`",
-            fix="train again or take another checkpoint",
-        ) from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} has damaged metadata", found=type(values).__name__, expected="an object")
-    return tensors, values
+            f"{path} cannot be read as a checkpoint", found=str(error),
+            expected="a safetensors file written by `edgelstm train`", fix=fix,
+        ) from error  # fmt: skip
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} has damaged metadata", found=f"{type(error).__name__}: {error}",
+            expected="what `edgelstm train` writes", fix=fix,
+        ) from error  # fmt: skip
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"{path} holds numbers that are not finite", found=", ".join(broken[:5]), fix=fix)
+    return values, tensors
+
+
+def _check_shapes(path: Path, stream: Any, expected: Shapes) -> None:
+    """Raise CheckpointError unless names and shapes are equal; the message names each difference."""
+    found = {name: stream.get_slice(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
+    problems = [f"no weight {name}" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"unexpected weight {name}" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(found.keys() & expected.keys()):
+        dtype, shape = found[name].get_dtype(), tuple(found[name].get_shape())
+        if (dtype, shape) != ("F32", expected[name]):
+            problems.append(f"weight {name} is {dtype} {shape} instead of F32 {expected[name]}")
+    if problems:
+        raise CheckpointError(
+            f"{path} does not hold the weights of its own config",
+            found=", ".join(problems[:5]) + (f" and {len(problems) - 5} more" if len(problems) > 5 else ""),
+            fix="take an undamaged checkpoint or train again",
+        )

@@ -1,31 +1,32 @@
-"""What the teachers say of augmented training digits: asked once, kept on disk, taken in turn by the epochs."""
+"""Distillation: teachers' logits for augmented copies of the training images, computed once and kept on disk."""
 
-import dataclasses
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from edgelstm.config import ModelConfig, TrainConfig
-from edgelstm.contract import Runner, in_batches
+from edgelstm.contract import Logits, Pixels, Runner, in_batches
 from edgelstm.errors import CheckpointError
 from edgelstm.files import sha256_of, write_bytes
-from edgelstm.runtime.runner import OrtRunner, SessionSettings
+from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime.session import SessionSettings
 from edgelstm.training.augment import augment
 from edgelstm.training.checkpoint import load_checkpoint
 from edgelstm.training.model import TorchRunner
 
 CHUNK = 500
-"""Digits that are augmented and answered at a time."""
+"""Images that are augmented and shown to the teachers at a time."""
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained model that answers for the labels."""
+    """A trained model whose logits are the targets instead of the labels."""
 
     sha256: str
     """Of a checkpoint's weights, or of an ONNX file."""
@@ -34,8 +35,8 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One augmented copy of the training digits and the mean of the teachers' logits."""
+class TaughtImages:
+    """One augmented copy of the training images and the mean of the teachers' logits."""
 
     images: torch.Tensor
     """(N, R, C) uint8."""
@@ -76,47 +77,55 @@ def check_teachers(teachers: Sequence[Teacher], config: ModelConfig, expected: S
         )
 
 
-class Lessons:
-    """The training digits, augmented anew for each of ``train.n_lessons`` lessons, with the teachers' logits.
+class TeacherLogits:
+    """The training images, augmented anew for each of ``train.teacher_copies`` copies, with the teachers' logits.
 
-    A lesson depends on the digits, the augmentation, the teachers and the threads, not on the run's seed: runs
-    that are taught by the same teachers share ``folder``, and only the first of them asks the teachers.
+    The logits of a copy are kept in ``folder`` under a name made of the very images that the teachers were shown,
+    the teachers, and the threads and device, which round sums differently. The run's seed is no part of it: runs
+    with the same teachers share the files, and only the first of them runs the teachers.
     """
 
     def __init__(self, images: torch.Tensor, train: TrainConfig, teachers: Sequence[Teacher], folder: Path) -> None:
-        self._images, self._train, self._teachers = images, train, teachers
-        values = {
-            "images": sha256_of(images.cpu().numpy().tobytes()),
-            "augment": dataclasses.asdict(train.augment) if train.augment else None,
-            "teachers": train.teachers,
-            "threads": train.threads,
-        }
-        key = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-        self._folder = folder / key[:16]
+        """``images`` are (N, R, C) uint8."""
+        self._images, self._train, self._teachers, self._folder = images, train, teachers, folder
 
-    def lesson(self, epoch: int) -> Lesson:
-        """The lesson of an epoch, counted from 0. Raises OutputError if the folder cannot be written."""
-        number = epoch % self._train.n_lessons if self._train.augment else 0
-        images = self._augmented(number)
-        path = self._folder / f"{number:03}.f16"
-        logits = self._kept(path)
-        if logits is None:
-            logits = self._answers(images.cpu().numpy())
+    def copy_for(self, epoch: int) -> TaughtImages:
+        """The copy of an epoch, counted from 0. Raises OutputError if the folder cannot be written."""
+        images = self._augmented(epoch % self._train.teacher_copies)
+        pixels = images.cpu().numpy()
+        path = self._folder / f"{self._key(pixels)}.f16"
+        shape = (len(pixels), self._teachers[0].config.n_classes)
+        if path.is_file() and path.stat().st_size == 2 * shape[0] * shape[1]:
+            logits = np.frombuffer(path.read_bytes(), np.float16).reshape(shape)
+        else:
+            logits = np.asarray(self._mean_logits(pixels), np.float16)
             write_bytes(path, logits.tobytes())
-        return Lesson(images, torch.from_numpy(logits.astype(np.float32)).to(images.device))
+        return TaughtImages(images, torch.from_numpy(logits.astype(np.float32)).to(images.device))
 
-    def _augmented(self, number: int) -> torch.Tensor:
+    def _augmented(self, copy: int) -> torch.Tensor:
         if not self._train.augment:
             return self._images
-        generator = torch.Generator().manual_seed(number)
+        generator = torch.Generator().manual_seed(copy)
         return torch.cat([augment(part, self._train.augment, generator) for part in self._images.split(CHUNK)])
 
-    def _answers(self, images: np.ndarray) -> np.ndarray:
-        mean = sum(in_batches(teacher.runner, images, CHUNK) for teacher in self._teachers) / len(self._teachers)
-        return np.asarray(mean, np.float16)
+    def _key(self, pixels: Pixels) -> str:
+        """By content, not by how it was made: a changed augmentation must not meet the logits of the old images."""
+        digest = hashlib.sha256(f"{pixels.shape} {self._train.threads} {self._images.device.type}\n".encode())
+        for teacher in self._teachers:
+            digest.update(f"{teacher.sha256}\n".encode())
+        digest.update(np.ascontiguousarray(pixels).data)
+        return digest.hexdigest()
 
-    def _kept(self, path: Path) -> np.ndarray | None:
-        shape = (len(self._images), self._teachers[0].config.n_classes)
-        if not path.is_file() or path.stat().st_size != 2 * shape[0] * shape[1]:
-            return None
-        return np.frombuffer(path.read_bytes(), np.float16).reshape(shape)
+    def _mean_logits(self, pixels: Pixels) -> Logits:
+        total: Logits = reduce(np.add, [in_batches(teacher.runner, pixels, CHUNK) for teacher in self._teachers])
+        return total / np.float32(len(self._teachers))
+
+
+def distillation_loss(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Mean of KL(teacher || student) over (B, classes) logits, both softened, times the squared temperature.
+
+    Hinton, Vinyals and Dean 2015 (arXiv:1503.02531): the square keeps the gradient's size. The labels are
+    left out, and teacher and student see the same augmented image: Beyer et al. 2022 (arXiv:2106.05237).
+    """
+    student, teacher = (functional.log_softmax(values / temperature, dim=1) for values in (logits, taught))
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2

@@ -1,5 +1,6 @@
 """The training loop: forward, loss, backward, step. It yields what happened and prints nothing."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -9,13 +10,15 @@ import torch
 from torch.nn import functional
 
 from edgelstm.config import TrainConfig
-from edgelstm.contract import Score
+from edgelstm.contract import Logits, Score
 from edgelstm.errors import TrainingError
 from edgelstm.training.augment import augment
-from edgelstm.training.distill import Lessons
+from edgelstm.training.distill import TeacherLogits, distillation_loss
 from edgelstm.training.model import RowLstm
+from edgelstm.training.state import TrainState, averaged_model
 
-ADAM_BETAS = (0.9, 0.999)
+SEED_STRIDE = 1_000_003
+"""A prime above the largest number of epochs: no two pairs of seed and epoch share a random generator's seed."""
 
 
 @dataclass(frozen=True)
@@ -58,27 +61,8 @@ class EpochResult:
     validation: Score
     """By the weights that would be exported now."""
     images_per_s: float
-
-
-@dataclass
-class TrainState:
-    """All that changes while training; what a checkpoint must hold to go on bit for bit."""
-
-    model: RowLstm
-    average: dict[str, torch.Tensor]
-    """The moving average of the weights: what is validated and exported."""
-    optimizer: torch.optim.AdamW
-    epoch: int = 0
-    """Epochs done."""
-
-
-def new_state(model: RowLstm, train: TrainConfig) -> TrainState:
-    """A run that has not begun, from freshly initialised weights."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), train.learning_rate, betas=ADAM_BETAS, weight_decay=train.weight_decay, fused=True
-    )
-    average = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
-    return TrainState(model, average, optimizer)
+    validation_logits: Logits = dataclasses.field(repr=False, compare=False)
+    """(N, classes) of the validation images, by the same weights; not logged."""
 
 
 def n_steps(train: TrainConfig, n_images: int) -> int:
@@ -102,107 +86,101 @@ def learning_rate_at(step: int, train: TrainConfig, total: int) -> float:
 
 
 def fit(
-    state: TrainState, train: TrainConfig, fitting: Split, validation: Split, lessons: Lessons | None = None
+    state: TrainState, train: TrainConfig, fitting: Split, validation: Split, teacher: TeacherLogits | None = None
 ) -> Iterator[StepResult | EpochResult]:
-    """Train ``state`` in place from the epoch it stands at, on the labels or on the teachers' ``lessons``.
+    """Train ``state`` in place from the epoch it stands at, on the labels or on the logits of ``teacher``.
 
     Yields a StepResult every ``log_every`` steps and an EpochResult after each epoch, when ``state``
     may be saved. Each epoch draws its order and augmentation from its own generator, seeded by
     (seed, epoch), so a run that goes on from a saved epoch ends with the very same bits. Raises
     TrainingError if the loss stops being finite.
     """
-    model, total = state.model, n_steps(train, len(fitting))
+    total = n_steps(train, len(fitting))
     steps_per_epoch = len(fitting) // train.batch_size
-    live = model.state_dict()
+    live = state.model.state_dict()
     step = state.epoch * steps_per_epoch
     while step < total:
-        generator = torch.Generator().manual_seed(train.seed * 1_000_003 + state.epoch + 1)
+        generator = torch.Generator().manual_seed(train.seed * SEED_STRIDE + state.epoch + 1)
         order = torch.randperm(len(fitting), generator=generator)
         batches = order.split(train.batch_size)[: min(steps_per_epoch, total - step)]
-        lesson = lessons.lesson(state.epoch) if lessons else None
+        copy = teacher.copy_for(state.epoch) if teacher else None
         began, loss_sum, n_right, n_seen = time.perf_counter(), 0.0, 0, 0
-        model.train()
+        state.model.train()
         for batch in batches:
-            images, labels = (lesson or fitting).images[batch], fitting.labels[batch]
-            if train.augment and lesson is None:  # a lesson's digits were augmented before the teachers saw them
-                images = augment(images, train.augment, generator)
+            labels = fitting.labels[batch]
+            if copy:  # augmented before the teachers saw it
+                images, taught = copy.images[batch], copy.logits[batch]
+            else:
+                images, taught = fitting.images[batch], None
+                if train.augment:
+                    images = augment(images, train.augment, generator)
             rate = learning_rate_at(step, train, total)
-            state.optimizer.param_groups[0]["lr"] = rate
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=train.bf16):
-                # (T, B, C): the logits after each step, or after the last alone
-                steps = model.logits_by_step(images) if train.step_loss else model(images)[None]
-            steps = steps.float()
-            logits = steps[-1]
-            taught = None if lesson is None else lesson.logits[batch]
-            loss = _loss(logits, labels, taught, train)
-            if train.step_loss:
-                loss = torch.lerp(loss, _mean_step_loss(steps, labels, taught, train), train.step_loss)
-            state.optimizer.zero_grad()
-            loss.backward()
-            if train.clip_norm:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
-            state.optimizer.step()
+            loss, right = _take_step(state, train, images, labels, taught, rate)
             step += 1
             _update_average(state.average, live, train.ema_decay, step)
-            loss_value = loss.item()
-            if not math.isfinite(loss_value):
+            if not math.isfinite(loss):
                 raise TrainingError(
-                    f"training stopped in epoch {state.epoch + 1}, step {step}", found=f"a loss of {loss_value}",
+                    f"training stopped in epoch {state.epoch + 1}, step {step}", found=f"a loss of {loss}",
                     expected="a finite loss", fix="lower the learning rate",
                 )  # fmt: skip
-            right = int((logits.argmax(1) == labels).sum().item())
-            loss_sum, n_right, n_seen = loss_sum + loss_value, n_right + right, n_seen + len(batch)
+            loss_sum, n_right, n_seen = loss_sum + loss, n_right + right, n_seen + len(batch)
             if step % train.log_every == 0:
-                yield StepResult(step, state.epoch + 1, loss_value, Score(right, len(batch)), rate)
+                yield StepResult(step, state.epoch + 1, loss, Score(right, len(batch)), rate)
         seconds = time.perf_counter() - began
         state.epoch += 1
+        logits = logits_of(averaged_model(state), validation.images)
         yield EpochResult(
-            step, state.epoch, loss_sum / len(batches), Score(n_right, n_seen),
-            evaluate(averaged_model(state), validation), n_seen / seconds,
+            step, state.epoch, loss_sum / len(batches), Score(n_right, n_seen), score_of(logits, validation),
+            n_seen / seconds, logits,
         )  # fmt: skip
 
 
+def _take_step(
+    state: TrainState, train: TrainConfig, images: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None,
+    rate: float,
+) -> tuple[float, int]:  # fmt: skip
+    """Forward, loss, backward, step; the loss and the right answers of the batch before the step."""
+    state.optimizer.param_groups[0]["lr"] = rate
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=train.bf16):
+        # (T, B, C): the logits after each step, or after the last alone
+        steps = state.model.logits_by_step(images) if train.step_loss else state.model(images)[None]
+    steps = steps.float()
+    loss = _loss(steps[-1], labels, taught, train)
+    if train.step_loss:
+        loss = torch.lerp(loss, _mean_step_loss(steps, labels, taught, train), train.step_loss)
+    state.optimizer.zero_grad()
+    loss.backward()
+    if train.clip_norm:
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), train.clip_norm)
+    state.optimizer.step()
+    return loss.item(), int((steps[-1].argmax(1) == labels).sum().item())
+
+
 def _loss(logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None, train: TrainConfig) -> torch.Tensor:
-    """Of (B, classes) logits against the (B,) labels, or against what the teachers say."""
+    """Of (B, classes) logits against the (B,) labels, or against the (B, classes) logits of the teachers."""
     if taught is None:
         return functional.cross_entropy(logits, labels, label_smoothing=train.label_smoothing)
-    return taught_loss(logits, taught, train.temperature)
+    return distillation_loss(logits, taught, train.temperature)
 
 
 def _mean_step_loss(
     steps: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None, train: TrainConfig
 ) -> torch.Tensor:
-    """The mean loss over all steps of (T, B, C) logits: what is seen so far shall be said as well as it can be."""
+    """The mean loss over all steps of (T, B, C) logits: the answer after every row is trained, not only the last."""
     n = len(steps)
     return _loss(steps.flatten(0, 1), labels.repeat(n), None if taught is None else taught.repeat(n, 1), train)
 
 
-def taught_loss(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Mean of KL(teacher || student) over (B, classes) logits, both softened, times the squared temperature.
-
-    Hinton, Vinyals and Dean 2015 (arXiv:1503.02531): the square keeps the gradient's size. The labels are
-    left out, and teacher and student see the same augmented digit: Beyer et al. 2022 (arXiv:2106.05237).
-    """
-    student, teacher = (functional.log_softmax(values / temperature, dim=1) for values in (logits, taught))
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
-def averaged_model(state: TrainState) -> RowLstm:
-    """A copy of the model with the averaged weights, in evaluation mode."""
-    model = RowLstm(state.model.config).to(state.model.head.weight.device)
-    model.load_state_dict(state.average)
-    return model.eval()
-
-
 @torch.inference_mode()
-def evaluate(model: RowLstm, split: Split, batch_size: int = 1000) -> Score:
-    """Right answers of the model on a split."""
-    model.eval()
-    n_right = sum(
-        int((model(images).argmax(1) == labels).sum().item())
-        for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True)
-    )
-    return Score(n_right, len(split))
+def logits_of(model: RowLstm, images: torch.Tensor, batch_size: int = 1000) -> Logits:
+    """(N, R, C) uint8 images -> (N, classes) float32 logits on the CPU."""
+    found: Logits = torch.cat([model(part) for part in images.split(batch_size)]).cpu().numpy()
+    return found
+
+
+def score_of(logits: Logits, split: Split) -> Score:
+    """Right answers among (N, classes) logits of a split's images."""
+    return Score.of(logits, split.labels.cpu().numpy())
 
 
 @torch.no_grad()

@@ -12,59 +12,32 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 
 from edgelstm import __version__
-from edgelstm.config import N_VALIDATION, ModelConfig, TrainConfig, model_config_from, train_config_from
-from edgelstm.contract import Score, in_batches
-from edgelstm.data.mnist import FILES, Digits, load_mnist
-from edgelstm.errors import CheckpointError, OutputError, TrainingError
-from edgelstm.files import check_writable, write_bytes
+from edgelstm.config import ModelConfig, cache_dir
+from edgelstm.contract import Score
+from edgelstm.data.mnist import Digits, load_splits
+from edgelstm.errors import DataError, OutputError, TrainingError
+from edgelstm.files import FolderLock, check_writable, remove_parts, write_bytes
 from edgelstm.runtime.calibration import fit_temperature
-from edgelstm.training.checkpoint import (
-    MODEL_FILE,
-    STATE_FILE,
-    Checkpoint,
-    Tensors,
-    check_weights,
-    load_tensors,
-    save_checkpoint,
-    save_tensors,
-)
-from edgelstm.training.distill import Lessons, Teacher, check_teachers, load_teacher
-from edgelstm.training.fit import (
-    EpochResult,
-    Split,
-    StepResult,
-    TrainState,
-    averaged_model,
-    evaluate,
-    fit,
-    n_steps,
-    new_state,
-)
-from edgelstm.training.model import RowLstm, TorchRunner, new_model
+from edgelstm.training.busy import BusyCheck, BusyMachine
+from edgelstm.training.checkpoint import CHECKPOINT_FILE, STATE_FILE, Checkpoint, save_checkpoint
+from edgelstm.training.distill import Teacher, TeacherLogits, check_teachers, load_teacher
+from edgelstm.training.fit import EpochResult, Split, StepResult, fit, logits_of, n_steps, score_of
+from edgelstm.training.model import RowLstm, new_model
+from edgelstm.training.state import RunPlan, TrainState, averaged_model, load_state, new_state, save_state
 
 LOG_FILE = "log.jsonl"
 BOARD_DIR = "tensorboard"
-PLOT_FILE = "curves.png"
-"""The log drawn, if that was asked for."""
-LESSONS_DIR = "lessons"
-"""Where the teachers' answers are kept, below the data folder: runs with the same teachers share them."""
+RUN_FILES = (STATE_FILE, CHECKPOINT_FILE, LOG_FILE)
+TEACHER_LOGITS_DIR = "teacher-logits"
+"""In the user's cache folder: runs with the same teachers share it."""
 N_FIRST = 128
 """The classic exercise reports its accuracy on so many first test images."""
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What a run trains; fixed when it begins."""
-
-    name: str
-    config: ModelConfig
-    train: TrainConfig
 
 
 @dataclass(frozen=True)
@@ -75,6 +48,7 @@ class RunStart:
     n_steps: int
     epochs_done: int
     """More than 0 if the run goes on from a checkpoint."""
+    steps_done: int
     device: str
     threads: int
 
@@ -92,7 +66,7 @@ class RunEnd:
     """On the first 128 test images, the classic exercise's number."""
 
 
-Event = RunStart | StepResult | EpochResult | RunEnd
+Event = RunStart | StepResult | BusyMachine | EpochResult | RunEnd
 
 
 def begin_run(
@@ -104,37 +78,33 @@ def begin_run(
     teachers: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> Iterator[Event]:
-    """Train from the beginning into ``folder``, on the labels or on what the ``teachers`` say.
+    """Train from the beginning into ``folder``, on the labels or on the logits of the ``teachers``.
 
-    Raises OutputError if the folder cannot be written, or already holds a run and ``overwrite`` is
-    not given; then the old run is removed. Raises CheckpointError or ModelError for a bad teacher.
+    Raises OutputError if the folder cannot be written, if another training writes there, or if it already holds a
+    run and ``overwrite`` is not given; then the old run is removed. Raises CheckpointError or ModelError for a bad
+    teacher, and while it is iterated DataError for missing data.
     """  # fmt: skip
-    if not overwrite and any((folder / name).exists() for name in (STATE_FILE, MODEL_FILE, LOG_FILE)):
-        raise OutputError(
-            f"{folder} already holds a run",
-            fix="go on with --resume, choose another folder with -o, or give --overwrite to train anew",
-        )
     check_writable(folder)
-    if plan.train.threads:
-        torch.set_num_threads(plan.train.threads)
-    loaded = [load_teacher(path, str(_device(device))) for path in teachers]
-    train = dataclasses.replace(
-        plan.train, threads=torch.get_num_threads(), teachers=tuple(teacher.sha256 for teacher in loaded)
-    )
-    check_teachers(loaded, plan.config, train.teachers)
-    plan = dataclasses.replace(plan, train=train)
-    generator = torch.Generator().manual_seed(plan.train.seed)
-    model = new_model(
-        plan.config, generator, forget_bias=plan.train.forget_bias,
-        normal_head=plan.train.head_init == "normal",
-    )  # fmt: skip
-    return _run(plan, new_state(model.to(_device(device)), plan.train), folder, data_folder, loaded)
-
-
-def _remove_run(folder: Path) -> None:
-    for name in (STATE_FILE, MODEL_FILE, LOG_FILE, PLOT_FILE):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / BOARD_DIR, ignore_errors=True)
+    with _locked(folder) as lock:
+        if not overwrite and any((folder / name).exists() for name in RUN_FILES):
+            raise OutputError(
+                f"{folder} already holds a run",
+                fix="go on with --resume, choose another folder with -o, or give --overwrite to train anew",
+            )
+        if plan.train.threads:
+            torch.set_num_threads(plan.train.threads)
+        on = _device(device)
+        loaded = [load_teacher(path, str(on)) for path in teachers]
+        train = dataclasses.replace(
+            plan.train, threads=torch.get_num_threads(), teachers=tuple(teacher.sha256 for teacher in loaded)
+        )
+        check_teachers(loaded, plan.config, train.teachers)
+        model = new_model(
+            plan.config, torch.Generator().manual_seed(train.seed), forget_bias=train.forget_bias,
+            normal_head=train.head_init == "normal",
+        )  # fmt: skip
+        plan = dataclasses.replace(plan, train=train)
+        return _run(plan, new_state(model.to(on), train), folder, data_folder, loaded, lock)
 
 
 def resume_run(
@@ -142,67 +112,96 @@ def resume_run(
 ) -> tuple[RunPlan, Iterator[Event]]:
     """Go on from the last saved epoch, to the very bits of an uninterrupted run.
 
-    Raises CheckpointError if there is no state, or it is damaged, or the teachers are others. The number of
-    threads is set to the saved one: sums split over another number of threads round differently.
+    Raises CheckpointError if there is no state, or it is damaged, or the teachers are others; OutputError if
+    another training writes into the folder. The number of threads is set to the saved one: sums split over
+    another number of threads round differently.
     """
-    tensors, values = load_tensors(folder / STATE_FILE)
+    with _locked(folder) as lock:
+        on = _device(device)
+        plan, state = load_state(folder / STATE_FILE, on)
+        torch.set_num_threads(plan.train.threads or torch.get_num_threads())
+        loaded = [load_teacher(path, str(on)) for path in teachers]
+        check_teachers(loaded, plan.config, plan.train.teachers)
+        return plan, _run(plan, state, folder, data_folder, loaded, lock)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[FolderLock | None]:
+    """The lock of a run's folder, without what killed runs left there; it is given back only if the block raises."""
+    if not folder.is_dir():
+        yield None
+        return
+    lock = FolderLock(folder, "another training writes into")
     try:
-        plan = RunPlan(values["name"], model_config_from(values["config"]), train_config_from(values["train"]))
-        epoch = int(values["epoch"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / STATE_FILE} has damaged metadata", found=f"{type(error).__name__}: {error}",
-            fix="train anew with --overwrite",
-        ) from error  # fmt: skip
-    torch.set_num_threads(plan.train.threads or torch.get_num_threads())
-    loaded = [load_teacher(path, str(_device(device))) for path in teachers]
-    check_teachers(loaded, plan.config, plan.train.teachers)
-    state = new_state(RowLstm(plan.config).to(_device(device)), plan.train)
-    _fill_state(folder / STATE_FILE, state, tensors)
-    state.epoch = epoch
-    return plan, _run(plan, state, folder, data_folder, loaded)
+        remove_parts(folder, RUN_FILES)
+        yield lock
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _remove_run(folder: Path) -> None:
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / BOARD_DIR, ignore_errors=True)
 
 
 def _run(
-    plan: RunPlan, state: TrainState, folder: Path, data_folder: Path, teachers: Sequence[Teacher]
-) -> Iterator[Event]:
-    device = state.model.head.weight.device
-    digits = load_mnist("train", data_folder)
-    fitting, validation = (
-        _split(digits, slice(None, -N_VALIDATION), device), _split(digits, slice(-N_VALIDATION, None), device)
-    )  # fmt: skip
-    test = _split(load_mnist("test", data_folder), slice(None), device)
-    if not state.epoch:
-        _remove_run(folder)  # only now that nothing is missing for the new one
-    lessons = Lessons(fitting.images, plan.train, teachers, data_folder / LESSONS_DIR) if teachers else None
-    data_sha256 = FILES["train", "images"].sha256
-    total, done = n_steps(plan.train, len(fitting)), state.epoch
-    steps_done = min(total, done * (len(fitting) // plan.train.batch_size))
-    checkpoint = Checkpoint(
-        weights=state.average, config=plan.config, train=plan.train, name=plan.name, epoch=done,
-        data_sha256=data_sha256, versions=_versions(),
-    )  # fmt: skip
-    trained: Score | None = None
-    with _RunLog(folder, steps_done, state.model) as log, _denormals_flushed():
-        yield RunStart(len(fitting), total, done, str(device), torch.get_num_threads())
-        for result in fit(state, plan.train, fitting, validation, lessons):
-            log.write(result)  # before the state: what a killed run logged beyond its state will come again
-            if isinstance(result, EpochResult):
-                trained = result.train
-                checkpoint = dataclasses.replace(checkpoint, epoch=result.epoch, validation=result.validation)
-                _save_state(folder / STATE_FILE, plan, state)
-                save_checkpoint(folder / MODEL_FILE, checkpoint)
-            yield result
+    plan: RunPlan, state: TrainState, folder: Path, data_folder: Path, teachers: Sequence[Teacher],
+    lock: FolderLock | None,
+) -> Iterator[Event]:  # fmt: skip
+    with contextlib.closing(lock) if lock else contextlib.nullcontext():
+        device = state.model.head.weight.device
+        splits = load_splits(data_folder)
+        for digits in (splits.fitting, splits.validation, splits.test):
+            _check_digits(digits, plan.config)
+        fitting, validation, test = (_on(device, s) for s in (splits.fitting, splits.validation, splits.test))
+        teacher = (
+            TeacherLogits(fitting.images, plan.train, teachers, cache_dir() / TEACHER_LOGITS_DIR) if teachers else None
+        )
+        checkpoint = Checkpoint(
+            weights=state.average, config=plan.config, train=plan.train, name=plan.name, epoch=state.epoch,
+            data_sha256=splits.sha256, versions=_versions(),
+        )  # fmt: skip
+        total = n_steps(plan.train, len(fitting))
+        steps_done = min(total, state.epoch * (len(fitting) // plan.train.batch_size))
+        if not state.epoch:
+            _remove_run(folder)  # only now that nothing is missing for the new one
+        last: EpochResult | None = None
+        with _RunLog(folder, steps_done, state.model) as log, _denormals_flushed():
+            yield RunStart(len(fitting), total, state.epoch, steps_done, str(device), torch.get_num_threads())
+            busy = BusyCheck(torch.get_num_threads())
+            for result in fit(state, plan.train, fitting, validation, teacher):
+                log.write(result)  # before the state: what a killed run logged beyond its state will come again
+                if isinstance(result, EpochResult):
+                    last = result
+                    checkpoint = dataclasses.replace(checkpoint, epoch=result.epoch, validation=result.validation)
+                    save_state(folder / STATE_FILE, plan, state)
+                    save_checkpoint(folder / CHECKPOINT_FILE, checkpoint)
+                    busy.pause()
+                elif device.type == "cpu" and (found := busy.steps_done()):
+                    yield found
+                yield result
+        yield _end(state, checkpoint, last, validation, test, folder / CHECKPOINT_FILE)
+
+
+def _end(
+    state: TrainState, checkpoint: Checkpoint, last: EpochResult | None, validation: Split, test: Split, file: Path
+) -> RunEnd:
+    """Score the trained weights, fit the temperature, and write both into the run's checkpoint."""
     model = averaged_model(state)
+    logits = last.validation_logits if last else logits_of(model, validation.images)
+    test_logits = logits_of(model, test.images)
+    first = Split(test.images[:N_FIRST], test.labels[:N_FIRST])
     end = RunEnd(
-        folder / MODEL_FILE, trained, evaluate(model, validation), evaluate(model, test),
-        evaluate(model, Split(test.images[:N_FIRST], test.labels[:N_FIRST])),
+        file, last.train if last else None, score_of(logits, validation), score_of(test_logits, test),
+        score_of(test_logits[:N_FIRST], first),
     )  # fmt: skip
-    logits = in_batches(TorchRunner(model), digits.images[-N_VALIDATION:], 1000)
-    temperature = fit_temperature(logits, digits.labels[-N_VALIDATION:])
-    checkpoint = dataclasses.replace(checkpoint, validation=end.validation, test=end.test, temperature=temperature)
-    save_checkpoint(folder / MODEL_FILE, checkpoint)
-    yield end
+    temperature = fit_temperature(logits, validation.labels.cpu().numpy())
+    save_checkpoint(
+        file, dataclasses.replace(checkpoint, validation=end.validation, test=end.test, temperature=temperature)
+    )
+    return end
 
 
 @contextlib.contextmanager
@@ -222,9 +221,7 @@ class _RunLog:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, so only when a run begins
 
         path = folder / LOG_FILE
-        # a run that was killed may have logged steps after its last checkpoint: they will come again
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= steps_done]
-        write_bytes(path, "".join(line + "\n" for line in kept).encode())
+        write_bytes(path, b"".join(_lines_until(path, steps_done)))
         self._lines = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / BOARD_DIR), purge_step=steps_done + 1)
         if not steps_done:
@@ -246,7 +243,9 @@ class _RunLog:
 
     def write(self, result: StepResult | EpochResult) -> None:
         kind = "step" if isinstance(result, StepResult) else "epoch"
-        self._lines.write(json.dumps({"kind": kind, **dataclasses.asdict(result)}) + "\n")
+        values = dataclasses.asdict(result)
+        values.pop("validation_logits", None)
+        self._lines.write(json.dumps({"kind": kind, **values}) + "\n")
         self._lines.flush()
         scalars = {"loss": result.loss, "accuracy/train": result.train.accuracy}
         if isinstance(result, StepResult):
@@ -260,16 +259,30 @@ class _RunLog:
             self._board.add_scalar(f"{kind}/{name}", value, result.step)
 
 
-def _whole_lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return text[: text.rfind("\n") + 1].splitlines()  # a killed run may leave half a line
+def _lines_until(path: Path, steps_done: int) -> Iterator[bytes]:
+    """The whole lines of the log up to a step: what a killed run logged after its last checkpoint will come again.
+
+    Lines that cannot be read are left out: a process may be killed, or the power fail, within one.
+    """
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+            if line.endswith(b"\n") and json.loads(line)["step"] <= steps_done:
+                yield line
 
 
-def _split(digits: Digits, part: slice, device: torch.device) -> Split:
-    images, labels = digits.images[part].copy(), digits.labels[part].astype(np.int64)
-    return Split(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device))
+def _check_digits(digits: Digits, config: ModelConfig) -> None:
+    """Raise DataError unless images and labels are such as the model reads and tells apart."""
+    shape, expected = digits.images.shape[1:], (config.rows, config.cols)
+    if shape != expected:
+        raise DataError(f"{digits.source} do not fit the model", found=f"shape {shape}", expected=expected)
+    if len(digits) and int(digits.labels.max()) >= config.n_classes:
+        found = f"class {int(digits.labels.max())}"
+        raise DataError(f"{digits.source} do not fit the model", found=found, expected=f"{config.n_classes} classes")
+
+
+def _on(device: torch.device, digits: Digits) -> Split:
+    images, labels = torch.from_numpy(digits.images.copy()), torch.from_numpy(digits.labels.astype(np.int64))
+    return Split(images.to(device), labels.to(device))
 
 
 def _device(name: str) -> torch.device:
@@ -280,32 +293,6 @@ def _device(name: str) -> torch.device:
             raise TrainingError("cannot train on cuda: torch finds no GPU", fix="use --device cpu")
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuDNN's LSTM is not repeatable
     return torch.device(name)
-
-
-def _state_tensors(state: TrainState) -> Tensors:
-    """Every tensor that changes while training, by name; the tensors themselves, not copies."""
-    tensors = {f"model.{name}": weight for name, weight in state.model.state_dict().items()}
-    tensors |= {f"average.{name}": weight for name, weight in state.average.items()}
-    for name, weight in state.model.named_parameters():
-        moments = state.optimizer.state[weight]
-        if not moments:  # AdamW makes its moments at its first step; a loaded run needs them before
-            moments["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
-            moments["exp_avg"], moments["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
-        tensors |= {f"adamw.{key}.{name}": value for key, value in moments.items()}
-    return tensors
-
-
-def _save_state(path: Path, plan: RunPlan, state: TrainState) -> None:
-    values: dict[str, Any] = dataclasses.asdict(plan)
-    save_tensors(path, _state_tensors(state), values | {"epoch": state.epoch})
-
-
-def _fill_state(path: Path, state: TrainState, tensors: Tensors) -> None:
-    expected = _state_tensors(state)
-    check_weights(path, tensors, expected)
-    with torch.no_grad():
-        for name, tensor in expected.items():
-            tensor.copy_(tensors[name])
 
 
 def _versions() -> dict[str, str]:
