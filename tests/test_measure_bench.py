@@ -6,11 +6,14 @@ import json
 import numpy as np
 import pytest
 
+from edgelstm.config import ModelConfig
 from edgelstm.contract import Score
 from edgelstm.data.mnist import Digits
 from edgelstm.errors import ProviderError
-from edgelstm.measure.bench import N_ROUNDS, SCHEMA_VERSION, Contestant, bench, read_environment
+from edgelstm.measure import machine
+from edgelstm.measure.bench import N_ROUNDS, N_WARMUP, SCHEMA_VERSION, Contestant, bench
 from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime.stream import Stream
 
 SECONDS = 0.02
 N = 2_500
@@ -40,7 +43,7 @@ class FakeRunner:
 def contestant(name="fake", n_right=N, load=None, **values):
     runner = FakeRunner(n_right)
     known = {
-        "provider_requested": "auto", "precision": "fp32", "n_parameters": 5, "file_bytes": 7, "threads": 1
+        "provider_requested": "cpu", "precision": "fp32", "config": ModelConfig(), "file_bytes": 7, "threads": 1
     }  # fmt: skip
     return Contestant(name=name, load=load or (lambda: runner), **{**known, **values})
 
@@ -83,8 +86,9 @@ def test_each_contestant_is_loaded_once_and_before_any_is_timed(digits):
 def test_results_are_in_the_order_of_the_contestants_and_keep_what_is_known_of_them(digits):
     report = run(digits, contestant("b", threads=2), contestant("a", precision="int8", file_bytes=None))
     assert [
-        (r.name, r.threads, r.precision, r.file_bytes, r.n_parameters, r.provider_requested) for r in report.results
-    ] == [("b", 2, "fp32", 7, 5, "auto"), ("a", 1, "int8", None, 5, "auto")]
+        (r.name, r.model, r.threads, r.precision, r.file_bytes, r.n_parameters, r.provider_requested)
+        for r in report.results
+    ] == [("b cpu 2 threads", "b", 2, "fp32", 7, 82_186, "cpu"), ("a cpu", "a", 1, "int8", None, 82_186, "cpu")]
 
 
 def test_batch_sizes_come_in_order_and_once(digits):
@@ -113,7 +117,7 @@ def test_each_contestant_gets_its_own_times(digits, monkeypatch):
 
     monkeypatch.setattr("edgelstm.measure.bench.measure_alternating", measured)
     results = run(digits, contestant("b"), contestant("a"), contestant("c"), batch_sizes=(4,)).results
-    assert [("b", 1.0, 4.0), ("a", 2.0, 2.0), ("c", 3.0, 4 / 3)] == [
+    assert [("b cpu", 1.0, 4.0), ("a cpu", 2.0, 2.0), ("c cpu", 3.0, 4 / 3)] == [
         (one.name, one.batches[0].latency.p50.value_s, one.batches[0].images_per_s) for one in results
     ]
 
@@ -121,7 +125,7 @@ def test_each_contestant_gets_its_own_times(digits, monkeypatch):
 def test_the_provider_used_is_what_the_runner_says_not_what_was_asked(digits):
     runner = FakeRunner(N, provider_used="cpu")
     [result] = run(digits, contestant(load=lambda: runner, provider_requested="cuda")).results
-    assert (result.provider_requested, result.provider_used) == ("cuda", "cpu")
+    assert (result.name, result.provider_requested, result.provider_used) == ("fake cpu", "cuda", "cpu")
 
 
 def test_what_a_contestant_raises_comes_out(digits):
@@ -130,16 +134,6 @@ def test_what_a_contestant_raises_comes_out(digits):
 
     with pytest.raises(ProviderError, match="no GPU"):
         run(digits, contestant(), contestant("b", load=fail))
-
-
-def test_a_result_is_stable_only_if_every_batch_is(digits):
-    [result] = run(digits, contestant(), batch_sizes=(1, 2)).results
-    for verdicts in ([True, True], [True, False], [False, True]):
-        batches = tuple(
-            dataclasses.replace(batch, latency=dataclasses.replace(batch.latency, stable=stable))
-            for batch, stable in zip(result.batches, verdicts, strict=True)
-        )
-        assert all(verdicts) == dataclasses.replace(result, batches=batches).stable, verdicts
 
 
 def test_the_report_says_what_was_measured_on_what(digits):
@@ -154,13 +148,6 @@ def test_the_report_is_json_of_plain_values(digits):
     assert json.loads(json.dumps(values, allow_nan=False))["results"][0]["accuracy"] == {"n_right": N, "n": N}
 
 
-def test_the_environment_names_the_machine_and_the_libraries():
-    environment = read_environment()
-    assert environment.cpu
-    assert environment.cores >= 1
-    assert {"python", "edgelstm", "numpy"} <= environment.versions.keys()
-
-
 def test_the_exported_model_is_measured_like_any_runner(tiny_model_bytes, sample):
     load = lambda: OrtRunner(tiny_model_bytes, provider="cpu")  # noqa: E731 - a contestant's load
     expected = int((load().logits(sample.images).argmax(1) == sample.labels).sum())
@@ -172,3 +159,101 @@ def test_two_contestants_of_one_name_are_both_timed(digits):
     runners = FakeRunner(N), FakeRunner(N)
     run(digits, contestant(load=lambda: runners[0]), contestant(load=lambda: runners[1]), batch_sizes=(5,))
     assert [any(len(pixels) == 5 for pixels in runner.seen) for runner in runners] == [True, True]
+
+
+@pytest.mark.parametrize("order", [["cpu", "auto"], ["auto", "cpu"], ["auto"]], ids=" ".join)
+def test_auto_that_comes_out_as_what_was_asked_for_as_well_is_measured_once(digits, order):
+    runners = [FakeRunner(N, provider_used="cpu") for _ in order]
+    contestants = [
+        contestant("a", provider_requested=provider, load=lambda runner=runner: runner)
+        for provider, runner in zip(order, runners, strict=True)
+    ]
+    other = contestant("b", provider_requested="auto", load=lambda: FakeRunner(N, provider_used="cpu"))
+    results = run(digits, *contestants, other, batch_sizes=(5,)).results
+    kept = "cpu" if "cpu" in order else "auto"
+    assert [("a cpu", kept), ("b cpu", "auto")] == [(one.name, one.provider_requested) for one in results]
+
+
+def test_why_a_provider_was_chosen_is_said_where_the_runner_has_a_note(digits):
+    lines = []
+    noted = contestant("a", load=lambda: FakeRunner(N, provider_used="cuda", provider_note="placed on CUDA"))
+    silent = contestant("b", load=lambda: FakeRunner(N, provider_used="cpu", provider_note=None))
+    run(digits, noted, silent, on_progress=lines.append)
+    assert lines[:3] == ["loading a", "a: placed on CUDA", "loading b"]
+
+
+def test_the_scenarios_are_p90_at_batch_1_and_the_best_throughput(digits):
+    [result] = run(digits, contestant(), batch_sizes=(1, 4)).results
+    assert result.batches[0].latency.p90.value_s == result.single_stream_p90_s
+    assert result.offline == max(result.batches, key=lambda batch: batch.images_per_s)
+    assert run(digits, contestant(), batch_sizes=(4,)).results[0].single_stream_p90_s is None
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "said"),
+    [
+        (
+            ModelConfig(rows=20, cols=3, class_names=("left", "right")), (20, 3),
+            "fake: no labelled data of 20 rows x 3 columns and 2 classes: accuracy left out, random pixels are timed",
+        ),
+        (
+            ModelConfig(class_names=tuple("abcdefghij")), (28, 28),
+            "fake: no labelled data of 28 rows x 28 columns and 10 classes: accuracy left out, the digits are timed",
+        ),
+    ],
+    ids=["shape", "classes"],
+)  # fmt: skip
+def test_a_model_that_the_data_does_not_fit_is_timed_without_accuracy(digits, config, shape, said):
+    lines, runner = [], FakeRunner(N)
+    odd = contestant(load=lambda: runner, config=config)
+    report = run(digits, odd, contestant("other"), batch_sizes=(100,), on_progress=lines.append)
+    assert [None, Score(N, N)] == [result.accuracy for result in report.results]
+    assert [line for line in lines if "no labelled data" in line] == [said]
+    assert {(*shape,)} == {pixels.shape[1:] for pixels in runner.seen}
+    assert (np.dtype(np.uint8), 100) == (runner.seen[-1].dtype, len(runner.seen[-1]))
+    assert len(np.unique(runner.seen[-1][:, 0], axis=0)) > 10
+
+
+def test_single_steps_are_timed_where_a_contestant_has_a_stream(digits, tiny_model_bytes, tiny_config, monkeypatch):
+    pushed = []
+    push = Stream.push
+
+    def counted(self, rows, *arguments):
+        pushed.append(rows)
+        return push(self, rows, *arguments)
+
+    monkeypatch.setattr(Stream, "push", counted)
+    streaming = contestant(
+        "a", load=lambda: OrtRunner(tiny_model_bytes, provider="cpu"), config=tiny_config,
+        stream=lambda n: Stream(tiny_model_bytes, n_streams=n),
+    )  # fmt: skip
+    lines = []
+    report = run(digits, contestant("b"), streaming, batch_sizes=(2, 1), on_progress=lines.append)
+    assert [[], [1, 2]] == [[batch.batch_size for batch in result.steps] for result in report.results]
+    assert lines[-4:] == [
+        "timing batch 1", "timing one step of 1 stream", "timing batch 2", "timing one step of 2 streams"
+    ]  # fmt: skip
+    assert len(pushed) >= 2 * (N_WARMUP + N_ROUNDS)
+    assert {(1, 1, 28), (2, 1, 28)} == {rows.shape for rows in pushed}
+    for row, rows in enumerate(pushed[:28]):
+        np.testing.assert_array_equal(digits.images[:1, row : row + 1], rows)
+    [step] = [batch for batch in report.results[1].steps if batch.batch_size == 1]
+    assert (step.ratio_to_first.value, step.roofline_s) == (1.0, None)
+    assert 1 / step.latency.p50.value_s == step.images_per_s
+
+
+def test_the_machine_is_measured_only_when_asked_and_gives_each_batch_its_roofline(digits, monkeypatch):
+    rates = machine.Rates(1, 1e9, 1e12)
+    monkeypatch.setattr(
+        "edgelstm.measure.bench.measure_rates", lambda threads: dataclasses.replace(rates, threads=threads)
+    )
+    monkeypatch.setattr("edgelstm.measure.bench.peak_memory_bytes", lambda load, pixels: 10**6 * len(pixels))
+    plain = run(digits, contestant())
+    assert (None, None, None) == (
+        plain.environment.rates, plain.results[0].peak_memory_bytes, plain.results[0].batches[0].roofline_s
+    )  # fmt: skip
+    report = run(digits, contestant("a", threads=4), contestant("b", threads=2), batch_sizes=(3,), with_machine=True)
+    assert report.environment.rates.threads == 2
+    assert [10**6] * 2 == [result.peak_memory_bytes for result in report.results]
+    expected = machine.roofline_s(ModelConfig(), 3, rates)
+    assert [expected] * 2 == [result.batches[0].roofline_s for result in report.results]

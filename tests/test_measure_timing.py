@@ -232,9 +232,10 @@ def test_steady_runs_are_stable():
         # drift is told by thirds of the rounds: median 1.04 of the first four, though 1.08 of the first three
         constant(1.08, 1.08, 1, 1, *[1.0] * 8),
         constant(*[1.0, 0.955, 1.045] * 4),
+        constant(*[1.0] * 5, 1.3, 1.3, *[1.0] * 5),
         constant(*[1.0] * 5, 1.04, n_calls=1),
     ],
-    ids=["steady", "spoiled", "slower", "drift 4 %", "first quarter", "spread 9 %", "width 4 %"],
+    ids=["steady", "spoiled", "slower", "drift 4 %", "first quarter", "spread 9 %", "two bad rounds", "width 4 %"],
 )
 def test_what_stays_below_the_limits_is_stable(rounds):
     summary = timing.summarize(rounds)

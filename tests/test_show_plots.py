@@ -2,24 +2,31 @@
 
 import dataclasses
 import io
+import sys
+from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from edgelstm.contract import EarlyRule, Score
-from edgelstm.measure.bench import BatchResult, BenchReport, BenchResult, Environment, advice, crossover
-from edgelstm.measure.timing import summarize
+from edgelstm.errors import MissingDependencyError
+from edgelstm.measure.bench import BatchResult, BenchReport, BenchResult, advice, crossover
+from edgelstm.measure.machine import Environment
+from edgelstm.measure.timing import median_ratio, summarize
 from edgelstm.runtime.early_exit import CurvePoint, EarlyReport
 from edgelstm.runtime.parity import McNemar
-from edgelstm.show.plots import bench_plot, early_plot, pareto_front
+from edgelstm.show.plots import bench_figure, bench_plot, early_plot, format_of, new_figure, pareto_front
 
 
 def result(name, times_us, **values):
     batches = []
     for power, time_us in enumerate(times_us):
         rounds = [[time_us / 1e6] * 3] * 6
-        batches.append(BatchResult(2**power, summarize(rounds), 2**power / time_us * 1e6, (time_us / 1e6,) * 101))
-    known = BenchResult(name, "cpu", "cpu", "fp32", 1, 100, 1000, 0.01, 0.001, Score(99, 100), tuple(batches))
+        ratio = median_ratio(rounds, rounds)
+        batches.append(BatchResult(2**power, summarize(rounds), 2**power / time_us * 1e6, ratio))
+    accuracy = Score(99, 100)
+    known = BenchResult(name, "base", "cpu", "cpu", "fp32", 1, 100, 1000, 0.01, 0.001, accuracy, tuple(batches))
     return dataclasses.replace(known, **values)
 
 
@@ -66,6 +73,39 @@ def test_the_picture_is_drawn_the_same_twice(file_format, tmp_path):
         assert bench_plot(results, file_format) == drawn
     else:
         assert b"small" in drawn
+
+
+def test_no_text_of_the_picture_runs_out_of_it_or_is_taken_for_a_formula():
+    names = [f"runs/a-model-with-a-long-name-{i}/model.onnx cpu 2 threads" for i in range(20)]
+    names += ["_first.onnx cpu", r"$\frac$ cpu", "x" * 200]
+    results = [result(name, (10 + i, 20), accuracy=Score(90 + i % 5, 100)) for i, name in enumerate(names)]
+    figure = bench_figure(report(*results))
+    FigureCanvasAgg(figure).draw()
+    [legend] = figure.legends
+    shown = [name if len(name) <= 60 else "..." + name[-57:] for name in names]
+    assert shown == [text.get_text().strip().replace(r"\$", "$") for text in legend.get_texts()]
+    page = figure.bbox.expanded(1.001, 1.001)
+    boxes = [text.get_window_extent() for text in (*figure.texts, *legend.get_texts())]
+    boxes += [axes.get_tightbbox() for axes in figure.axes]
+    assert [box for box in boxes if page.count_contains(box.corners()) < 4] == []
+    assert all(axes.get_window_extent().height > 300 for axes in figure.axes)
+
+
+def test_the_accuracy_is_drawn_of_those_that_have_one():
+    both = bench_figure(report(result("a", (10,)), result("b", (20,), accuracy=None)))
+    assert [len(axes.lines) for axes in both.axes] == [2 + 3, 2, 1 + 1]
+    none = bench_figure(report(result("b", (20,), accuracy=None)))
+    assert ["no labelled data"] == [text.get_text() for text in none.axes[2].texts]
+
+
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependencyError, match=r'drawing a plot needs .* pip install "edgelstm\[plot\]"'):
+        new_figure(1, 1)
+
+
+def test_the_ending_of_a_name_is_its_format():
+    assert ["svg", "svg", "png"] == [format_of(Path(name)) for name in ("a.svg", "a.SVG", "a.png")]
 
 
 @pytest.mark.parametrize("file_format", ["png", "svg"])

@@ -1,4 +1,4 @@
-"""edgelstm bench"""
+"""Measure models side by side: python -m edgelstm bench base small"""
 
 import dataclasses
 import importlib.util
@@ -11,11 +11,15 @@ import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
 from edgelstm.config import n_cores
-from edgelstm.errors import ProviderError
+from edgelstm.errors import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgelstm.measure.bench import BenchReport, Contestant
-    from edgelstm.runtime.runner import OrtRunner, Provider, SessionSettings
+    from edgelstm.onnx_file import ModelFile
+    from edgelstm.runtime.session import Provider, SessionSettings
+    from edgelstm.runtime.stream import Stream
     from edgelstm.training.model import TorchRunner
 
 
@@ -31,46 +35,40 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> flo
     return value
 
 
+def _png_or_svg(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None and value.suffix.lower() not in (".png", ".svg"):
+        raise click.BadParameter(f"found {printable(value)}, expected a name that ends in .png or .svg")
+    return value
+
+
 @click.command(epilog="Example: edgelstm bench base runs/base --batch-size 1 --batch-size 64 --threads 2")
 @click.argument("models", nargs=-1)
 @click.option(
-    "--provider",
-    "providers",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    multiple=True,
-    default=["cpu", "auto"],
-    show_default=True,
+    "--provider", "providers", type=click.Choice(["auto", "cpu", "cuda"]), multiple=True,
+    show_default="cpu, and auto where there is an NVIDIA driver",
     help="Execution provider to measure; may be given several times.",
-)
+)  # fmt: skip
 @click.option(
-    "--batch-size",
-    "batch_sizes",
-    type=click.IntRange(1, MAX_BATCH),
-    multiple=True,
-    default=[1, 64, 1000],
-    show_default=True,
-    help="Images of one call; may be given several times.",
-)
+    "--batch-size", "batch_sizes", type=click.IntRange(1, MAX_BATCH), multiple=True, default=[1, 64, 1000],
+    show_default=True, help="Images of one call; may be given several times.",
+)  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each model.")
 @click.option(
-    "--seconds",
-    type=click.FloatRange(0.1, 3600),
-    callback=_finite,
-    default=10.0,
-    show_default=True,
+    "--seconds", type=click.FloatRange(0.1, 3600), callback=_finite, default=10.0, show_default=True,
     help="Measuring time.",
-)
+)  # fmt: skip
 @click.option(
-    "--torch/--no-torch",
-    "with_torch",
-    default=True,
-    show_default=True,
+    "--torch/--no-torch", "with_torch", default=True, show_default=True,
     help="Measure the checkpoint in torch too, where torch and the checkpoint are there.",
-)
+)  # fmt: skip
+@click.option("--streaming", is_flag=True, help="Time one step of each model's stream on the CPU, too.")
 @click.option(
     "--sweep", is_flag=True, help="Batches from 1 to 1024 with one thread and with all cores; ends in advice."
 )
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the figures into this PNG or SVG.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), callback=_png_or_svg,
+    help="Draw the figures into this PNG or SVG.",
+)  # fmt: skip
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a self-contained report.")
 @data_option
 @json_option
@@ -81,6 +79,7 @@ def command(
     threads: int,
     seconds: float,
     with_torch: bool,
+    streaming: bool,
     sweep: bool,
     plot: Path | None,
     html: Path | None,
@@ -91,137 +90,115 @@ def command(
 
     MODELS are ONNX files, run folders or shipped models' names (default: runs/base if it is there, else
     the shipped base model). Accuracy is on all 10,000 MNIST test images, or on the shipped sample of
-    1,000 if MNIST is not on this machine. A streaming model is fed one step a call: its figures are those of
-    whole pictures, and of one step alone. The models run in turn within each round, so that a noisy
+    1,000 if MNIST is not on this machine. The models run in turn within each round, so that a noisy
     machine hurts all alike; compare the figures of one run only.
     """
     from edgelstm.data.mnist import evaluation_digits
     from edgelstm.measure.bench import advice, bench
-    from edgelstm.runtime.runner import SessionSettings, default_model
+    from edgelstm.onnx_file import default_model, open_model
+    from edgelstm.runtime.session import SessionSettings, has_nvidia_driver
     from edgelstm.show.tables import bench_text
 
+    if plot or html:
+        from edgelstm.show.plots import new_figure
+
+        new_figure(1, 1)  # raises before minutes of measuring, not after, if there is no matplotlib
     models = models or (default_model(),)
-    digits = evaluation_digits(data_folder)
+    providers = tuple(dict.fromkeys(providers)) or (("cpu", "auto") if has_nvidia_driver() else ("cpu",))
     thread_counts = sorted({1, n_cores()}) if sweep else [threads]
     if sweep:
         batch_sizes, with_torch = SWEEP, False
-    say(f"measuring {', '.join(models)} with {len(digits):,} digits ({digits.source})")
-    contestants: list[Contestant] = []
-    for model in models:
-        for count in thread_counts:
-            contestants += _contestants(model, providers, SessionSettings(threads=count), with_torch)
+    files = {model: open_model(model) for model in models}
+    digits = evaluation_digits(data_folder)
+    say(f"measuring {', '.join(map(printable, models))} with {len(digits):,} digits ({digits.source})")
+    contestants = [
+        contestant
+        for model, file in files.items()
+        for count in thread_counts
+        for contestant in _contestants(
+            printable(model), file, providers, SessionSettings(threads=count), with_torch, streaming
+        )
+    ]
     report = bench(contestants, digits, batch_sizes=batch_sizes, seconds=seconds, with_machine=True, on_progress=say)
-    notes = [*advice(report), *_settings_to_copy(contestants)] if sweep else []
-    _draw(report, notes, plot, html)
+    notes = [*advice(report), *_settings_to_copy(thread_counts)] if sweep else []
     if as_json:
         print_json({**dataclasses.asdict(report), "advice": notes})
     else:
         click.echo("\n\n".join([bench_text(report), *(["advice\n" + "\n".join(notes)] if notes else [])]))
+    _draw(report, notes, plot, html)
 
 
-def _settings_to_copy(contestants: "list[Contestant]") -> list[str]:
+def _settings_to_copy(thread_counts: list[int]) -> list[str]:
     """The session settings behind the figures, as Python to copy."""
     return [
         f"SessionSettings(threads={threads}): intra_op_num_threads={threads}, inter_op_num_threads=1, ORT_SEQUENTIAL, "
         "session.intra_op.allow_spinning=0"
-        for threads in sorted({contestant.threads for contestant in contestants})
+        for threads in thread_counts
     ]
 
 
 def _draw(report: "BenchReport", notes: list[str], plot: Path | None, html: Path | None) -> None:
-    if plot is None and html is None:
-        return
     from edgelstm.files import write_bytes
-    from edgelstm.show.figure import format_of
-    from edgelstm.show.plots import bench_plot
-    from edgelstm.show.tables import bench_html
 
+    if plot or html:
+        from edgelstm.show.plots import bench_plot, format_of
+        from edgelstm.show.tables import bench_html
     if plot:
         write_bytes(plot, bench_plot(report, format_of(plot)))
-        say(f"wrote {plot}")
+        say(f"wrote {printable(plot)}")
     if html:
         write_bytes(html, bench_html(report, bench_plot(report, "svg").decode(), notes).encode())
-        say(f"wrote {html}")
+        say(f"wrote {printable(html)}")
 
 
 def _contestants(
-    model: str, providers: "tuple[Provider, ...]", settings: "SessionSettings", with_torch: bool
+    name: str,
+    file: "ModelFile",
+    providers: "tuple[Provider, ...]",
+    settings: "SessionSettings",
+    with_torch: bool,
+    streaming: bool,
 ) -> "list[Contestant]":
-    """One for each provider that differs, and one for torch if it and the checkpoint are there."""
-    from edgelstm.runtime.runner import OrtRunner, checkpoint_beside, find_model, read_model
-    from edgelstm.runtime.stream_runner import is_streaming
+    """One for each provider, and one for torch if it and the checkpoint are there."""
+    from edgelstm.measure.bench import Contestant
+    from edgelstm.onnx_file import checkpoint_beside
+    from edgelstm.runtime.runner import OrtRunner
 
-    path = find_model(model)
-    if is_streaming(read_model(path)):
-        if "cuda" in providers:
-            raise ProviderError(f"{path} reads row by row, which edgelstm does on the CPU only", fix="leave cuda out")
-        return [_stream_contestant(f"{model} rows", path, settings)]
-    contestants: list[Contestant] = []
-    used = set()
-    for provider in providers:
-        runner = OrtRunner(path, provider=provider, settings=settings)
-        if runner.provider_note:
-            say(f"{model}: {runner.provider_note}")
-        if runner.provider_used not in used:
-            used.add(runner.provider_used)
-            threads = "" if settings.threads == 1 else f" {settings.threads} threads"
-            contestants.append(_ort_contestant(f"{model} {runner.provider_used}{threads}", path, runner))
-    checkpoint = checkpoint_beside(path)
-    shared = path.name.endswith((".int8.onnx", ".fp16.onnx"))  # its checkpoint is measured with the fp32 model
-    if with_torch and not shared and checkpoint.is_file() and importlib.util.find_spec("torch"):
-        contestants.append(_torch_contestant(model, checkpoint, settings.threads))
+    contract = file.contract
+    contestants = [
+        Contestant(
+            name=name,
+            load=partial(OrtRunner, file, provider=provider, settings=settings),
+            provider_requested=provider,
+            precision=contract.precision,
+            config=contract.config,
+            file_bytes=file.n_bytes,
+            threads=settings.threads,
+            stream=_streams_of(file, settings) if streaming and provider == "cpu" else None,
+        )
+        for provider in providers
+    ]
+    checkpoint = checkpoint_beside(file.path) if file.path else None
+    shared = contract.precision != "fp32"  # its checkpoint is measured with the fp32 model
+    if with_torch and not shared and checkpoint and checkpoint.is_file() and importlib.util.find_spec("torch"):
+        contestants.append(
+            Contestant(
+                name=name,
+                load=partial(_load_torch, checkpoint, settings.threads),
+                provider_requested="torch",
+                precision="fp32",
+                config=contract.config,
+                file_bytes=checkpoint.stat().st_size,
+                threads=settings.threads,
+            )
+        )
     return contestants
 
 
-def _ort_contestant(name: str, path: Path, runner: "OrtRunner") -> "Contestant":
-    from edgelstm.measure.bench import Contestant
-    from edgelstm.runtime.runner import OrtRunner
+def _streams_of(file: "ModelFile", settings: "SessionSettings") -> "Callable[[int], Stream]":
+    from edgelstm.runtime.stream import Stream
 
-    provider, settings = runner.provider_requested, runner.settings
-    return Contestant(
-        name=name,
-        load=partial(OrtRunner, path, provider=provider, settings=settings),
-        provider_requested=provider,
-        precision=runner.contract.precision,
-        n_parameters=runner.contract.config.n_parameters,
-        file_bytes=runner.n_bytes,
-        threads=settings.threads,
-        config=runner.contract.config,
-    )
-
-
-def _stream_contestant(name: str, path: Path, settings: "SessionSettings") -> "Contestant":
-    from edgelstm.measure.bench import Contestant
-    from edgelstm.runtime.stream_runner import StreamRunner
-
-    runner = StreamRunner(path, settings=settings)
-    return Contestant(
-        name=name,
-        load=partial(StreamRunner, path, settings=settings),
-        provider_requested="cpu",
-        precision=runner.contract.precision,
-        n_parameters=runner.contract.config.n_parameters,
-        file_bytes=runner.n_bytes,
-        threads=settings.threads,
-        config=runner.contract.config,
-    )
-
-
-def _torch_contestant(model: str, path: Path, threads: int) -> "Contestant":
-    from edgelstm.measure.bench import Contestant
-    from edgelstm.training.checkpoint import load_checkpoint
-
-    config = load_checkpoint(path).config
-    return Contestant(
-        name=f"{model} torch",
-        load=partial(_load_torch, path, threads),
-        provider_requested="torch",
-        precision="fp32",
-        n_parameters=config.n_parameters,
-        file_bytes=path.stat().st_size,
-        threads=threads,
-        config=config,
-    )
+    return lambda n: Stream(file, n_streams=n, settings=settings)
 
 
 def _load_torch(path: Path, threads: int) -> "TorchRunner":

@@ -1,4 +1,4 @@
-"""edgelstm doctor"""
+"""Check this machine: python -m edgelstm doctor"""
 
 import dataclasses
 import sys
@@ -13,7 +13,7 @@ from edgelstm.cli.options import json_option, print_json
 def command(as_json: bool) -> None:
     """Check versions, clashing wheels, and which providers really run an LSTM.
 
-    Exits 1 if something must be mended; a machine without a GPU is in order.
+    Exits 1 if something fails; that there is no GPU is no failure.
     """
     from edgelstm.measure.doctor import examine
 
@@ -24,8 +24,8 @@ def command(as_json: bool) -> None:
     else:
         marks = {True: "ok  ", False: "FAIL", None: "    "}
         for finding in findings:
-            click.echo(f"{marks[finding.passed]}  {finding.what:<20} {finding.found}")
+            click.echo(f"{marks[finding.passed]}  {finding.what:<21} {finding.found}")
             if finding.advice:
-                click.echo(f"{'':<27}do: {finding.advice}")
-        click.echo("in order" if passed else "something must be mended: see FAIL above")
+                click.echo(f"{'':<28}do: {finding.advice}")
+        click.echo("no problems found" if passed else "problems found: see FAIL above")
     sys.exit(0 if passed else 1)

@@ -1,20 +1,15 @@
 """Accuracy, latency and size of any runners, measured side by side. Prints nothing."""
 
-import os
-import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 
-from edgelstm.config import ModelConfig, n_cores
+from edgelstm.config import DIGITS, ModelConfig
 from edgelstm.contract import Pixels, Runner, Score, in_batches
 from edgelstm.data.mnist import Digits
-from edgelstm.measure.machine import Machine, floor, measure_machine
-from edgelstm.measure.memory import peak_memory_bytes
+from edgelstm.measure.machine import Environment, Rates, measure_rates, peak_memory_bytes, read_environment, roofline_s
 from edgelstm.measure.timing import (
     LatencySummary,
     Ratio,
@@ -24,34 +19,38 @@ from edgelstm.measure.timing import (
     median_ratio,
     summarize,
 )
+from edgelstm.runtime.stream import Stream
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 N_ROUNDS = 12
 """Every contestant runs once in each round; the statistics need at least 6."""
 N_WARMUP = 20
+N_RANDOM = 64
+"""Random pictures that are timed where there is no data of a model's shape; repeated for larger batches."""
 CLEARLY = 0.95
 """Less than 5 % is not worth a second core."""
 WHAT_IS_TIMED = (
-    "one call from pixels in memory (uint8, NumPy) to logits (float32, NumPy), for a streaming model all the calls of "
-    "a picture, and one step's alone; not timed: reading files, "
-    "preparing pictures, loading the model, the first run (its own column), warm-up"
+    "one call from pixels in memory (uint8, NumPy) to logits (float32, NumPy), of whole pictures, and of one step "
+    "where a stream was asked for; not timed: reading files, preparing pictures, loading the model, the first run "
+    "(its own column), warm-up"
 )
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """Something to be measured: how to load it, and what is known of it before."""
+    """A model on a provider: how to load it, and what is known of it before."""
 
     name: str
+    """Of the model; results add what it ran on."""
     load: Callable[[], Runner]
     """Called once, timed."""
     provider_requested: str
     precision: str
-    n_parameters: int
+    config: ModelConfig
     file_bytes: int | None
     threads: int
-    config: ModelConfig | None = None
-    """Its shape, for the least time that this machine could take; None leaves that out."""
+    stream: Callable[[int], Stream] | None = None
+    """Makes its stream of so many sequences, to time single steps as well; None leaves that out."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,10 @@ class BatchResult:
     """Seconds of one call on the whole batch."""
     images_per_s: float
     """batch_size over the median call."""
-    quantiles_s: tuple[float, ...]
-    """101 quantiles of the calls, from the fastest to the slowest, for a plot of their distribution."""
-    ratio_to_first: Ratio | None = None
+    ratio_to_first: Ratio
     """Time over that of the first contestant, paired by round."""
-    floor_s: float | None = None
-    """The least time that this machine's fp32 matrix rate and memory allow for the batch."""
+    roofline_s: float | None = None
+    """The least time that this machine's fp32 matrix rate and memory allow for the batch; None if not measured."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,7 @@ class BenchResult:
     """One contestant's figures."""
 
     name: str
+    model: str
     provider_requested: str
     provider_used: str
     precision: str
@@ -83,45 +81,25 @@ class BenchResult:
     n_parameters: int
     file_bytes: int | None
     load_s: float
+    """From a file that is read and checked to a runner; in torch from the checkpoint, with the import of torch."""
     first_run_s: float
-    accuracy: Score
+    accuracy: Score | None
+    """None if there is no labelled data of the model's shape and classes."""
     batches: tuple[BatchResult, ...]
     peak_memory_bytes: int | None = None
     """Of a process of its own that loads it and runs it once; None if not measured."""
     steps: tuple[BatchResult, ...] = ()
-    """A streaming model's calls of one step, state kept between them; empty for any other."""
+    """Calls of one step, the LSTM's state kept between them, of as many sequences as the batch; empty if not asked."""
 
     @property
     def single_stream_p90_s(self) -> float | None:
-        """MLPerf's SingleStream: p90 at batch 1, the early-stopping estimate. None if not measured."""
-        alone = [batch.latency for batch in self.batches if batch.batch_size == 1]
-        return alone[0].early_stopping_p90_s if alone else None
+        """MLPerf's SingleStream: p90 at batch 1. None if not measured."""
+        return next((batch.latency.p90.value_s for batch in self.batches if batch.batch_size == 1), None)
 
     @property
     def offline(self) -> BatchResult:
         """MLPerf's Offline: the batch size with the most images a second."""
         return max(self.batches, key=lambda batch: batch.images_per_s)
-
-    @property
-    def stable(self) -> bool:
-        """Whether every batch size was measured in a steady run."""
-        return all(batch.latency.stable for batch in self.batches)
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What the figures depend on besides the model."""
-
-    cpu: str
-    cores: int
-    """Cores this process may use."""
-    load_average: float | None
-    """Processes waiting for a core over the last minute, before measuring; None where unknown."""
-    system: str
-    versions: dict[str, str]
-    gpu: str | None
-    machine: Machine | None = None
-    """Measured rates of the machine; None if not measured."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +114,29 @@ class BenchReport:
     results: tuple[BenchResult, ...]
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """A contestant ready to run."""
+
+    contestant: Contestant
+    runner: Runner
+    images: Pixels
+    """What it is timed on."""
+    load_s: float
+    first_run_s: float
+    accuracy: Score | None
+
+    @property
+    def provider_used(self) -> str:
+        """What the runner says; one that does not say can only run on what was requested."""
+        return str(getattr(self.runner, "provider_used", self.contestant.provider_requested))
+
+    @property
+    def name(self) -> str:
+        threads = "" if self.contestant.threads == 1 else f" {self.contestant.threads} threads"
+        return f"{self.contestant.name} {self.provider_used}{threads}"
+
+
 def bench(
     contestants: Sequence[Contestant],
     digits: Digits,
@@ -147,100 +148,110 @@ def bench(
 ) -> BenchReport:
     """Load each contestant, count its right answers, and time all of them in turn.
 
-    ``seconds`` is the measuring time, shared evenly by the batch sizes and contestants. ``with_machine``
-    also measures the machine's own rates, and each contestant's peak memory in a process of its own, for
-    which its ``load`` must be picklable. Raises what a contestant's ``load`` raises.
+    ``seconds`` is the measuring time, shared evenly by the batch sizes and contestants. One that asked for
+    ``auto`` is left out if that gave what another of the same name asked for. ``with_machine`` also measures the
+    machine's own rates, and each contestant's peak memory in a process of its own, for which its ``load`` must be
+    picklable. Raises what a contestant's ``load`` raises.
     """
     environment = read_environment()
-    memory: list[int | None] = [None] * len(contestants)
     if with_machine:
         on_progress("measuring the machine's matrix rate and memory bandwidth")
-        environment = replace(environment, machine=measure_machine(min(c.threads for c in contestants)))
+        rates = measure_rates(min(contestant.threads for contestant in contestants))
+        environment = replace(environment, rates=rates)
+    loaded = _distinct([_load(contestant, digits, on_progress) for contestant in contestants])
+    memory: list[int | None] = [None] * len(loaded)
+    if with_machine:
         on_progress("measuring peak memory, each model in a process of its own")
-        memory = [peak_memory_bytes(contestant.load, digits.images[:1]) for contestant in contestants]
-    loaded = []
-    for contestant in contestants:
-        on_progress(f"loading {contestant.name}")
-        loaded.append(_load(contestant, digits))
+        memory = [peak_memory_bytes(one.contestant.load, one.images[:1]) for one in loaded]
     sizes = sorted(set(batch_sizes))
-    streaming = {str(i): item[1] for i, item in enumerate(loaded) if hasattr(item[1], "row_call")}
-    budget_s = seconds / len(sizes) / (2 if streaming else 1)
-    timed: dict[int, dict[str, Rounds]] = {}
-    timed_steps: dict[int, dict[str, Rounds]] = {}
+    streams = {i: one.contestant.stream for i, one in enumerate(loaded) if one.contestant.stream}
+    budget_s = seconds / len(sizes) / (2 if streams else 1)
+    batches: list[list[BatchResult]] = [[] for _ in loaded]
+    steps: list[list[BatchResult]] = [[] for _ in loaded]
     for size in sizes:
+        pixels = [_batch(one.images, size) for one in loaded]
         on_progress(f"timing batch {size}")
-        pixels = _batch(digits.images, size)
-        timed[size] = _timed({str(i): _call(item[1], pixels) for i, item in enumerate(loaded)}, budget_s)
-        if streaming:
-            on_progress(f"timing one step, batch {size}")
-            timed_steps[size] = _timed({i: runner.row_call(pixels) for i, runner in streaming.items()}, budget_s)
-    results = tuple(
-        BenchResult(
-            name=contestant.name, provider_requested=contestant.provider_requested,
-            provider_used=str(getattr(runner, "provider_used", "torch")), precision=contestant.precision,
-            threads=contestant.threads, n_parameters=contestant.n_parameters, file_bytes=contestant.file_bytes,
-            load_s=load_s, first_run_s=first_run_s, accuracy=accuracy,
-            batches=tuple(
-                _batch_result(size, timed[size][str(i)], timed[size]["0"], contestant.config, environment.machine)
-                for size in sizes
-            ),
-            peak_memory_bytes=memory[i],
-            steps=tuple(
-                # no floor: the state and the weights of one step stay in the caches that the floor leaves out
-                _batch_result(size, rounds[str(i)], next(iter(rounds.values())), None, None)
-                for size, rounds in timed_steps.items() if str(i) in rounds
-            ),
-        )
-        for i, (contestant, runner, load_s, first_run_s, accuracy) in enumerate(loaded)
-    )  # fmt: skip
-    return BenchReport(
-        SCHEMA_VERSION, environment, f"{len(digits):,} ({digits.source})", WHAT_IS_TIMED, N_ROUNDS, results
-    )
+        rounds = _timed({i: _call(one.runner, pixels[i]) for i, one in enumerate(loaded)}, budget_s)
+        for i, one in enumerate(loaded):
+            batches[i].append(_batch_result(size, rounds[i], rounds[0], one.contestant.config, environment.rates))
+        if streams:
+            on_progress(f"timing one step of {size} stream{'s' if size > 1 else ''}")
+            rounds = _timed({i: stream(size).row_call(pixels[i]) for i, stream in streams.items()}, budget_s)
+            first = rounds[min(rounds)]
+            for i in rounds:
+                steps[i].append(_batch_result(size, rounds[i], first))
+    results = tuple(map(_result, loaded, batches, steps, memory))
+    digits_used = f"{len(digits):,} ({digits.source})"
+    return BenchReport(SCHEMA_VERSION, environment, digits_used, WHAT_IS_TIMED, N_ROUNDS, results)
 
 
-def _load(contestant: Contestant, digits: Digits) -> tuple[Contestant, Runner, float, float, Score]:
+def _load(contestant: Contestant, digits: Digits, on_progress: Callable[[str], None]) -> _Loaded:
+    on_progress(f"loading {contestant.name}")
+    config, images = contestant.config, digits.images
+    same_shape = images.shape[1:] == (config.rows, config.cols)
+    fits = same_shape and config.class_names == DIGITS
+    if not same_shape:
+        images = np.random.default_rng(0).integers(0, 256, (N_RANDOM, config.rows, config.cols), np.uint8)
+    if not fits:
+        what = f"{config.rows} rows x {config.cols} columns and {config.n_classes} classes"
+        timed = "the digits are" if same_shape else "random pixels are"
+        on_progress(f"{contestant.name}: no labelled data of {what}: accuracy left out, {timed} timed")
     began = time.perf_counter()
     runner = contestant.load()
     loaded = time.perf_counter()
-    runner.logits(digits.images[:1])
+    runner.logits(images[:1])
     ran = time.perf_counter()
-    accuracy = Score.of(in_batches(runner, digits.images, 1000), digits.labels)
-    return contestant, runner, loaded - began, ran - loaded, accuracy
+    if note := getattr(runner, "provider_note", None):
+        on_progress(f"{contestant.name}: {note}")
+    accuracy = Score.of(in_batches(runner, images, 1000), digits.labels) if fits else None
+    return _Loaded(contestant, runner, images, loaded - began, ran - loaded, accuracy)
+
+
+def _distinct(loaded: list[_Loaded]) -> list[_Loaded]:
+    named = {one.name for one in loaded if one.contestant.provider_requested != "auto"}
+    return [one for one in loaded if one.contestant.provider_requested != "auto" or one.name not in named]
 
 
 def _call(runner: Runner, pixels: Pixels) -> Callable[[], object]:
     return lambda: runner.logits(pixels)
 
 
-def _timed(calls: dict[str, Callable[[], object]], budget_s: float) -> dict[str, Rounds]:
-    counts = calls_for_budget(calls, budget_s=budget_s, n_rounds=N_ROUNDS)
-    return measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=N_WARMUP)
+def _timed(calls: Mapping[int, Callable[[], object]], budget_s: float) -> dict[int, Rounds]:
+    named = {str(i): call for i, call in calls.items()}
+    counts = calls_for_budget(named, budget_s=budget_s, n_rounds=N_ROUNDS)
+    rounds = measure_alternating(named, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=N_WARMUP)
+    return {int(i): found for i, found in rounds.items()}
 
 
 def _batch(images: Pixels, size: int) -> Pixels:
-    """``size`` real digits, repeated if there are not so many."""
+    """``size`` pictures, repeated if there are not so many."""
     return np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
 
 
 def _batch_result(
-    size: int, rounds: Rounds, first: Rounds, config: ModelConfig | None, machine: Machine | None
+    size: int, rounds: Rounds, first: Rounds, config: ModelConfig | None = None, rates: Rates | None = None
 ) -> BatchResult:
     latency = summarize(rounds)
-    quantiles = np.quantile(np.concatenate(rounds), np.linspace(0, 1, 101))
-    return BatchResult(
-        size, latency, size / latency.p50.value_s, tuple(map(float, quantiles)),
-        ratio_to_first=median_ratio(rounds, first),
-        floor_s=floor(config, size, machine).seconds if config and machine else None,
+    least = roofline_s(config, size, rates) if config and rates else None
+    return BatchResult(size, latency, size / latency.p50.value_s, median_ratio(rounds, first), least)
+
+
+def _result(one: _Loaded, batches: list[BatchResult], steps: list[BatchResult], memory: int | None) -> BenchResult:
+    known = one.contestant
+    return BenchResult(
+        name=one.name, model=known.name, provider_requested=known.provider_requested,
+        provider_used=one.provider_used, precision=known.precision, threads=known.threads,
+        n_parameters=known.config.n_parameters, file_bytes=known.file_bytes, load_s=one.load_s,
+        first_run_s=one.first_run_s, accuracy=one.accuracy, batches=tuple(batches), peak_memory_bytes=memory,
+        steps=tuple(steps),
     )  # fmt: skip
 
 
 def advice(report: BenchReport) -> list[str]:
     """What a batch sweep says to do: from which batch more threads, or CUDA, are faster. One line each."""
     lines = []
-    groups: dict[tuple[str, int, int], list[BenchResult]] = {}
-    for result in report.results:
-        groups.setdefault((result.precision, result.n_parameters, result.file_bytes or 0), []).append(result)
-    for results in groups.values():
+    for model in dict.fromkeys(result.model for result in report.results):
+        results = [result for result in report.results if result.model == model]
         one = next((r for r in results if r.provider_used == "cpu" and r.threads == 1), None)
         if one is None:
             continue
@@ -268,35 +279,3 @@ def crossover(one: BenchResult, other: BenchResult) -> int | None:
         elif start is None:
             start = mine.batch_size
     return start
-
-
-def read_environment() -> Environment:
-    """The machine and the libraries, as far as they can be read without importing them."""
-    versions = {"python": platform.python_version()}
-    for package in ("edgelstm", "numpy", "onnxruntime", "onnxruntime-gpu", "torch"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return Environment(
-        cpu=_cpu_name(), cores=n_cores(), load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        system=f"{platform.system()} {platform.machine()}", versions=versions, gpu=_gpu_name(),
-    )  # fmt: skip
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _gpu_name() -> str | None:
-    """The name of the first NVIDIA GPU, as its driver shows it; None without one."""
-    for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in information.read_text().splitlines():
-            if line.startswith("Model:"):
-                return line.partition(":")[2].strip()
-    return None

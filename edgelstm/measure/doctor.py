@@ -1,19 +1,23 @@
 """Look at this machine: which wheels are installed, which providers really run an LSTM, what to do."""
 
 import ctypes.util
+import os
 import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from typing import get_args
 
 import numpy as np
 
 from edgelstm import __version__
-from edgelstm.config import data_dir, shipped_dir
+from edgelstm.config import DEFAULT_MODEL, data_dir, shipped_dir
 from edgelstm.data.mnist import find_mnist
-from edgelstm.errors import EdgeLstmError
-from edgelstm.runtime.runner import OrtRunner, Provider
+from edgelstm.errors import EdgeLstmError, printable
+from edgelstm.measure.machine import version_of
+from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime.session import Provider
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 MINIMUMS = {
@@ -25,6 +29,8 @@ MINIMUMS = {
 }
 """Older versions have known holes: path traversal, unsafe loading, unchecked LSTM shapes, decoders."""
 PACKAGES = (*MINIMUMS, "numpy", "onnxscript", "safetensors", "tensorboard", "matplotlib")
+LIBRARIES = {"NVIDIA driver": "cuda", "CUDA runtime": "cudart", "cuBLAS": "cublas", "cuDNN": "cudnn"}
+NVIDIA_WHEELS = ("nvidia-cudnn", "nvidia-cublas", "nvidia-cuda-runtime")
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,12 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything, in the order a person would check it. Raises nothing: what fails is a finding."""
+    telemetry = list(_telemetry())  # before onnxruntime is imported here, which sets the variable
     return [
         Finding("edgelstm", None, f"{__version__} on Python {platform.python_version()}, {platform.platform()}"),
         *_packages(),
         _wheels(installed_runtimes()),
+        *telemetry,
         *_providers(),
         *_cuda(),
         _models(),
@@ -52,15 +60,14 @@ def examine() -> list[Finding]:
 
 def installed_runtimes() -> list[str]:
     """Which of the two onnxruntime wheels pip has installed."""
-    return [name for name in RUNTIMES if _version(name)]
+    return [name for name in RUNTIMES if version_of(name)]
 
 
 def _packages() -> Iterator[Finding]:
     for name in PACKAGES:
-        version = _version(name)
+        version, minimum = version_of(name), MINIMUMS.get(name)
         if version is None:
             continue
-        minimum = MINIMUMS.get(name)
         if minimum and tuple(map(int, re.findall(r"\d+", version)[:2])) < minimum:
             wanted = ".".join(map(str, minimum))
             yield Finding(name, False, f"{version}, which has known security holes", f'pip install "{name}>={wanted}"')
@@ -79,13 +86,20 @@ def _wheels(installed: list[str]) -> Finding:
     return Finding("onnxruntime wheels", True, installed[0])
 
 
+def _telemetry() -> Iterator[Finding]:
+    """onnxruntime reads the variable once, when it is imported; edgelstm sets it before its own import."""
+    if installed_runtimes() and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+        found = "off in edgelstm; on in a program that imports onnxruntime first"
+        yield Finding("onnxruntime telemetry", None, found, "export ORT_DISABLE_TELEMETRY=1")
+
+
 def _providers() -> Iterator[Finding]:
     """A real LSTM on real pixels: the only proof that a provider works."""
-    providers: tuple[Provider, ...] = ("cpu", "cuda")
+    model = shipped_dir() / f"{DEFAULT_MODEL}.onnx"  # the path, so that no file here can stand in for it
+    providers: tuple[Provider, ...] = tuple(provider for provider in get_args(Provider) if provider != "auto")
     for provider in providers:
         try:
-            runner = OrtRunner("base", provider=provider)
-            logits = runner.logits(np.zeros((2, 28, 28), np.uint8))
+            logits = OrtRunner(model, provider=provider).logits(np.zeros((2, 28, 28), np.uint8))
         except EdgeLstmError as error:
             # no GPU is a fact, not a fault: only the CPU must work everywhere
             yield Finding(f"LSTM on {provider}", False if provider == "cpu" else None, str(error))
@@ -94,13 +108,12 @@ def _providers() -> Iterator[Finding]:
 
 
 def _cuda() -> Iterator[Finding]:
-    libraries = {"NVIDIA driver": "cuda", "CUDA runtime": "cudart", "cuBLAS": "cublas", "cuDNN": "cudnn"}
-    for what, library in libraries.items():
+    for what, library in LIBRARIES.items():
         yield Finding(what, None, ctypes.util.find_library(library) or "not in the system's library path")
     wheels = [
         f"{distribution.name} {distribution.version}"
         for distribution in metadata.distributions()
-        if distribution.name.startswith(("nvidia-cudnn", "nvidia-cublas", "nvidia-cuda-runtime"))
+        if distribution.name.startswith(NVIDIA_WHEELS)
     ]
     yield Finding("NVIDIA wheels", None, ", ".join(sorted(wheels)) or "none")
 
@@ -113,11 +126,5 @@ def _models() -> Finding:
 
 def _data() -> Finding:
     place = find_mnist(data_dir())
-    return Finding("MNIST", None, str(place) if place else f"not in {data_dir()}; `edgelstm train` fetches it")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    missing = f"not in {printable(data_dir())}; `edgelstm train` fetches it"
+    return Finding("MNIST", None, printable(place) if place else missing)

@@ -1,23 +1,36 @@
-"""How fast could this machine be at best? Its measured sgemm rate and memory bandwidth set the floor."""
+"""What figures depend on besides the model: the machine's rates, its names and versions, a process's peak memory."""
 
+import os
+import pickle
+import platform
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 
-from edgelstm.config import ModelConfig
-from edgelstm.runtime.runner import SessionSettings, open_session
+from edgelstm.config import ModelConfig, n_cores
+from edgelstm.contract import FLOAT, OPSET, Node, Pixels, Runner, Value
+from edgelstm.onnx_file import OnnxGraph, encode
+from edgelstm.runtime.session import SessionSettings, open_session
 
 SIDE = 512
 """Rows and columns of the measured product: large enough for the full rate, small enough for the caches."""
 COPY_BYTES = 64 * 2**20
 """Bytes of the measured copy: more than the caches of the cores that may run it."""
 N_TRIALS = 15
+MEMORY_TIMEOUT_S = 120
+"""How long a process may take to load a model and run it once."""
+PACKAGES = ("edgelstm", "numpy", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
 @dataclass(frozen=True)
-class Machine:
+class Rates:
     """What one measurement found the machine able to do."""
 
     threads: int
@@ -28,66 +41,121 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Floor:
-    """The least time a model could take on a machine (S. Williams et al., Roofline, CACM 2009)."""
+class Environment:
+    """What figures depend on besides the model."""
 
-    flops: int
-    """Of the matrix products of the whole batch."""
-    n_bytes: int
-    """Weights once, pixels and logits once: what must come from memory at least."""
-    seconds: float
-    """The longer of flops over rate and bytes over bandwidth."""
+    cpu: str
+    cores: int
+    """Cores this process may use."""
+    load_average: float | None
+    """Processes waiting for a core over the last minute, before measuring; None where unknown."""
+    system: str
+    versions: dict[str, str]
+    gpu: str | None
+    rates: Rates | None = None
+    """None if not measured."""
 
 
-def measure_machine(threads: int = 1) -> Machine:
+def read_environment() -> Environment:
+    """The machine and the libraries, as far as they can be read without importing them."""
+    versions = {name: version for name in PACKAGES if (version := version_of(name))}
+    return Environment(
+        cpu=_cpu_name(), cores=n_cores(), load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        system=f"{platform.system()} {platform.machine()}", gpu=_gpu_name(),
+        versions={"python": platform.python_version(), **versions},
+    )  # fmt: skip
+
+
+def version_of(package: str) -> str | None:
+    """The installed version; None if the package is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _gpu_name() -> str | None:
+    """The name of the first NVIDIA GPU, as its driver shows it; None without one."""
+    for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in information.read_text().splitlines():
+            if line.startswith("Model:"):
+                return line.partition(":")[2].strip()
+    return None
+
+
+def measure_rates(threads: int = 1) -> Rates:
     """Measure the sgemm rate and the copy bandwidth; takes about a second. The best trial counts."""
-    settings = SessionSettings(threads=threads)
-    session = open_session(matmul_model(), settings)
+    session = open_session(matmul_model(), SessionSettings(threads=threads))
     square = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
-    flops = 2 * SIDE**3
-    product_s = min(_seconds(lambda: session.run(None, {"a": square, "b": square})) for _ in range(N_TRIALS))
+    product_s = _shortest_s(lambda: session.run(None, {"a": square, "b": square}))
     source = np.ones(COPY_BYTES, np.uint8)
     target = np.empty_like(source)
-    copy_s = min(_seconds(lambda: np.copyto(target, source)) for _ in range(N_TRIALS))
-    return Machine(threads, flops / product_s, 2 * COPY_BYTES / copy_s)
-
-
-def floor(config: ModelConfig, batch_size: int, machine: Machine, bytes_per_weight: int = 4) -> Floor:
-    """The least time for one batch of this model on this machine."""
-    flops = batch_size * config.flops
-    per_image = config.rows * config.cols + 4 * config.n_classes
-    n_bytes = bytes_per_weight * config.n_parameters + batch_size * per_image
-    return Floor(flops, n_bytes, max(flops / machine.flops_per_s, n_bytes / machine.bytes_per_s))
+    copy_s = _shortest_s(lambda: np.copyto(target, source))
+    return Rates(threads, 2 * SIDE**3 / product_s, 2 * COPY_BYTES / copy_s)
 
 
 def matmul_model() -> bytes:
-    """An ONNX model of one MatMul, float32 (N, N) a and b -> c, written in protobuf's wire format by hand.
+    """An ONNX model of one MatMul, float32 (n, n) a and b -> c.
 
-    So the rate is that of the same kernels, threads and settings that run the LSTM, and needs no onnx.
+    So the rate is that of the same kernels, threads and settings that run the LSTM.
     """
-
-    def value(name: str) -> bytes:
-        axes = b"".join(_field(1, _field(2, b"N")) for _ in range(2))
-        tensor = _number(1, 1) + _field(2, axes)  # elem_type FLOAT, shape
-        return _field(1, name.encode()) + _field(2, _field(1, tensor))
-
-    node = _field(1, b"a") + _field(1, b"b") + _field(2, b"c") + _field(4, b"MatMul")
-    graph = _field(1, node) + _field(2, b"g") + _field(11, value("a")) + _field(11, value("b")) + _field(12, value("c"))
-    return _number(1, 8) + _field(7, graph) + _field(8, _number(2, 18))  # IR version 8, graph, opset 18
+    a, b, c = (Value(name, FLOAT, ("n", "n")) for name in "abc")
+    node = Node("MatMul", ("a", "b"), ("c",), "product")
+    return encode(OnnxGraph((node,), {}, (a, b), (c,), opsets={"": OPSET}, metadata={}))
 
 
-def _field(number: int, content: bytes) -> bytes:
-    assert len(content) < 2**14, "two bytes of length are enough here"
-    size = len(content)
-    length = bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])
-    return bytes([number << 3 | 2]) + length + content
+def roofline_s(config: ModelConfig, batch_size: int, rates: Rates) -> float:
+    """The least seconds that a float32 model needs for one batch (S. Williams et al., Roofline, CACM 2009).
+
+    The longer of two times: all matrix products at the measured rate; weights once, pixels and logits once through
+    the memory at the measured bandwidth.
+    """
+    values = batch_size * (config.rows * config.cols + 4 * config.n_classes)
+    n_bytes = 4 * config.n_parameters + values
+    return max(batch_size * config.flops / rates.flops_per_s, n_bytes / rates.bytes_per_s)
 
 
-def _number(number: int, value: int) -> bytes:
-    return bytes([number << 3, value])
+def _shortest_s(call: Callable[[], object]) -> float:
+    def seconds() -> float:
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+
+    return min(seconds() for _ in range(N_TRIALS))
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+_LOAD_AND_RUN = """
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
+load, pixels = pickle.load(sys.stdin.buffer)
+load().logits(pixels)
+print(open("/proc/self/status").read())
+"""
+
+
+def peak_memory_bytes(load: Callable[[], Runner], pixels: Pixels) -> int | None:
+    """Peak resident memory of a fresh Python process that loads a runner and runs it once on ``pixels``.
+
+    It holds everything: Python, NumPy, the runtime, the model. ``load`` must be picklable by another process, so not
+    defined in the main script: that is not imported there (as multiprocessing would do, which starts a script without
+    a main guard again). None where the system does not say (it is read from Linux's /proc) or the process fails.
+    """
+    try:
+        job = pickle.dumps(sys.path) + pickle.dumps((load, pixels))
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _LOAD_AND_RUN], input=job, capture_output=True, timeout=MEMORY_TIMEOUT_S
+        )
+    except (pickle.PicklingError, AttributeError, TypeError, OSError, subprocess.TimeoutExpired):
+        return None
+    # VmHWM is the highest of this process alone; getrusage's peak would be inherited from the parent
+    found = re.search(rb"^VmHWM:\s+(\d+) kB", done.stdout, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None

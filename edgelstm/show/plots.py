@@ -1,50 +1,89 @@
 """Reports as pictures: latency, throughput, accuracy against latency; accuracy against rows read."""
 
-from typing import TYPE_CHECKING
+import io
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from edgelstm.measure.bench import BenchReport, BenchResult
-from edgelstm.runtime.early_exit import EarlyReport
-from edgelstm.show.figure import FileFormat, figure_bytes, new_figure
+from edgelstm.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
-COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-    "#7f7f7f",
-    "#882255",
-    "#999933",
-    "#332288",
-    "#b8860b",
-)
-"""Okabe and Ito's palette, which people with any colour vision can tell apart."""
+    from edgelstm.measure.bench import BenchReport, BenchResult
+    from edgelstm.runtime.early_exit import EarlyReport
+
+FileFormat = Literal["png", "svg"]
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
+"""Okabe and Ito's palette, which people with any colour vision can tell apart; its yellow is too pale for lines."""
+MARKERS = "os^D"
+"""One for each time through the colours."""
+MAX_LABEL, LEGEND_CHARACTERS = 60, 180
+"""Characters of a name, and of a line of the legend, that fit into 15 inches."""
 
 
-def bench_plot(report: BenchReport, file_format: FileFormat = "png") -> bytes:
+def new_figure(width_in: float, height_in: float) -> "Figure":
+    """An empty figure of this size in inches. Raises MissingDependencyError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("matplotlib", "plot", purpose="drawing a plot") from error
+    return Figure(figsize=(width_in, height_in), facecolor="white")
+
+
+def figure_bytes(figure: "Figure", file_format: FileFormat, dpi: int = 130) -> bytes:
+    """The figure as a PNG or SVG file, without a date and with fixed ids: the same figure gives the same bytes."""
+    import matplotlib
+
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "edgelstm"}):
+        figure.savefig(buffer, format=file_format, dpi=dpi, metadata={"Date": None} if file_format == "svg" else None)
+    return buffer.getvalue()
+
+
+def format_of(path: Path) -> FileFormat:
+    """What to write into a file of this name: ``svg`` if it ends so, else ``png``."""
+    return "svg" if path.suffix.lower() == ".svg" else "png"
+
+
+def bench_plot(report: "BenchReport", file_format: FileFormat = "png") -> bytes:
     """The picture's bytes, ``png`` or ``svg``. Raises MissingDependencyError without matplotlib."""
-    figure = new_figure(15, 5)
+    return figure_bytes(bench_figure(report), file_format)
+
+
+def bench_figure(report: "BenchReport") -> "Figure":
+    """Latency, throughput, and accuracy against latency, side by side over one legend."""
+    names = [_label(result.name) for result in report.results]
+    columns = max(1, min(len(names), LEGEND_CHARACTERS // (max(map(len, names)) + 8)))
+    figure = new_figure(15, 5.4 + 0.2 * math.ceil(len(names) / columns))
     figure.set_layout_engine("constrained")
     distribution, throughput, front = figure.subplots(1, 3)
-    colours = {result.name: COLOURS[i % len(COLOURS)] for i, result in enumerate(report.results)}
-    _draw_distribution(distribution, report.results, colours)
-    _draw_throughput(throughput, report.results, colours)
-    _draw_front(front, report.results, colours)
+    styles = {
+        result.name: (COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)])
+        for i, result in enumerate(report.results)
+    }
+    _draw_distribution(distribution, report.results, styles)
+    _draw_throughput(throughput, report.results, styles)
+    _draw_front(front, report.results, styles)
+    # one legend for all: names beside the points would lie on each other and run out of the picture
+    figure.legend(throughput.lines, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     environment = report.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
     figure.suptitle(
         f"{environment.cpu}, {environment.cores} cores, {environment.gpu or 'no GPU'} - {versions}", fontsize=9
     )
-    return figure_bytes(figure, file_format)
+    return figure
 
 
-def early_plot(report: EarlyReport, file_format: FileFormat = "png") -> bytes:
+def _label(name: str) -> str:
+    """A name as matplotlib shows it: not as a formula, not too wide."""
+    short = name if len(name) <= MAX_LABEL else "..." + name[3 - MAX_LABEL :]
+    return short.replace("$", r"\$")
+
+
+def early_plot(report: "EarlyReport", file_format: FileFormat = "png") -> bytes:
     """Accuracy against rows read: all pictures stopped at the same row, and the rule at every probability."""
     figure = new_figure(8, 5)
     figure.set_layout_engine("constrained")
@@ -74,40 +113,58 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
     return front
 
 
-def _draw_distribution(axes: "Axes", results: tuple[BenchResult, ...], colours: dict[str, str]) -> None:
+_Styles = dict[str, tuple[str, str]]
+"""Name -> colour and marker."""
+
+
+def _draw_distribution(axes: "Axes", results: "tuple[BenchResult, ...]", styles: _Styles) -> None:
     size = results[0].batches[0].batch_size
     for result in results:
-        quantiles = result.batches[0].quantiles_s
+        quantiles = result.batches[0].latency.quantiles_s
         shares = [i / (len(quantiles) - 1) for i in range(len(quantiles))]
-        axes.plot([1e6 * q for q in quantiles], shares, color=colours[result.name], label=result.name, linewidth=2)
+        axes.plot([1e6 * q for q in quantiles], shares, color=styles[result.name][0], linewidth=2)
     for share in (0.5, 0.9, 0.99):
         axes.axhline(share, color="0.85", linewidth=0.8, zorder=0)
         axes.annotate(f"p{100 * share:.0f}", (1, share), xycoords=("axes fraction", "data"), fontsize=8, color="0.4")
-    axes.set(xscale="log")
+    # p99: the last hundredth would squeeze the rest
+    slowest = max(result.batches[0].latency.quantiles_s[-2] for result in results)
+    axes.set(xscale="log", ylim=(0, 1), xlim=(None, 1.5e6 * slowest))
     _plain_ticks(axes.xaxis)
-    slowest = max(
-        result.batches[0].quantiles_s[-2] for result in results
-    )  # p99: the last hundredth would squeeze the rest
-    axes.set(
-        ylim=(0, 1),
-        xlim=(None, 1.5e6 * slowest),
-        xlabel=f"microseconds a call, batch {size}",
-        ylabel="share of calls within",
-    )
-    axes.set_title("Latency")
-    axes.legend(fontsize=8, loc="lower right")
+    axes.set(xlabel=f"microseconds a call, batch {size}", ylabel="share of calls within", title="Latency")
 
 
-def _draw_throughput(axes: "Axes", results: tuple[BenchResult, ...], colours: dict[str, str]) -> None:
+def _draw_throughput(axes: "Axes", results: "tuple[BenchResult, ...]", styles: _Styles) -> None:
     for result in results:
+        colour, marker = styles[result.name]
         sizes = [batch.batch_size for batch in result.batches]
         rates = [batch.images_per_s for batch in result.batches]
-        axes.plot(sizes, rates, "o-", color=colours[result.name], label=result.name, markersize=4)
+        axes.plot(sizes, rates, color=colour, marker=marker, markersize=5)
     axes.set(xscale="log", yscale="log")
     _plain_ticks(axes.xaxis)
     _plain_ticks(axes.yaxis)
-    axes.set(xlabel="batch size", ylabel="images a second")
-    axes.set_title("Throughput")
+    axes.set(xlabel="batch size", ylabel="images a second", title="Throughput")
+    axes.grid(color="0.92", which="both", linewidth=0.6)
+
+
+def _draw_front(axes: "Axes", results: "tuple[BenchResult, ...]", styles: _Styles) -> None:
+    axes.set(xlabel=f"p50 microseconds, batch {results[0].batches[0].batch_size}", title="Accuracy against latency")
+    scored = {
+        result.name: (1e6 * result.batches[0].latency.p50.value_s, 100 * result.accuracy.accuracy)
+        for result in results
+        if result.accuracy
+    }
+    if not scored:
+        axes.text(0.5, 0.5, "no labelled data", transform=axes.transAxes, ha="center", color="0.4")
+        return
+    front = pareto_front(list(scored.values()))
+    axes.step(*zip(*front, strict=True), where="post", color="0.8", zorder=0)
+    for name, (latency, accuracy) in scored.items():
+        colour, marker = styles[name]
+        axes.plot(latency, accuracy, color=colour, marker=marker, markersize=9, linestyle="none")
+    axes.set(xscale="log", ylabel="% of the digits right")
+    _plain_ticks(axes.xaxis)
+    axes.margins(x=0.1, y=0.1)
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.grid(color="0.92", which="both", linewidth=0.6)
 
 
@@ -118,19 +175,3 @@ def _plain_ticks(axis: "Axis", form: str = "{x:,.0f}") -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter(form))
     axis.set_minor_formatter(NullFormatter())
-
-
-def _draw_front(axes: "Axes", results: tuple[BenchResult, ...], colours: dict[str, str]) -> None:
-    points = [(1e6 * result.batches[0].latency.p50.value_s, 100 * result.accuracy.accuracy) for result in results]
-    front = pareto_front(points)
-    axes.step(*zip(*front, strict=True), where="post", color="0.8", zorder=0)
-    for result, (latency, accuracy) in zip(results, points, strict=True):
-        axes.plot(latency, accuracy, "o", color=colours[result.name], markersize=8)
-        axes.annotate(
-            result.name, (latency, accuracy), xytext=(0, 8), textcoords="offset points", fontsize=8, ha="center"
-        )
-    axes.margins(x=0.25, y=0.2)
-    size = results[0].batches[0].batch_size
-    axes.set(xlabel=f"p50 microseconds, batch {size}", ylabel=f"% of {results[0].accuracy.n:,} digits right")
-    axes.set_title("Accuracy against latency")
-    axes.ticklabel_format(useOffset=False)

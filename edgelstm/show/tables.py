@@ -49,11 +49,11 @@ _PAGE = """<!doctype html>
 <title>edgelstm bench</title>
 <style>
 :root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif; }
-body { max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+body { max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dt { opacity: .65; } dd { margin: 0; }
 svg { width: 100%; height: auto; background: #fff; border-radius: 6px; }
 table { border-collapse: collapse; display: block; overflow-x: auto; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
+th, td { padding: .25rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8884; }
 th:first-child, td:first-child { text-align: left; }
 </style>
 <h1>edgelstm bench</h1>
@@ -87,18 +87,16 @@ def early_text(report: EarlyReport) -> str:
 def header(report: BenchReport) -> list[tuple[str, str]]:
     """What the figures depend on, as names and values."""
     environment = report.environment
-    machine = environment.machine
+    rates = environment.rates
     load = "unknown" if environment.load_average is None else f"{environment.load_average:.2f}"
-    rates = "not measured"
-    if machine:
-        rates = (
-            f"sgemm {machine.flops_per_s / 1e9:,.0f} GFLOP/s with {machine.threads} thread(s), "
-            f"copy {machine.bytes_per_s / 1e9:,.1f} GB/s"
-        )
+    speeds = "not measured" if rates is None else (
+        f"sgemm {rates.flops_per_s / 1e9:,.0f} GFLOP/s with {rates.threads} thread(s), "
+        f"copy {rates.bytes_per_s / 1e9:,.1f} GB/s"
+    )  # fmt: skip
     return [
         ("machine", f"{environment.cpu}, {environment.cores} cores, {environment.system}, load {load}"),
         ("gpu", environment.gpu or "none found"),
-        ("rates", rates),
+        ("rates", speeds),
         ("versions", ", ".join(f"{name} {version}" for name, version in environment.versions.items())),
         ("digits", report.digits),
         ("timed", report.what_is_timed),
@@ -113,14 +111,14 @@ def bench_tables(report: BenchReport) -> list[tuple[str, list[tuple[str, ...]]]]
         ("models", [_MODEL_HEAD, *map(_model_row, results)]),
         ("scenarios, by MLPerf's names", [_SCENARIO_HEAD, *map(_scenario_row, results)]),
     ]
-    for index, size in enumerate(batch.batch_size for batch in results[0].batches):
-        tables.append(
-            (f"batch {size}", [_BATCH_HEAD, *(_batch_row(result.name, result.batches[index]) for result in results)])
-        )
-    streaming = [result for result in results if result.steps]
-    for index, size in enumerate(step.batch_size for step in (streaming[0].steps if streaming else ())):
-        rows = (_batch_row(result.name, result.steps[index]) for result in streaming)
-        tables.append((f"one step of a stream, batch {size}", [_STEP_HEAD, *rows]))
+    for title, head, lists in (
+        ("batch", _BATCH_HEAD, [(result.name, result.batches) for result in results]),
+        ("one step of a stream, batch", _STEP_HEAD, [(result.name, result.steps) for result in results]),
+    ):
+        measured = [(name, batches) for name, batches in lists if batches]
+        for index, batch in enumerate(measured[0][1] if measured else ()):
+            rows = [_batch_row(name, batches[index])[: len(head)] for name, batches in measured]
+            tables.append((f"{title} {batch.batch_size}", [head, *rows]))
     return tables
 
 
@@ -136,16 +134,17 @@ def warnings(report: BenchReport) -> list[str]:
 
 
 _MODEL_HEAD = (
-    "model", "requested", "used", "threads", "precision", "parameters", "file kB", "load ms", "first ms", "peak MB",
-    "right",
+    "model", "right", "requested", "used", "threads", "precision", "parameters", "file kB", "load ms", "first ms",
+    "peak MB",
 )  # fmt: skip
 
 
 def _model_row(result: BenchResult) -> tuple[str, ...]:
     return (
-        result.name, result.provider_requested, result.provider_used, str(result.threads), result.precision,
-        f"{result.n_parameters:,}", _scaled(result.file_bytes, 1e-3, 0), _scaled(result.load_s, 1e3, 1),
-        _scaled(result.first_run_s, 1e3, 2), _scaled(result.peak_memory_bytes, 1e-6, 0), str(result.accuracy),
+        result.name, str(result.accuracy or "-"), result.provider_requested, result.provider_used,
+        str(result.threads), result.precision, f"{result.n_parameters:,}", _scaled(result.file_bytes, 1e-3, 0),
+        _scaled(result.load_s, 1e3, 1), _scaled(result.first_run_s, 1e3, 2),
+        _scaled(result.peak_memory_bytes, 1e-6, 0),
     )  # fmt: skip
 
 
@@ -159,17 +158,18 @@ def _scenario_row(result: BenchResult) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-_BATCH_HEAD = ("model", "p50 us", "p90 us", "p99 us", "images/s", "times the first", "times the floor")
+_BATCH_HEAD = ("model", "p50 us", "p90 us", "p99 us", "images/s", "times the first", "times roofline")
 
-_STEP_HEAD = tuple("steps/s" if name == "images/s" else name for name in _BATCH_HEAD)
+_STEP_HEAD = tuple("steps/s" if name == "images/s" else name for name in _BATCH_HEAD[:-1])
+"""Without the roofline: the weights and the state stay in the caches, which it does not know."""
 
 
 def _batch_row(name: str, batch: BatchResult) -> tuple[str, ...]:
     latency, ratio = batch.latency, batch.ratio_to_first
     return (
         name, *(_percentile(p) for p in (latency.p50, latency.p90, latency.p99)), f"{batch.images_per_s:,.0f}",
-        "-" if ratio is None else f"{ratio.value:.2f} [{_end(ratio.low)} {_end(ratio.high)}]",
-        "-" if batch.floor_s is None else f"{latency.p50.value_s / batch.floor_s:.2f}",
+        f"{ratio.value:.2f} [{_end(ratio.low)} {_end(ratio.high)}]",
+        "-" if batch.roofline_s is None else f"{latency.p50.value_s / batch.roofline_s:.2f}",
     )  # fmt: skip
 
 
