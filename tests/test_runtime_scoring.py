@@ -1,6 +1,7 @@
 """Tests of edgelstm.runtime.scoring: the same batches in the same order, bounded, and nothing left behind."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 
@@ -12,6 +13,15 @@ from edgelstm.errors import PictureError
 from edgelstm.runtime import scoring as workers_module
 from edgelstm.runtime.classifier import CHUNK, prepare_each
 from edgelstm.runtime.scoring import Workers
+
+TIMEOUT_S = 60
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch):
+    """What Workers sets for good is put back."""
+    for name in ("PYTHONSAFEPATH", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.setenv(name, "")
 
 
 @pytest.fixture
@@ -84,27 +94,54 @@ def test_many_bytes_do_not_lock_the_pipes(workers):
 def test_the_end_ends_the_processes_in_the_middle_of_their_work(mixed):
     with Workers(2) as workers:
         next(workers.prepare_each(itertools.cycle(mixed), 28, 28))
-        assert [None, None] == [process.poll() for process in workers.processes]
-    assert [-signal.SIGKILL] * 2 == [process.poll() for process in workers.processes]
+        processes = multiprocessing.active_children()
+        assert [True, True] == [process.is_alive() for process in processes]
+    assert [False, False] == [process.is_alive() for process in processes]
 
 
-def test_the_processes_end_when_their_input_does(workers):
-    for process in workers.processes:
-        process.stdin.close()
-    assert [0, 0] == [process.wait(timeout=60) for process in workers.processes]
+def test_the_processes_end_when_the_one_that_started_them_does(workers):
+    processes = multiprocessing.active_children()
+    workers._lifeline.close()  # as the system does, however a process ends
+    for process in processes:
+        process.join(timeout=TIMEOUT_S)
+    assert [False, False] == [process.is_alive() for process in processes]
 
 
-def test_a_worker_that_is_killed_is_a_clear_error(workers, digit):
-    for process in workers.processes:
+def test_a_worker_that_is_killed_is_a_clear_error_after_what_was_answered_before(digit):
+    with Workers(1) as worker:
+        answers = worker.prepare_each(iter([[digit]] * 20), 28, 28)
+        next(answers)
+        worker._pool.submit(os.getpid).result(timeout=TIMEOUT_S)  # so it has answered what it was given before
+        [process] = multiprocessing.active_children()
         process.kill()
-    with pytest.raises(PictureError, match=f"broke off: found exit status -9 at '{digit}' or one of the 1 after it"):
-        list(workers.prepare_each(iter([[digit, digit]]), 28, 28))
+        process.join(timeout=TIMEOUT_S)
+        for _ in range(worker.n_ahead - 1):
+            assert [None] == next(answers).errors
+        with pytest.raises(PictureError, match=f"broke off: found no answer from {digit} on; leave out the picture"):
+            list(answers)
 
 
-def test_a_worker_that_cannot_start_is_a_clear_error(monkeypatch, digit):
-    monkeypatch.setattr(workers_module, "START", "raise SystemExit(3)")
-    with Workers(2) as workers, pytest.raises(PictureError, match="found exit status 3"):
+class Broken:
+    """Pickles well, and raises where it arrives."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def broken_answer(*_):
+    return Broken()
+
+
+def test_a_worker_that_sends_what_cannot_be_read_is_a_clear_error(workers, digit, monkeypatch):
+    monkeypatch.setattr(workers_module, "prepare", broken_answer)
+    with pytest.raises(PictureError, match="a process that prepares the pictures broke off"):
         list(workers.prepare_each(iter([[digit]]), 28, 28))
+
+
+def test_the_workers_compute_on_one_thread_each_and_ignore_ctrl_c(workers):
+    assert workers._pool.submit(os.getenv, "OPENBLAS_NUM_THREADS").result() == "1"
+    assert workers._pool.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_a_module_beside_the_pictures_is_not_imported(monkeypatch, tmp_path, digit):
