@@ -1,25 +1,14 @@
-"""Tests of edgelstm.web.server and its command: the server gives its own files to this machine, and nothing else."""
+"""Tests of edgelstm.web.server: it gives its own files to this machine, and nothing else."""
 
-import hashlib
 import http.client
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-import edgelstm
-from edgelstm.cli import main
 from edgelstm.errors import OutputError
-from edgelstm.export.stream_graph import build_stream_model
-from edgelstm.web import page as site
-from edgelstm.web.page import RuntimeFile, Site
 from edgelstm.web.server import HEADERS, HOST, MAX_THREADS, DemoServer, Handler
 
 FILES = {
@@ -246,87 +235,3 @@ def test_a_name_that_nobody_knows_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(socket.socket, "bind", unknown)
     with pytest.raises(OutputError, match=r"cannot listen on nowhere, port 0: found Name or service not known"):
         DemoServer(FILES, host="nowhere", port=0)
-
-
-# The command
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """A cache folder that holds two small files in place of onnxruntime-web."""
-    files = {"ort.wasm.bundle.min.mjs": b"export {}", "ort-wasm-simd-threaded.wasm": b"\0asm"}
-    folder = tmp_path / "cache" / "edgelstm" / "onnxruntime-web-1.30.0"
-    folder.mkdir(parents=True)
-    known = []
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-        known.append(RuntimeFile(name, name.replace(".mjs", ".js"), len(content), hashlib.sha256(content).hexdigest()))
-    monkeypatch.setattr(site, "RUNTIME_FILES", tuple(known))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def stream_path(tiny_checkpoint, tmp_path):
-    path = tmp_path / "tiny.stream.onnx"
-    path.write_bytes(build_stream_model(tiny_checkpoint).SerializeToString(deterministic=True))
-    return path
-
-
-def test_export_says_how_large_each_part_is(cache, stream_path, tmp_path):
-    done = CliRunner().invoke(main, ["demo", "--model", str(stream_path), "--export", str(tmp_path / "out")])
-    assert done.exit_code == 0, done.output
-    total = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
-    lines = done.stdout.splitlines()
-    assert [line.split()[-1] for line in lines[1:4]] == [
-        "model", "ort-wasm-simd-threaded.wasm", "ort.wasm.bundle.min.js",
-    ]  # fmt: skip
-    assert lines[-1].split() == [f"{total:,}", "bytes", str(tmp_path / "out")]
-    assert (tmp_path / "out" / "model.onnx").read_bytes() == stream_path.read_bytes()
-
-
-def test_a_wrong_model_is_refused_before_anything_is_fetched(tiny_model_path, monkeypatch):
-    monkeypatch.setattr(site, "ensure_runtime", lambda **k: pytest.fail("fetched"))
-    done = CliRunner().invoke(main, ["demo", "--model", str(tiny_model_path)])
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "reads whole pictures" in done.stderr
-
-
-def test_a_busy_port_exits_1_with_one_line(cache, stream_path, server):
-    arguments = ["demo", "--model", str(stream_path), "--no-open", "--port", str(server.server_port)]
-    done = CliRunner().invoke(main, arguments)
-    assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done.output
-    assert f"port {server.server_port} is busy" in done.stderr
-
-
-@pytest.mark.parametrize("no_open", [True, False])
-def test_the_browser_is_opened_unless_it_shall_not(cache, stream_path, monkeypatch, no_open):
-    opened = []
-    monkeypatch.setattr("webbrowser.open", opened.append)
-    monkeypatch.setattr(DemoServer, "serve_forever", lambda self: None)
-    done = CliRunner().invoke(
-        main, ["demo", "--model", str(stream_path), "--port", "0", *(["--no-open"] if no_open else [])]
-    )
-    assert done.exit_code == 0, done.output
-    assert opened == ([] if no_open else [done.stdout.strip()])
-
-
-SERVE = """
-import sys
-from edgelstm.web import page as site
-site.ensure_runtime = lambda report: {}
-from edgelstm.cli import main
-main(sys.argv[1:], prog_name="edgelstm")
-"""
-
-
-def test_ctrl_c_ends_it_quietly(stream_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, "demo", "--no-open", "--port", "0", "--model", str(stream_path)],
-        env={**os.environ, "PYTHONPATH": str(Path(edgelstm.__file__).parents[1]), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    url, hint = process.stdout.readline(), process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=TIMEOUT_S)
-    assert url.startswith("http://127.0.0.1:"), err
-    assert (process.returncode, hint, out, err) == (0, "Ctrl-C ends it\n", "", "")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from edgelstm.cli.options import say
+from edgelstm.cli.options import model_option, model_to_use, say
 
 
 @click.command(epilog="Example: edgelstm demo")
-@click.option("--model", help="Model file, run folder, or shipped name.  [default: runs/base if exported, else base]")
+@model_option
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 lets the network in."
 )
@@ -24,12 +24,11 @@ def command(model: str | None, host: str, port: int, no_open: bool, folder: Path
     """Serve a page where one draws a digit and the browser reads it, with any model of 28x28 pixels.
 
     The page and the model come with edgelstm. onnxruntime-web, which runs the model in the browser, is fetched
-    once through npm into the user's cache folder; after that no network is needed, and nothing is ever sent.
+    once (33 MB) through npm into the user's cache folder; after that no network is needed, and nothing is ever sent.
     """
-    from edgelstm.onnx_file import default_model, open_model
     from edgelstm.web.page import build_page, ensure_runtime, export_page
 
-    page = build_page(open_model(model or default_model()))  # a wrong model is refused before anything is fetched
+    page = build_page(model_to_use(model))  # a wrong model is refused before anything is fetched
     page |= ensure_runtime(report=say)
     if folder is None:
         return _serve(page, host, port, no_open)

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from edgelstm import __version__
 from edgelstm.config import cache_dir
 from edgelstm.data.npm import PinnedFile, Report, cached_files
 from edgelstm.errors import ModelError, OutputError
-from edgelstm.files import sha256_of, write_bytes
+from edgelstm.files import write_bytes
 from edgelstm.onnx_file import ModelFile
 from edgelstm.runtime.stream import stateful_form
 
@@ -50,26 +49,10 @@ def build_page(model: ModelFile) -> dict[str, bytes]:
         )  # fmt: skip
     files = {path.name: path.read_bytes() for path in SOURCES.iterdir()}
     files["index.html"] = files["index.html"].replace(b"{{csp}}", CONTENT_SECURITY_POLICY.encode())
-    streaming = stateful_form(model)
-    about = json.dumps(_about(model, len(streaming)), indent=2, allow_nan=False).encode()
-    return {**files, "model.onnx": streaming, "model.json": about}
-
-
-def _about(model: ModelFile, n_bytes: int) -> dict[str, object]:
-    """What the page has to know of its model: the browser's runtime does not show a file's metadata."""
-    contract = model.contract
-    return {
-        "edgelstm": __version__,
-        "name": contract.name,
-        "precision": contract.precision,
-        "config": asdict(contract.config),
-        "temperature": contract.temperature,
-        "n_parameters": contract.config.n_parameters,
-        "n_bytes": n_bytes,
-        "sha256": sha256_of(model.content),
-        "test": asdict(contract.test) if contract.test else None,
-        "early": asdict(contract.early) if contract.early else None,
-    }
+    content = stateful_form(model)
+    # the browser's runtime does not show a file's metadata
+    about = {**asdict(model.contract), "n_parameters": config.n_parameters, "n_bytes": len(content)}
+    return {**files, "model.onnx": content, "model.json": json.dumps(about, indent=2, allow_nan=False).encode()}
 
 
 def export_page(files: Mapping[str, bytes], folder: Path) -> None:

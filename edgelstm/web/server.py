@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from edgelstm.errors import OutputError
 from edgelstm.web.page import CONTENT_SECURITY_POLICY
@@ -63,8 +64,6 @@ class DemoServer(http.server.ThreadingHTTPServer):
             super().__init__((host, port), Handler)
         except OSError as error:
             raise _cannot_listen(host, port, error) from error
-        except OverflowError as error:
-            raise OutputError(f"no port {port}", expected="0 to 65535", fix="choose another with --port") from error
 
     @property
     def url(self) -> str:
@@ -73,24 +72,22 @@ class DemoServer(http.server.ThreadingHTTPServer):
         host = {"0.0.0.0": HOST, "::": "::1"}.get(host, host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}/"
 
-    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+    def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread, as soon as one of MAX_THREADS is free."""
         self._free.acquire()
         super().process_request(request, client_address)
 
-    def process_request_thread(
-        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
-    ) -> None:
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
         """The thread's work."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that hangs up in the middle of an answer is not spoken of; any other error is shown."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
+            super().handle_error(request, client_address)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
