@@ -1,7 +1,7 @@
 """Rebuild the shipped models from nothing: python tools/build_models.py [--seeds 0 1 2] (make models)
 
 Trains the teachers, then base, small and nano with each seed, taught by them, and base once more by the recipe
-early; ships of each model the seed that is nearest the median on the validation images. A run that is already there
+early; of each model the seed ships that is nearest the median on the validation images. A run that is already there
 is gone on with, or taken as it is if it is complete. Every run takes one thread, so that the bits do not hang on the
 number of cores; as many run at a time as there are cores.
 """
@@ -24,12 +24,9 @@ from edgelstm.training.checkpoint import STATE_FILE, load_checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 RUNS = Path("runs") / "models"
-# int8 is kept where it is no faster on the machine that builds it: it is still a third of the size
 EXPORTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "base": {".onnx": (), ".int8.onnx": ("--precision", "int8", "--force"), ".stream.onnx": ("--streaming",)},
-    "small": {".onnx": (), ".int8.onnx": ("--precision", "int8", "--force")},
-    "nano": {".onnx": (), ".int8.onnx": ("--precision", "int8", "--force")},
-    "early": {".stream.onnx": ("--streaming",)},
+    **{name: {".onnx": (), ".int8.onnx": ("--precision", "int8")} for name in FAMILY},
+    "early": {".onnx": ()},
 }
 """The files of each shipped model: ending, and how `edgelstm export` writes it."""
 TEACHERS = {

@@ -46,7 +46,7 @@ summary
   test accuracy      {score(trained["test"])}
   exported           {exported["path"]}, {exported["n_bytes"]:,} bytes, {" ".join(exported["operators"])}
   verify             {n_digits - max(other):,}/{n_digits:,} same decisions in each of {len(parities)} comparisons
-                     on {verified["digits"]}
+                     on {verified["evaluation"]}
                      and 256 random pictures, largest difference of two logits {largest:.1e}
   {picture} was read as {read["label"]} ({100 * read["confidence"]:.1f} %)
   bench              the table above
