@@ -39,6 +39,10 @@ Array = npt.NDArray[Any]
 
 MAX_TEXT = 200
 """Characters of a name, a version or a digest in the metadata."""
+MAX_METADATA = 2 * 2**20
+"""Characters of all metadata: 1,000 class names at their longest fit. Parsed JSON takes up to 30 times its text."""
+MAX_COUNT = 2**63
+"""Above any number of sequences, any seed: so that no number of thousands of digits reaches a terminal."""
 _PREFIX = "edgelstm."
 
 
@@ -63,8 +67,9 @@ class Score:
     n: int
 
     def __post_init__(self) -> None:
-        if type(self.n_right) is not int or type(self.n) is not int or not 0 <= self.n_right <= self.n or not self.n:
-            raise ValueError(f"a score of {self.n_right!r} out of {self.n!r}")
+        n_right, n = self.n_right, self.n
+        if type(n_right) is not int or type(n) is not int or not (0 <= n_right <= n and 0 < n < MAX_COUNT):
+            raise ValueError(f"a score of {n_right!r} out of {n!r}")
 
     @classmethod
     def of(cls, logits: Logits, labels: npt.NDArray[np.uint8]) -> "Score":
@@ -101,7 +106,7 @@ class EarlyRule:
             raise ValueError(f"confidence: found {self.confidence!r}, expected a probability")
         if type(self.n_stable) is not int or not 1 <= self.n_stable <= 10**6:
             raise ValueError(f"n_stable: found {self.n_stable!r}, expected a whole number of at least 1")
-        if self.mean_rows is not None and not isinstance(self.mean_rows, float):
+        if self.mean_rows is not None and not (isinstance(self.mean_rows, float) and 0 <= self.mean_rows <= 10**6):
             raise ValueError(f"mean_rows: found {self.mean_rows!r}, expected a number of rows")
 
     def __str__(self) -> str:
@@ -146,7 +151,7 @@ class ModelContract:
             raise ValueError(f"kind: found {self.kind!r}, expected picture or stream")
         if self.precision not in ("fp32", "fp16", "int8"):
             raise ValueError(f"precision: found {self.precision!r}, expected fp32, fp16 or int8")
-        if self.seed is not None and type(self.seed) is not int:
+        if self.seed is not None and (type(self.seed) is not int or abs(self.seed) >= MAX_COUNT):
             raise ValueError(f"seed: found {self.seed!r}, expected a whole number")
         check_temperature(self.temperature)
 
@@ -173,8 +178,11 @@ class ModelContract:
                 fix="export it again with `edgelstm export CHECKPOINT`",
             )
         try:
+            n_characters = sum(map(len, values.values()))
+            if n_characters > MAX_METADATA:
+                raise ValueError(f"{n_characters:,} characters")
             read: dict[str, Any] = {key: json.loads(text) for key, text in values.items()}
-            if read["version"] != CONTRACT_VERSION:
+            if type(read["version"]) is not int or read["version"] != CONTRACT_VERSION:
                 raise ModelError(
                     f"{source} keeps another version of the model contract",
                     found=repr(read["version"])[:40],
@@ -184,7 +192,7 @@ class ModelContract:
             for key in ("validation", "test"):
                 read[key] = Score(**read[key]) if read[key] else None
             read["config"] = model_config_from(read["config"])
-            if early := read.get("early"):
+            if (early := read.get("early")) is not None:
                 validation = Score(**early["validation"]) if early["validation"] else None
                 read["early"] = EarlyRule(**{**early, "validation": validation})
             return cls(**read)
@@ -274,11 +282,12 @@ def graph_layout(config: ModelConfig, precision: Precision = "fp32", kind: Kind 
     """The graph of a model of this shape, as whole pictures or as rows and state.
 
     The stateful form takes the LSTM's initial states as inputs and gives its last ones as outputs; several
-    layers need a Split of each state before them and a Concat behind. fp16 has none: see `stateful`.
+    layers need a Split of each state before them and a Concat behind. That of fp16 has its weights widened to
+    float32: a stream runs on the CPU, whose LSTM has no float16.
     """
     streaming, layers, several = kind == "stream", config.n_layers, config.n_layers > 1
     if streaming and precision == "fp16":
-        raise ValueError("the stateful form of fp16 weights is fp32")
+        precision = "fp32"
     element = FLOAT16 if precision == "fp16" else FLOAT
     weights: dict[str, tuple[int, tuple[int, ...]]] = {}
     nodes, constants = _sequence_nodes(config, element, ROW_NAME if streaming else INPUT_NAME, streaming)

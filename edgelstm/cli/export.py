@@ -86,19 +86,19 @@ def _export(
 ) -> "Exported":
     from edgelstm.data.mnist import evaluation_digits, find_mnist, validation_digits
     from edgelstm.errors import DataError
-    from edgelstm.export.export import export
+    from edgelstm.export.export import export, fits
 
-    config = checkpoint.config
-    evaluation = None if precision == "fp32" else evaluation_digits(data_folder)
-    fits = (config.rows, config.cols) == (28, 28)
-    if evaluation and not fits:
+    config, digits = checkpoint.config, evaluation_digits(data_folder)
+    fit, evaluation = fits(digits, config), None if precision == "fp32" else digits
+    if evaluation and not fit:
         raise DataError(
-            f"{precision} is judged by its accuracy, and there are no sequences of this model's shape",
-            found=f"MNIST's 28 rows x 28 columns, a model of {config.rows} x {config.cols}", fix="export fp32",
+            f"{precision} is judged by its accuracy, and no data here has this model's shape",
+            found=f"a model of {config.rows} rows x {config.cols} columns and {config.n_classes} classes",
+            expected="MNIST's 28 x 28 and 10", fix="export fp32",
         )  # fmt: skip
     if evaluation:
         say(f"comparing {precision} with fp32 on {len(evaluation):,} digits ({evaluation.source})")
-    validation = validation_digits(data_folder) if fits and find_mnist(data_folder) else None
+    validation = validation_digits(data_folder) if fit and find_mnist(data_folder) else None
     if validation:
         say("choosing the rule for early exit on the validation images")
     return export(

@@ -42,16 +42,19 @@ def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_fold
     if len(paths) > 2:
         raise click.UsageError("give at most a CHECKPOINT and a MODEL")
     from edgelstm.data.mnist import evaluation_digits, find_mnist, validation_digits
+    from edgelstm.export.export import fits
     from edgelstm.export.verify import verify
     from edgelstm.onnx_file import checkpoint_beside, default_model, find_model
     from edgelstm.training.checkpoint import load_checkpoint
 
     model = find_model(paths[-1] if paths else default_model())
     checkpoint = Path(paths[0]) if len(paths) == 2 else checkpoint_beside(model)
-    digits = evaluation_digits(data_folder)
-    say(f"verifying {printable(model)} against {printable(checkpoint)} on {len(digits):,} digits ({digits.source})")
+    digits, trained = evaluation_digits(data_folder), load_checkpoint(checkpoint)
+    fit = fits(digits, trained.config)
+    what = f"{len(digits):,} digits ({digits.source})" if fit else "random pixels, as no data here has its shape"
+    say(f"verifying {printable(model)} against {printable(checkpoint)} on {what}")
     report = verify(
-        load_checkpoint(checkpoint), model, digits, providers=providers, checkpoint_name=str(checkpoint),
+        trained, model, digits, providers=providers, checkpoint_name=str(checkpoint),
         validation=validation_digits(data_folder) if find_mnist(data_folder) else None,
     )  # fmt: skip
     if as_json:

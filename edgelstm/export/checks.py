@@ -11,8 +11,7 @@ from edgelstm.export.export import MAX_LOSS
 from edgelstm.export.graph import contract_of
 from edgelstm.onnx_file import ModelFile, OnnxGraph, encode
 from edgelstm.runtime.calibration import probabilities
-from edgelstm.runtime.parity import ATOL, ParityReport, compare, mcnemar
-from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime.parity import ParityReport, compare, mcnemar
 from edgelstm.runtime.stream import Stream
 from edgelstm.training.checkpoint import Checkpoint
 
@@ -61,17 +60,15 @@ def graph_check(fresh: OnnxGraph, file: ModelFile) -> Check:
     return Check("same graph", same, answer)
 
 
-def kernel_check(runner: OrtRunner, batch_size: int, expected: Logits, found: Logits, how: str = "") -> Check:
+def kernel_check(how: str, expected: Logits, found: Logits, atol: float, *, int8: bool) -> Check:
     """The logits (N, classes) are those of the NumPy model of the kernel, rounding ties apart."""
-    int8 = runner.contract.precision == "int8"
-    atol = INT8_ATOL if int8 else FP16_CUDA_ATOL if runner.provider_used == "cuda" or how else ATOL
-    parity = compare(expected, found, atol=atol)
+    parity = compare(expected, found, atol=atol, rtol=0.0)
     answer, passed = parity_answer(parity), near_parity(parity)
     if int8:
         same = float(np.isclose(found, expected, atol=1e-4).all(axis=1).mean())
         answer += f" (a tie rounded the other way); {same:.1%} of them have the same logits to 1e-4"
         passed = passed and same >= INT8_SAME_SHARE
-    return Check(f"same values as NumPy: {how or f'{runner.name}, batch {batch_size}'}", passed, answer, parity)
+    return Check(f"same values as NumPy: {how}", passed, answer, parity)
 
 
 def accuracy_check(how: str, reference: Logits, found: Logits, labels: npt.NDArray[np.uint8]) -> Check:
@@ -102,11 +99,10 @@ def parity_check(how: str, found: tuple[Logits, Logits], reference: tuple[Logits
         )
     )  # fmt: skip
     answer = (
-        f"{on_digits.n_same:,}/{on_digits.n:,} digits and {on_noise.n_same}/{on_noise.n} random decided alike, "
-        f"largest difference {both.max_difference:.1e}"
+        f"{on_digits.n_same:,}/{on_digits.n:,} sequences and {on_noise.n_same}/{on_noise.n} random ones decided alike, "
+        f"largest difference {both.max_difference:.1e} "
+        f"({'at most' if both.values_passed else 'MORE THAN'} {tolerance:.0e}, which rounding explains)"
     )
-    if not both.values_passed:
-        answer += f", more than rounding explains ({tolerance:.1e})"
     for one in on_digits.disagreements[:5]:
         answer += f"; image {one.index}: {one.reference} became {one.found} (margin {one.margin:.2g})"
     return Check(f"same values and decisions: {how}", near_parity(both), answer, both)
@@ -124,16 +120,21 @@ def claims_check(checkpoint: Checkpoint, found: ModelContract) -> Check:
     return Check("same claims", not wrong, answer or ", ".join(names))
 
 
-def score_check(contract: ModelContract, score: Score) -> Check:
-    """The accuracy that the file claims, counted again. A sample can only refute it: it may hold no more wrong ones."""
-    question, claimed = "claimed accuracy", contract.test
+def score_check(question: str, claimed: Score | None, logits: Logits, labels: npt.NDArray[np.uint8]) -> Check:
+    """A score that the file claims, counted again on (N, classes) logits.
+
+    The shipped sample is the first of the test images, so a claim about fewer is counted on the first ones. Fewer
+    than were claimed can only refute the claim: they may hold no more wrong answers than all.
+    """
+    score = Score.of(logits, labels)
     if claimed is None:
-        return Check(question, None, f"{score} of these digits; the file claims none")
-    if claimed.n == score.n:
+        return Check(question, None, f"{score} of these sequences; the file claims none")
+    if claimed.n <= score.n:
+        score = Score.of(logits[: claimed.n], labels[: claimed.n])
         return Check(question, claimed == score, f"counted {score}, the file says {claimed}")
     n_wrong, claimed_wrong = score.n - score.n_right, claimed.n - claimed.n_right
-    answer = f"{score} of these digits; the file's claim of {claimed} is about others, which are not on this machine"
-    if score.n < claimed.n and n_wrong > claimed_wrong:
+    answer = f"{score} of these sequences; the file claims {claimed}, and the others are not on this machine"
+    if n_wrong > claimed_wrong:
         return Check(question, False, f"{answer}, but no more than {claimed_wrong} may be wrong")
     return Check(question, None, answer)
 
@@ -161,4 +162,4 @@ def near_parity(parity: ParityReport) -> bool:
 
 
 def parity_answer(parity: ParityReport) -> str:
-    return f"{parity.n_same:,}/{parity.n:,} digits decided alike, largest difference {parity.max_difference:.1e}"
+    return f"{parity.n_same:,}/{parity.n:,} sequences decided alike, largest difference {parity.max_difference:.1e}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgelstm.config import ModelConfig
 from edgelstm.contract import EarlyRule, Precision, Score, in_batches
 from edgelstm.data.mnist import Digits
 from edgelstm.errors import ParityError
@@ -151,12 +152,21 @@ def _refuse_a_loss(target: Path, tradeoff: Tradeoff) -> None:
         )  # fmt: skip
 
 
-def choose_early_rule(file: ModelFile, validation: Digits) -> EarlyRule:
-    """The rule that reads the fewest rows of the validation sequences, and of these shifted, and loses none."""
+def choose_early_rule(file: ModelFile, validation: Digits, temperature: float | None = None) -> EarlyRule:
+    """The rule that reads the fewest rows of the validation sequences, and of these shifted, and loses none.
+
+    Its probabilities are those at ``temperature``, or at the model's own.
+    """
     shifted = with_shifts(validation)
     stream = Stream(file, n_streams=VALIDATION_STREAMS[file.contract.precision])
     logits = logits_by_step(stream, shifted.images)
-    return choose_rule(logits, shifted.labels, file.contract.config.rows_per_step, file.contract.temperature)
+    temperature = file.contract.temperature if temperature is None else temperature
+    return choose_rule(logits, shifted.labels, file.contract.config.rows_per_step, temperature)
+
+
+def fits(digits: Digits, config: ModelConfig) -> bool:
+    """Whether a model of this shape can be scored on these sequences."""
+    return digits.images.shape[1:] == (config.rows, config.cols) and int(digits.labels.max()) < config.n_classes
 
 
 def with_shifts(digits: Digits) -> Digits:

@@ -48,7 +48,7 @@ def contract_of(
 
 
 def build_graph(checkpoint: Checkpoint, contract: ModelContract) -> OnnxGraph:
-    """The graph of a checkpoint in the precision and form of ``contract``. Raises ModelError for weights of NaN."""
+    """The graph of a checkpoint in the precision and form of ``contract``."""
     config, precision = contract.config, contract.precision
     trained = numpy_weights(checkpoint.weights)
     weights: dict[str, Array] = {"head.weight": trained["head.weight"], "head.bias": trained["head.bias"]}

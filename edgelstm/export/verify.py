@@ -7,19 +7,12 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.contract import (
-    INPUT_NAME,
-    OUTPUT_NAME,
-    Logits,
-    Pixels,
-    Runner,
-    Score,
-    in_batches,
-)
+from edgelstm.contract import INPUT_NAME, OUTPUT_NAME, Logits, Pixels, Runner, in_batches
 from edgelstm.data.mnist import Digits
 from edgelstm.errors import EdgeLstmError, ModelError
 from edgelstm.export.checks import (
     FP16_CUDA_ATOL,
+    INT8_ATOL,
     Check,
     accuracy_check,
     claims_check,
@@ -32,7 +25,7 @@ from edgelstm.export.checks import (
     restored_check,
     score_check,
 )
-from edgelstm.export.export import choose_early_rule
+from edgelstm.export.export import choose_early_rule, fits
 from edgelstm.export.graph import build_graph, contract_of, probe_pixels
 from edgelstm.export.torch_export import TorchExportedRunner
 from edgelstm.onnx_file import ModelFile, ModelSource, decode, open_model
@@ -89,7 +82,12 @@ class _Case:
     """Sequences with labels; of a model that no data at hand fits, random ones without."""
     labelled: bool
     tolerance: float
-    """Largest difference of two fp32 logits that rounding explains."""
+    """Largest difference of two float32 logits that rounding explains."""
+
+    @property
+    def int8(self) -> bool:
+        """Whether activations are quantized, so that logits depend on the batch and on the rows of a call."""
+        return self.file.contract.precision == "int8"
 
 
 def verify(
@@ -103,21 +101,16 @@ def verify(
 ) -> VerifyReport:
     """Ask whether graph, weights, values, decisions, confidences and claims of a file are the checkpoint's.
 
-    ``digits`` are the evaluation sequences, None if there are none of the model's shape: then random ones are
+    ``digits`` are the evaluation sequences; if they are None, or not of the model's shape, random ones are
     compared, and no accuracy. ``validation`` are those that chose the rule for early exit, None if they are not at
     hand. The reference is eager torch, and for int8 a NumPy model of the kernel; a stream runs on the CPU whatever
     the ``providers``. Raises ProviderError if a provider that was asked for by name does not run the LSTM.
     """
     name = model.source if isinstance(model, ModelFile) else "the model" if isinstance(model, bytes) else str(model)
     checks = tuple(_checks(checkpoint, model, digits, providers, validation))
-    fit = digits is not None and _fits(digits, checkpoint)
+    fit = digits is not None and fits(digits, checkpoint.config)
     what = f"{len(digits):,} digits ({digits.source})" if digits and fit else "random pixels only"
     return VerifyReport(name, checkpoint_name, what, checks)
-
-
-def _fits(digits: Digits | None, checkpoint: Checkpoint) -> bool:
-    shape, n_classes = (checkpoint.config.rows, checkpoint.config.cols), checkpoint.config.n_classes
-    return digits is not None and digits.images.shape[1:] == shape and int(digits.labels.max()) < n_classes
 
 
 def _checks(
@@ -143,13 +136,11 @@ def _checks(
     )  # fmt: skip
     yield graph_check(build_graph(checkpoint, contract), file)
     probe = Digits(probe_pixels(config), np.zeros(256, np.uint8), "random pixels")
-    labelled = digits is not None and _fits(digits, checkpoint)
+    labelled = digits is not None and fits(digits, config)
     digits = digits if digits is not None and labelled else probe
-    tolerance = 0.0
-    if contract.precision == "fp32":
-        tolerance = rounding_tolerance(
-            build_graph(checkpoint, contract_of(checkpoint)), np.concatenate([probe.images, digits.images[:256]])
-        )
+    tolerance = rounding_tolerance(
+        build_graph(checkpoint, contract_of(checkpoint)), np.concatenate([probe.images, digits.images[:256]])
+    )
     case = _Case(checkpoint, file, digits, labelled, tolerance)
     runners = [OrtRunner(file, provider=provider) for provider in providers]
     runners = list({runner.provider_used: runner for runner in runners}.values())
@@ -161,8 +152,8 @@ def _checks(
     yield from streamed(case, alone[:, -1])
     yield restored_check(file, digits.images)
     yield claims_check(checkpoint, contract)
-    if labelled:
-        yield score_check(contract, Score.of(in_batches(runners[0], digits.images, 1), digits.labels))
+    validation = validation if validation is not None and fits(validation, config) else None
+    yield from _score_checks(case, validation)
     yield from _early_checks(case, alone, validation)
 
 
@@ -198,7 +189,7 @@ def _fp32_streams(case: _Case, alone: Logits) -> Iterator[Check]:
     reference = (in_batches(torch_runner, case.digits.images, 1000), torch_runner.logits(noise))
 
     def check(how: str, found: Logits, on_noise: Logits) -> Check:
-        return parity_check(f"row by row, {how}", (found, on_noise), reference, case.tolerance)
+        return parity_check(f"row by row on the CPU, {how}", (found, on_noise), reference, case.tolerance)
 
     for n in STREAM_SIZES:
         stream = Stream(case.file, n_streams=n)
@@ -216,7 +207,9 @@ def _reduced_values(case: _Case, runners: list[OrtRunner]) -> Iterator[Check]:
     for batch_size in KERNEL_BATCH_SIZES:
         expected = in_batches(numpy_runner, images, batch_size)
         for runner in runners:
-            yield kernel_check(runner, batch_size, expected, in_batches(runner, images, batch_size))
+            atol = INT8_ATOL if case.int8 else FP16_CUDA_ATOL if runner.provider_used == "cuda" else case.tolerance
+            how, found = f"{runner.name}, batch {batch_size}", in_batches(runner, images, batch_size)
+            yield kernel_check(how, expected, found, atol, int8=case.int8)
     reference = in_batches(TorchRunner(case.checkpoint.model()), images, 1000)
     for runner in runners:
         for batch_size in BATCH_SIZES:
@@ -228,37 +221,51 @@ def _reduced_values(case: _Case, runners: list[OrtRunner]) -> Iterator[Check]:
 
 def _reduced_streams(case: _Case, alone: Logits) -> Iterator[Check]:
     """Row by row, a reduced model is near itself on whole sequences, equal to NumPy's, and as accurate as torch."""
-    images, labels, int8 = case.digits.images, case.digits.labels, case.file.contract.precision == "int8"
+    images, labels = case.digits.images, case.digits.labels
     reference = in_batches(TorchRunner(case.checkpoint.model()), images, 1000)
     whole = OrtRunner(case.file, provider="cpu")
     for n in sorted({1, 7, 32, *STREAM_SIZES}):
         found = alone if n == 1 else logits_by_step(Stream(case.file, n_streams=n), images)[:, -1]
-        how = f"row by row, {n} stream{'s' if n > 1 else ''}"
+        how = f"row by row on the CPU, {n} stream{'s' if n > 1 else ''}"
         if n <= max(KERNEL_BATCH_SIZES):
-            parity = compare(in_batches(whole, images, n), found, atol=INT8_STREAM_ATOL if int8 else FP16_CUDA_ATOL)
-            answer = f"{parity_answer(parity)} (at most {parity.atol:g}: a call is scaled by itself)"
+            atol, why = (INT8_STREAM_ATOL, "a call is scaled by itself") if case.int8 else (case.tolerance, "rounding")
+            parity = compare(in_batches(whole, images, n), found, atol=atol, rtol=0.0)
+            answer = f"{parity_answer(parity)} (at most {atol:.2g}: {why})"
             yield Check(f"near the whole sequences, {how}", near_parity(parity), answer, parity)
         if case.labelled:
             yield accuracy_check(how, reference, found, labels)
         yield confidence_check(how, reference, found, case.file.contract.temperature)
     n = max(KERNEL_BATCH_SIZES)
     found = logits_by_step(Stream(case.file, n_streams=n), images)[:, -1]
-    yield kernel_check(whole, n, _numpy_fed(case.file, images, n), found, f"row by row, {n} streams")
+    atol = INT8_ATOL if case.int8 else case.tolerance
+    how = f"row by row on the CPU, {n} streams"
+    yield kernel_check(how, _numpy_fed(case.file, images, n), found, atol, int8=case.int8)
+
+
+def _score_checks(case: _Case, validation: Digits | None) -> Iterator[Check]:
+    """The scores that the file claims, counted as they were for it: on the CPU, one sequence at a time."""
+    contract, runner = case.file.contract, OrtRunner(case.file, provider="cpu")
+    if case.labelled:
+        logits = in_batches(runner, case.digits.images, 1)
+        yield score_check("claimed accuracy", contract.test, logits, case.digits.labels)
+    if contract.validation is not None and validation is None:
+        answer = f"the file claims {contract.validation}, and the sequences are not on this machine"
+        yield Check("claimed validation accuracy", None, answer)
+    elif contract.validation is not None and validation is not None:
+        logits = in_batches(runner, validation.images, 1)
+        yield score_check("claimed validation accuracy", contract.validation, logits, validation.labels)
 
 
 def _early_checks(case: _Case, alone: npt.NDArray[np.float32], validation: Digits | None) -> Iterator[Check]:
     """The rule is the one that its own data chooses; on the evaluation sequences it loses nothing measurable."""
     rule, config = case.file.contract.early, case.checkpoint.config
     if rule is None:
-        yield Check("early exit", None, "the file has no rule for it")
         return
     question = "rule for early exit"
     if validation is None:
-        yield Check(question, None, f"a {rule}: the data that chose it are not on this machine")
-    elif rule.temperature != case.checkpoint.temperature:
-        yield Check(question, None, f"a {rule}: chosen by an earlier version; export again")
-    else:
-        chosen = choose_early_rule(case.file, validation)
+        yield Check(question, None, f"a {rule}: the sequences that chose it are not on this machine")
+    else:  # its own temperature: files of earlier versions have rules of temperature 1
+        chosen = choose_early_rule(case.file, validation, rule.temperature)
         answer = f"a {rule}" if chosen == rule else f"the file says {rule!r}, validation chooses {chosen!r}"
         yield Check(question, chosen == rule, answer)
     if case.labelled:
