@@ -1,14 +1,17 @@
 """Tests of `edgelstm bench`: what is printed where, what is refused before anything is measured."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
+from edgelstm import onnx_file
 from edgelstm.cli import main
-from edgelstm.runtime import runner as runtime
+from edgelstm.config import ModelConfig
+from edgelstm.runtime import session
 from edgelstm.training.checkpoint import save_checkpoint
 
 QUICK = ("--batch-size", 1, "--seconds", 0.1)
@@ -63,22 +66,52 @@ def strict_json(text):
     return json.loads(text, parse_constant=refuse)
 
 
+@pytest.fixture
+def _nothing_is_measured(monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("it measures")
+
+    monkeypatch.setattr("edgelstm.measure.bench.bench", refuse)
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [
-        "--batch-size 0",
-        "--threads 0",
-        "--seconds 0",
-        "--seconds nan",
-        "--seconds inf",
-        "--provider tpu",
-    ],
+    ["--batch-size 0", "--threads 0", "--seconds 0", "--seconds nan", "--seconds inf", "--provider tpu"]
+    + [f"--plot {name}" for name in ("x.jpg", "x", "png", "x.png.pdf")],
 )
+@pytest.mark.usefixtures("_nothing_is_measured")
 def test_usage_errors_exit_2_and_point_to_the_help(tiny, arguments):
     result = bench(tiny, *arguments.split(), expected=2)
     assert "Usage: " in result.stderr
     assert "Error: " in result.stderr
     assert result.stdout == ""
+
+
+def test_a_plot_that_would_be_no_plot_is_refused_with_the_endings_that_are_known(tiny):
+    assert "found x.jpg, expected a name that ends in .png or .svg" in bench(tiny, "--plot", "x.jpg", expected=2).stderr
+
+
+@pytest.mark.parametrize("option", [("--plot", "x.png"), ("--html", "x.html")], ids=lambda option: option[0])
+@pytest.mark.usefixtures("_nothing_is_measured")
+def test_without_matplotlib_nothing_is_measured_in_vain(tiny, monkeypatch, option):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = bench(tiny, *option, expected=1)
+    assert result.stderr == (
+        'Error: drawing a plot needs the package matplotlib, which is not installed; run pip install "edgelstm[plot]"\n'
+    )
+
+
+def test_the_figures_are_printed_before_a_file_that_cannot_be_written(tiny):
+    result = bench(tiny, "--no-torch", *QUICK, "--html", f"{tiny}/x.html", expected=1)
+    assert "batch 1" in result.stdout
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_a_plot_and_a_page_are_written_and_said(tiny):
+    result = bench(tiny, "--no-torch", *QUICK, "--plot", "x.SVG", "--html", "x.html")
+    assert result.stderr.splitlines()[-2:] == ["wrote x.SVG", "wrote x.html"]
+    assert Path("x.SVG").read_bytes().startswith(b"<?xml")
+    assert "tiny.onnx cpu" in Path("x.html").read_text()
 
 
 @pytest.mark.usefixtures("_torch_threads", "checkpoint")
@@ -110,16 +143,90 @@ def test_json_is_one_document_of_plain_keys_without_nan(tiny):
     assert result.stderr, "progress goes to stderr"
 
 
-def test_a_table_says_what_was_asked_for_and_what_ran(tiny, monkeypatch):
-    monkeypatch.setattr(runtime, "cuda_problem", lambda ort: "there is no GPU; buy one")
+def test_a_table_says_what_was_asked_for_and_what_ran(tiny):
     result = bench(tiny, "--no-torch", *QUICK, "--threads", 2)
     rows = [line.split() for line in result.stdout.splitlines() if line.startswith("tiny.onnx cpu")]
-    assert rows[0][:8] == ["tiny.onnx", "cpu", "2", "threads", "cpu", "cpu", "2", "fp32"]
-    assert "there is no GPU" in result.stderr
+    assert rows[0][:4] == ["tiny.onnx", "cpu", "2", "threads"]
+    assert rows[0][7:11] == ["cpu", "cpu", "2", "fp32"]
 
 
-def test_a_provider_is_measured_once_however_often_it_comes_out(tiny, monkeypatch):
-    monkeypatch.setattr(runtime, "cuda_problem", lambda ort: "there is no GPU; buy one")
-    arguments = ["--provider", "auto", "--provider", "cpu", "--no-torch", *QUICK, "--json"]
-    [one] = strict_json(bench(tiny, *arguments).stdout)["results"]
-    assert (one["provider_requested"], one["provider_used"]) == ("auto", "cpu")
+def requested(document):
+    return [(one["name"], one["provider_requested"]) for one in document["results"]]
+
+
+def test_without_a_gpu_the_cpu_is_measured_and_nothing_said_of_cuda(tiny, monkeypatch):
+    monkeypatch.setattr(session, "has_nvidia_driver", lambda: False)
+    for arguments in ((), ("--provider", "auto", "--provider", "cpu", "--provider", "cpu")):
+        result = bench(tiny, "--no-torch", *QUICK, "--json", *arguments)
+        assert requested(strict_json(result.stdout)) == [("tiny.onnx cpu", "cpu")]
+        assert "CUDA" not in result.stderr
+
+
+def test_with_a_gpu_that_cannot_be_used_the_reason_is_said_once(tiny, monkeypatch):
+    monkeypatch.setattr(session, "has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(session, "cuda_problem", lambda ort: "its driver is too old; update it")
+    result = bench(tiny, "--no-torch", *QUICK, "--json")
+    assert requested(strict_json(result.stdout)) == [("tiny.onnx cpu", "cpu")]
+    said = [line for line in result.stderr.splitlines() if "CUDA" in line]
+    assert len(said) == 1
+    assert said[0].startswith("tiny.onnx: provider cpu: CUDA cannot be used (its driver is too old")
+
+
+def test_each_model_file_is_read_once(tiny, monkeypatch):
+    reads = []
+    read = onnx_file.read_bounded
+    monkeypatch.setattr(onnx_file, "read_bounded", lambda path, *rest: reads.append(path) or read(path, *rest))
+    bench(tiny, "nano", "--no-torch", "--provider", "cpu", "--streaming", *QUICK)
+    assert [path.name for path in reads] == ["tiny.onnx", "nano.onnx"]
+
+
+def test_the_model_of_this_folder_is_measured_where_none_is_named(tiny_model_bytes):
+    Path("runs/base").mkdir(parents=True)
+    Path("runs/base/model.onnx").write_bytes(tiny_model_bytes)
+    Path("nano").write_text("a file of a shipped model's name")
+    document = strict_json(bench("--no-torch", *QUICK, "--json").stdout)
+    assert [(one["model"], one["n_parameters"]) for one in document["results"]] == [("runs/base/model.onnx", 1_306)]
+    [nano] = strict_json(bench("nano", "--no-torch", *QUICK, "--json").stdout)["results"]
+    assert nano["n_parameters"] == 11_850
+
+
+def test_streaming_adds_the_time_of_one_step(tiny):
+    result = bench(tiny, "--no-torch", *QUICK, "--streaming")
+    [at] = [i for i, line in enumerate(result.stdout.splitlines()) if line == "one step of a stream, batch 1"]
+    assert result.stdout.splitlines()[at + 3].startswith("tiny.onnx cpu ")
+
+
+def test_a_model_of_another_shape_is_measured_on_random_pixels(checkpoint_of, model_bytes_of):
+    config = ModelConfig(rows=20, cols=3, hidden_size=4, class_names=("left", "right"))
+    Path("gestures.onnx").write_bytes(model_bytes_of(checkpoint_of(config)))
+    save_checkpoint(Path("gestures.safetensors"), checkpoint_of(config))
+    result = bench("gestures.onnx", "--provider", "cpu", "--streaming", *QUICK)
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("gestures.onnx ")]
+    assert [row[:4] for row in rows[:2]] == [["gestures.onnx", name, "-", name] for name in ("cpu", "torch")]
+    said = "gestures.onnx: no labelled data of 20 rows x 3 columns and 2 classes: accuracy left out, random pixels are"
+    assert [said in line for line in result.stderr.splitlines()].count(True) == 2
+
+
+@pytest.mark.usefixtures("_torch_threads")
+def test_a_checkpoint_of_other_weights_is_not_measured_as_the_model(tiny, checkpoint_of, tiny_config):
+    save_checkpoint(Path("tiny.safetensors"), checkpoint_of(tiny_config))
+    error = bench(tiny, "--provider", "cpu", *QUICK, expected=1).stderr.splitlines()[-1]
+    assert error.startswith("Error: tiny.safetensors holds other weights than the model beside it; export it again")
+
+
+def test_a_sweep_ends_in_advice_and_the_settings_to_copy(tiny, monkeypatch):
+    monkeypatch.setattr("edgelstm.cli.bench.SWEEP", (1, 2))
+    monkeypatch.setattr("edgelstm.cli.bench.n_cores", lambda: 2)
+    monkeypatch.setattr(session, "has_nvidia_driver", lambda: False)
+    lines = bench(tiny, "--sweep", "--seconds", 0.1).stdout.split("\nadvice\n")[1].splitlines()
+    assert lines[0].startswith("tiny.onnx cpu: ")
+    assert lines[1].startswith("tiny.onnx cpu: CUDA not measured: ")
+    assert [line.split(":")[0] for line in lines[2:]] == ["SessionSettings(threads=1)", "SessionSettings(threads=2)"]
+
+
+def test_names_from_the_command_line_cannot_forge_a_line(tiny_model_bytes):
+    name = "a\x1b[2K\nbase cpu.onnx"
+    Path(name).write_bytes(tiny_model_bytes)
+    result = bench(name, "--no-torch", "--provider", "cpu", *QUICK)
+    assert "\x1b" not in result.output
+    assert ascii(name) in result.output

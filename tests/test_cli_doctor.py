@@ -21,7 +21,7 @@ def doctor(*arguments, expected=0):
 
 
 def test_this_machine_is_in_order():
-    assert doctor().stdout.splitlines()[-1] == "in order"
+    assert doctor().stdout.splitlines()[-1] == "no problems found"
 
 
 def test_two_runtime_wheels_exit_1_with_what_to_do(monkeypatch):
@@ -29,6 +29,7 @@ def test_two_runtime_wheels_exit_1_with_what_to_do(monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda name: "1.31.1" if name.startswith("onnxruntime") else real(name))
     result = doctor(expected=1)
     assert any(line.startswith("FAIL  onnxruntime wheels") for line in result.stdout.splitlines())
+    assert result.stdout.splitlines()[-1] == "problems found: see FAIL above"
     assert "do: pip uninstall -y onnxruntime onnxruntime-gpu" in result.stdout
     document = json.loads(doctor("--json", expected=1).stdout)
     assert document["passed"] is False

@@ -8,7 +8,7 @@ import pytest
 
 from edgelstm.errors import ProviderError
 from edgelstm.measure import doctor
-from edgelstm.runtime import runner as runtime
+from edgelstm.runtime import session
 from edgelstm.runtime.runner import OrtRunner
 
 
@@ -107,13 +107,42 @@ def test_an_lstm_really_runs_on_the_cpu(monkeypatch):
     assert ("cpu", (2, 28, 28)) in ran
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_nothing_in_the_current_folder_stands_in_for_the_shipped_model(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "base"
+    if kind == "folder":
+        here.mkdir()
+        here /= "model.onnx"
+    here.write_text("no model")
+    assert (finding("LSTM on cpu").passed, finding("LSTM on cpu").found) == (True, "runs, (2, 10) logits")
+
+
+@pytest.mark.parametrize(("value", "told"), [(None, True), ("0", True), ("1", False)])
+def test_telemetry_is_told_unless_the_environment_switches_it_off_for_every_program(monkeypatch, value, told):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("ORT_DISABLE_TELEMETRY", value)
+    found = {one.what: one for one in doctor.examine()}
+    assert ("onnxruntime telemetry" in found) is told
+    if told:
+        one = found["onnxruntime telemetry"]
+        assert (one.passed, one.advice) == (None, "export ORT_DISABLE_TELEMETRY=1")
+
+
+def test_telemetry_is_no_matter_without_onnxruntime(installed, monkeypatch):
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    installed()
+    assert "onnxruntime telemetry" not in {one.what for one in doctor.examine()}
+
+
 def test_an_lstm_that_gives_no_numbers_is_a_fault(monkeypatch):
     monkeypatch.setattr(OrtRunner, "logits", lambda self, pixels: np.full((2, 10), np.nan, np.float32))
     assert finding("LSTM on cpu").passed is False
 
 
 def test_a_machine_without_a_gpu_is_in_order_and_told_why(monkeypatch):
-    monkeypatch.setattr(runtime, "cuda_problem", lambda ort: "no NVIDIA driver; install it")
+    monkeypatch.setattr(session, "cuda_problem", lambda ort: "no NVIDIA driver; install it")
     on_cuda = finding("LSTM on cuda")
     assert (on_cuda.passed, "no NVIDIA driver; install it" in on_cuda.found) == (None, True)
 
@@ -129,9 +158,7 @@ def test_a_cpu_that_cannot_run_the_lstm_is_a_fault(monkeypatch):
 
 
 def test_missing_shipped_models_are_a_fault_and_no_traceback(monkeypatch, tmp_path):
-    for module in (doctor, runtime):
-        monkeypatch.setattr(module, "shipped_dir", lambda: tmp_path)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor, "shipped_dir", lambda: tmp_path / "nowhere")
     found = {one.what: one for one in doctor.examine()}
     assert (found["shipped models"].passed, found["LSTM on cpu"].passed) == (False, False)
     assert "reinstall edgelstm" in found["shipped models"].advice

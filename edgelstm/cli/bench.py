@@ -11,7 +11,7 @@ import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
 from edgelstm.config import n_cores
-from edgelstm.errors import printable
+from edgelstm.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,7 +184,7 @@ def _contestants(
         contestants.append(
             Contestant(
                 name=name,
-                load=partial(_load_torch, checkpoint, settings.threads),
+                load=partial(_load_torch, checkpoint, contract.weights_sha256, settings.threads),
                 provider_requested="torch",
                 precision="fp32",
                 config=contract.config,
@@ -201,11 +201,17 @@ def _streams_of(file: "ModelFile", settings: "SessionSettings") -> "Callable[[in
     return lambda n: Stream(file, n_streams=n, settings=settings)
 
 
-def _load_torch(path: Path, threads: int) -> "TorchRunner":
+def _load_torch(path: Path, weights_sha256: str | None, threads: int) -> "TorchRunner":
     import torch  # noqa: TID251 - only when it is there: torch is one of the contestants
 
     from edgelstm.training.checkpoint import load_checkpoint
     from edgelstm.training.model import TorchRunner
 
+    checkpoint = load_checkpoint(path)
+    if weights_sha256 not in (None, checkpoint.weights_sha256):
+        raise CheckpointError(
+            f"{printable(path)} holds other weights than the model beside it",
+            fix="export it again, or leave torch out with --no-torch",
+        )
     torch.set_num_threads(threads)
-    return TorchRunner(load_checkpoint(path).model())
+    return TorchRunner(checkpoint.model())
