@@ -60,9 +60,17 @@ def test_a_slower_peer_has_a_ratio_above_one_and_stands_below(
     assert [("edgelstm", 1.0), ("torch eager", 3.0)] == found
 
 
-def test_every_batch_size_has_a_row_of_each(measured: Callable[..., Any]) -> None:
-    rows = [(found.batch_size, found.name) for found in measured(batch_sizes=[1, 3]).results]
-    assert sorted((size, name) for size in (1, 3) for name in ("edgelstm", "torch eager")) == sorted(rows)
+def test_pictures_come_in_batches_of_the_size_that_was_asked_for(
+    tool: ModuleType, measured: Callable[..., Any]
+) -> None:
+    sizes = set()
+
+    def load(checkpoint: Checkpoint, threads: int) -> Callable[[Pixels], Any]:
+        right = tool.PEERS["edgelstm"].load(checkpoint, threads)
+        return lambda pixels: sizes.add(len(pixels)) or right(pixels)
+
+    report = measured({"counted": tool.Peer(load, ())}, batch_size=3)
+    assert ({3}, 3, None) == (sizes, report.batch_size, result(report, "counted").problem)
 
 
 def test_other_logits_are_refused_and_not_timed(tool: ModuleType, measured: Callable[..., Any]) -> None:
@@ -81,7 +89,9 @@ def test_a_missing_package_is_a_row_with_its_reason(tool: ModuleType, measured: 
 
     report = measured({"absent": tool.Peer(load, ("no-such-package",))})
     assert "not installed: ModuleNotFoundError: No module named 'no_such_package'" == result(report, "absent").problem
-    assert "not measured: not installed" in tool.peers_text(report)
+    text = tool.peers_text(report)
+    assert "measured  2 of 3 contestants; tools/peers.txt is an environment that holds them all" in text
+    assert "absent      -        not measured: not installed" in text
 
 
 def test_a_peer_that_cannot_take_the_model_is_a_row_with_its_reason(
@@ -97,11 +107,11 @@ def test_a_peer_that_cannot_take_the_model_is_a_row_with_its_reason(
 def test_a_peer_that_aborts_in_its_own_process_is_refused_by_name_of_the_signal(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    probe = tool.probe_in_process("model.safetensors", 1)
+    probe = tool.probe_in_process("model.safetensors", 1, 1)
     for code, expected in ((-6, "not loaded: it ends the process with SIGABRT"), (1, None), (0, None)):
         ended = subprocess.CompletedProcess([], code)
         monkeypatch.setattr(tool.subprocess, "run", lambda *command, ended=ended, **options: ended)
-        assert expected == probe("tract", [1])
+        assert expected == probe("tract")
 
 
 def test_a_peer_that_raises_when_it_runs_is_a_row_with_its_reason(
@@ -118,7 +128,7 @@ def test_a_peer_that_its_probe_refuses_is_never_loaded_here(tool: ModuleType, me
     def load(checkpoint: Checkpoint, threads: int) -> Any:
         pytest.fail("loaded")
 
-    report = measured({"fragile": tool.Peer(load, ())}, probe=lambda name, batch_sizes: f"{name} aborts")
+    report = measured({"fragile": tool.Peer(load, ())}, probe=lambda name: f"{name} aborts")
     assert "fragile aborts" == result(report, "fragile").problem
 
 

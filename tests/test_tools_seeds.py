@@ -8,7 +8,7 @@ import pytest
 
 from edgelstm.contract import Score
 from edgelstm.errors import CheckpointError
-from edgelstm.training.checkpoint import MODEL_FILE, save_checkpoint
+from edgelstm.training.checkpoint import CHECKPOINT_FILE, save_checkpoint
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
@@ -27,7 +27,9 @@ def runs(tmp_path, tiny_checkpoint):
         folder = tmp_path / (folder or f"{name}-{seed}")
         train = dataclasses.replace(tiny_checkpoint.train, seed=seed, **train)
         scores = {"validation": Score(validation, 1000), "test": Score(test, 2000) if test is not None else None}
-        save_checkpoint(folder / MODEL_FILE, dataclasses.replace(tiny_checkpoint, train=train, name=name, **scores))
+        save_checkpoint(
+            folder / CHECKPOINT_FILE, dataclasses.replace(tiny_checkpoint, train=train, name=name, **scores)
+        )
         return folder
 
     return kept
@@ -54,9 +56,8 @@ def test_a_row_has_the_mean_the_sample_deviation_and_the_seed_to_ship(tool, runs
         ({5: 10}, 5),
     ],
 )
-def test_the_seed_to_ship_is_nearest_the_median_on_validation_whatever_the_test_says(tool, validation, expected):
-    runs = [tool.Run(seed, Score(n, 100), Score(100 - seed, 100)) for seed, n in validation.items()]
-    assert expected == tool.median_seed(runs)
+def test_the_seed_to_ship_is_nearest_the_median_on_validation(tool, validation, expected):
+    assert expected == tool.median_seed({seed: Score(n, 100) for seed, n in validation.items()})
 
 
 def test_one_seed_has_no_deviation(tool, runs):
@@ -82,7 +83,7 @@ def test_an_unfinished_run_is_refused(tool, runs):
 
 
 def test_the_same_seed_twice_is_refused(tool, runs):
-    with pytest.raises(CheckpointError, match="are the same run: found seed 0 twice"):
+    with pytest.raises(CheckpointError, match="again is a run that was named before: found seed 0 twice"):
         tool.report([runs(0, 990, 1990), runs(0, 991, 1991, folder="again")])
 
 

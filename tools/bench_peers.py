@@ -1,7 +1,8 @@
 """The same weights, in turn, in one run, against what users would pick instead: python tools/bench_peers.py
 
 All contestants of ``tools/peers.py`` are timed from pixels in memory to logits, each with as many threads. One whose
-logits are not torch eager's is not timed. A ratio above 1 says how many times longer than edgelstm a peer takes.
+logits are not torch eager's is not timed, and says so. A ratio above 1 says how many times longer than edgelstm a
+peer takes. The environment that holds every peer is ``tools/peers.txt``; in another one those that are missing say so.
 """
 
 import argparse
@@ -13,19 +14,21 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
-from peers import OURS, PEERS, Call, Peer
+from peers import OURS, PEERS, Peer
+from runtimes import Call
 
 from edgelstm import __version__
 from edgelstm.config import DEFAULT_MODEL, shipped_dir
-from edgelstm.contract import Logits, Pixels
 from edgelstm.data.mnist import sample_digits
 from edgelstm.export.graph import probe_pixels
-from edgelstm.measure.bench import N_ROUNDS, N_WARMUP, Environment, read_environment
+from edgelstm.measure.bench import N_ROUNDS, N_WARMUP
+from edgelstm.measure.machine import Environment, read_environment
 from edgelstm.measure.timing import (
     LatencySummary,
     Ratio,
@@ -46,17 +49,16 @@ N_COMPARED = 512
 PROBE_S = 300
 """Seconds in which a peer must convert, load and run in a process of its own."""
 
-Probe = Callable[[str, Sequence[int]], str | None]
-"""(name, batch sizes) -> why the peer cannot be loaded into this process; None if it can."""
+Probe = Callable[[str], str | None]
+"""Name -> why the peer cannot be loaded into this process; None if it can."""
 
 
 @dataclass(frozen=True)
 class PeerResult:
-    """One contestant at one batch size; without times, ``problem`` says why."""
+    """One contestant; without times, ``problem`` says why."""
 
     name: str
     version: str | None
-    batch_size: int
     max_difference: float | None = None
     """Largest absolute difference of a logit from torch eager's."""
     latency: LatencySummary | None = None
@@ -73,6 +75,7 @@ class PeersReport:
     environment: Environment
     model: str
     weights_sha256: str
+    batch_size: int
     threads: int
     n_rounds: int
     atol: float
@@ -83,10 +86,10 @@ def bench_peers(
     checkpoint: Checkpoint,
     peers: Mapping[str, Peer],
     *,
-    batch_sizes: Sequence[int] = (1,),
+    batch_size: int = 1,
     seconds: float = 60.0,
     threads: int = 1,
-    probe: Probe = lambda name, batch_sizes: None,
+    probe: Probe = lambda name: None,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> PeersReport:
     """Load, compare, then time the peers; ``seconds`` is the measuring time of all, shared evenly.
@@ -96,36 +99,42 @@ def bench_peers(
     """
     environment = read_environment()
     calls: dict[str, Call] = {}
-    problems: dict[str, str] = {}
+    results: dict[str, PeerResult] = {}
     for name, peer in peers.items():
         on_progress(f"loading {name}")
-        try:
-            if peer.probed and (problem := probe(name, batch_sizes)):
-                problems[name] = problem
-                continue
-            with silence():
-                calls[name] = peer.load(checkpoint, threads)
-        except ImportError as error:
-            problems[name] = f"not installed: {one_line(error)}"
-        except Exception as error:  # whatever a foreign library raises is its row in the table
-            problems[name] = f"not loaded: {one_line(error)}"
-    versions = {name: __version__ if name == OURS else _version(peer) for name, peer in peers.items()}
-    results: list[PeerResult] = []
-    for size in batch_sizes:
-        results += [PeerResult(name, versions[name], size, problem=problem) for name, problem in problems.items()]
-        same: dict[str, tuple[Call, float]] = {}
-        for name, call in calls.items():
-            on_progress(f"comparing {name}, batch {size}")
-            difference, problem = _parity(call, checkpoint, size)
-            if problem is None and difference is not None:
-                same[name] = call, difference
-            else:
-                results.append(PeerResult(name, versions[name], size, difference, problem=problem))
-        if OURS not in same:
-            raise ValueError(f"nothing to compare with: {[r.problem for r in results if r.name == OURS]}")
-        on_progress(f"timing batch {size}")
-        results += _timed(same, versions, size, seconds / len(batch_sizes))
-    return PeersReport(environment, checkpoint.name, checkpoint.weights_sha256, threads, N_ROUNDS, ATOL, tuple(results))
+        result = PeerResult(name, __version__ if name == OURS else _version(peer))
+        call, problem = _loaded(name, peer, checkpoint, threads, probe)
+        if call is not None:
+            calls[name] = call
+            difference, problem = _parity(call, checkpoint, batch_size)
+            result = replace(result, max_difference=difference)
+        results[name] = replace(result, problem=problem)
+    if problem := results[OURS].problem:
+        raise ValueError(f"nothing to compare with: {problem}")
+    on_progress("timing")
+    timed = {name: call for name, call in calls.items() if not results[name].problem}
+    for name, (latency, ratio) in _timed(timed, batch_size, seconds).items():
+        results[name] = replace(results[name], latency=latency, times_edgelstm=ratio)
+    fastest_first = sorted(results.values(), key=lambda r: r.times_edgelstm.value if r.times_edgelstm else np.inf)
+    return PeersReport(
+        environment, checkpoint.name, checkpoint.weights_sha256, batch_size, threads, N_ROUNDS, ATOL,
+        tuple(fastest_first),
+    )  # fmt: skip
+
+
+def _loaded(
+    name: str, peer: Peer, checkpoint: Checkpoint, threads: int, probe: Probe
+) -> tuple[Call | None, str | None]:
+    """The peer's call, or why there is none."""
+    if peer.probed and (problem := probe(name)):
+        return None, problem
+    try:
+        with silence():
+            return peer.load(checkpoint, threads), None
+    except ImportError as error:
+        return None, f"not installed: {one_line(error)}"
+    except Exception as error:  # whatever a foreign library raises is its row in the table
+        return None, f"not loaded: {one_line(error)}"
 
 
 def _parity(call: Call, checkpoint: Checkpoint, size: int) -> tuple[float | None, str | None]:
@@ -133,12 +142,12 @@ def _parity(call: Call, checkpoint: Checkpoint, size: int) -> tuple[float | None
     half = N_COMPARED // 2
     pictures = np.concatenate([probe_pixels(checkpoint.config, half), sample_digits().images[:half]])
     pictures = np.resize(pictures, (max(1, N_COMPARED // size) * size, *pictures.shape[1:]))
+    batches = [pictures[at : at + size] for at in range(0, len(pictures), size)]
     reference = TorchRunner(checkpoint.model())
     try:
         with silence():
-            batches = [pictures[at : at + size] for at in range(0, len(pictures), size)]
             found = np.concatenate([np.array(call(batch)) for batch in batches])  # a copy: some reuse their buffer
-        parity = compare(np.concatenate([reference.logits(batch) for batch in batches]), found, atol=ATOL)
+        parity = compare(np.concatenate([reference.logits(batch) for batch in batches]), found, atol=ATOL, rtol=0)
     except Exception as error:  # whatever a foreign library raises is its row in the table
         return None, f"does not run: {one_line(error)}"
     if parity.passed:
@@ -149,25 +158,14 @@ def _parity(call: Call, checkpoint: Checkpoint, size: int) -> tuple[float | None
     )
 
 
-def _timed(
-    same: Mapping[str, tuple[Call, float]], versions: Mapping[str, str | None], size: int, seconds: float
-) -> list[PeerResult]:
-    """The contestants in turn, fastest first."""
-    pixels = np.ascontiguousarray(np.resize(sample_digits().images, (size, *sample_digits().images.shape[1:])))
-    contestants = {name: _on(call, pixels) for name, (call, _) in same.items()}
+def _timed(calls: Mapping[str, Call], size: int, seconds: float) -> dict[str, tuple[LatencySummary, Ratio]]:
+    """The contestants in turn."""
+    digits = sample_digits().images
+    pixels = np.ascontiguousarray(np.resize(digits, (size, *digits.shape[1:])))
+    contestants = {name: partial(call, pixels) for name, call in calls.items()}
     counts = calls_for_budget(contestants, budget_s=seconds, n_rounds=N_ROUNDS)
     rounds = measure_alternating(contestants, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=N_WARMUP)
-    results = [
-        PeerResult(
-            name, versions[name], size, difference, summarize(rounds[name]), median_ratio(rounds[name], rounds[OURS])
-        )
-        for name, (_, difference) in same.items()
-    ]
-    return sorted(results, key=lambda result: result.times_edgelstm.value if result.times_edgelstm else 0.0)
-
-
-def _on(call: Call, pixels: Pixels) -> Callable[[], Logits]:
-    return lambda: call(pixels)
+    return {name: (summarize(rounds[name]), median_ratio(rounds[name], rounds[OURS])) for name in contestants}
 
 
 def _version(peer: Peer) -> str | None:
@@ -205,16 +203,14 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text if len(text) < 200 else text[:197] + '...'}"
 
 
-def probe_in_process(checkpoint: str, threads: int) -> Probe:
+def probe_in_process(checkpoint: str, batch_size: int, threads: int) -> Probe:
     """A probe that lets the peer load and run in a process of its own, where it may abort or hang."""
 
-    def probe(name: str, batch_sizes: Sequence[int]) -> str | None:
-        sizes = [str(size) for size in batch_sizes]
+    def probe(name: str) -> str | None:
         command = [sys.executable, __file__, checkpoint, "--probe", name, "--threads", str(threads)]
+        command += ["--batch-size", str(batch_size)]
         try:
-            done = subprocess.run(
-                [*command, "--batch-size", *sizes], capture_output=True, text=True, errors="replace", timeout=PROBE_S
-            )
+            done = subprocess.run(command, capture_output=True, timeout=PROBE_S)
         except subprocess.TimeoutExpired:
             return f"not loaded: no logits within {PROBE_S} s"
         if done.returncode >= 0:
@@ -225,34 +221,32 @@ def probe_in_process(checkpoint: str, threads: int) -> Probe:
 
 
 def peers_text(report: PeersReport) -> str:
-    """The report as a header and a table for each batch size, what was not measured beneath."""
+    """The report as a header and a table, and beneath it what was not measured and why."""
     environment = report.environment
     load = "unknown" if environment.load_average is None else f"{environment.load_average:.2f}"
+    timed = [row for result in report.results if (row := _row(result))]
+    missing = [(r.name, r.version or "-", f"not measured: {r.problem}") for r in report.results if r.problem]
     lines = [
         f"machine   {environment.cpu}, {environment.cores} cores, {environment.system}, load {load}",
         f"versions  {', '.join(f'{name} {version}' for name, version in environment.versions.items())}",
-        f"model     {report.model}, weights {report.weights_sha256[:12]}; threads {report.threads}, "
-        "but for onnxruntime's default settings",
+        f"model     {report.model}, weights {report.weights_sha256[:12]}; batch {report.batch_size}; threads "
+        f"{report.threads}, but for onnxruntime's default settings",
         "timed     one call from pixels in memory (uint8, NumPy) to logits (float32, NumPy), casts included",
         f"compared  logits with torch eager's, atol {report.atol:g}; difference is the largest",
         f"rounds    {report.n_rounds}, all in turn within each; 95 % intervals in brackets; ratios above 1: edgelstm "
         "is faster",
+        f"measured  {len(timed)} of {len(report.results)} contestants"
+        + ("; tools/peers.txt is an environment that holds them all" if missing else ""),
+        "",
+        table([("contestant", "version", "p50 us", "times edgelstm", "difference"), *timed], left=2),
     ]
-    for size in dict.fromkeys(result.batch_size for result in report.results):
-        results = [result for result in report.results if result.batch_size == size]
-        timed = [row for result in results if (row := _row(result))]
-        lines += ["", f"batch {size}", table([_HEAD, *timed], left=2)]
-        missing = [(r.name, r.version or "-", f"not measured: {r.problem}") for r in results if r.problem]
-        if missing:
-            lines += ["", table([("contestant", "version", "reason"), *missing], left=3)]
-        lines += [
-            f"warning: {r.name}: unsteady, believe the ratio more than the time ({r.latency.reason})"
-            for r in results if r.latency and not r.latency.stable
-        ]  # fmt: skip
+    if missing:
+        lines += ["", table([("contestant", "version", "reason"), *missing], left=3)]
+    lines += [
+        f"warning: {r.name}: unsteady, believe the ratio more than the time ({r.latency.reason})"
+        for r in report.results if r.latency and not r.latency.stable
+    ]  # fmt: skip
     return "\n".join(lines)
-
-
-_HEAD = ("contestant", "version", "p50 us", "times edgelstm", "difference")
 
 
 def _row(result: PeerResult) -> tuple[str, ...] | None:
@@ -270,10 +264,8 @@ def _row(result: PeerResult) -> tuple[str, ...] | None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = shipped_dir() / f"{DEFAULT_MODEL}.safetensors"
-    parser.add_argument(
-        "checkpoint", nargs="?", default=str(default), help="weights to run (default: the shipped base)"
-    )
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1], help="images a call (default: 1)")
+    parser.add_argument("checkpoint", nargs="?", default=str(default), help="weights to run (default: shipped base)")
+    parser.add_argument("--batch-size", type=int, default=1, help="images a call (default: 1)")
     parser.add_argument("--seconds", type=float, default=60.0, help="measuring time of all together (default: 60)")
     parser.add_argument("--threads", type=int, default=1, help="threads of each contestant (default: 1)")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
@@ -281,13 +273,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     checkpoint = load_checkpoint(Path(chosen.checkpoint))
     if chosen.probe:
-        call = PEERS[chosen.probe].load(checkpoint, chosen.threads)
-        for size in chosen.batch_size:
-            call(probe_pixels(checkpoint.config, size))
+        PEERS[chosen.probe].load(checkpoint, chosen.threads)(probe_pixels(checkpoint.config, chosen.batch_size))
         return
     report = bench_peers(
-        checkpoint, PEERS, batch_sizes=list(dict.fromkeys(chosen.batch_size)), seconds=chosen.seconds,
-        threads=chosen.threads, probe=probe_in_process(chosen.checkpoint, chosen.threads),
+        checkpoint, PEERS, batch_size=chosen.batch_size, seconds=chosen.seconds, threads=chosen.threads,
+        probe=probe_in_process(chosen.checkpoint, chosen.batch_size, chosen.threads),
         on_progress=lambda line: print(line, file=sys.stderr, flush=True),
     )  # fmt: skip
     print(json.dumps(asdict(report), indent=2) if chosen.json else peers_text(report))

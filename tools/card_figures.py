@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from answers import load, split_digits
+from evaluation import MODELS_HELP, SPLITS, load, markdown, split_digits
 from PIL import Image, ImageDraw, ImageFont
 
 from edgelstm.contract import Logits, Score
 from edgelstm.data.mnist import Digits
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import write_bytes
-from edgelstm.runtime.classifier import probabilities
+from edgelstm.runtime.calibration import probabilities
 
 ZOOM = 3
 """Pixels of the sheet for a pixel of a digit."""
@@ -29,7 +29,7 @@ GAP, CAPTION = 14, 34
 MAX_COLUMNS = 12
 LEVELS = 16
 """Grey levels of the file: fewer than 256 make it a third of the size."""
-INK, PAPER, QUIET = 0, 255, 119
+INK, PAPER, QUIET, FRAME = 0, 255, 119, 204
 
 
 def confusion(logits: Logits, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -42,14 +42,12 @@ def confusion(logits: Logits, labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.i
 
 def confusion_table(counts: npt.NDArray[np.int64]) -> str:
     """Markdown: labels down, answers across, right answers in bold, nothing where there is none."""
-    classes = range(len(counts))
-    lines = [f"| label, read as | {' | '.join(map(str, classes))} | right |", f"|---|{'---:|' * (len(counts) + 1)}"]
-    for label in classes:
-        row = counts[label]
-        cells = [f"**{n}**" if answer == label else str(n or "") for answer, n in enumerate(row)]
-        right = f"{row[label]}/{row.sum()}" + (f" ({100 * row[label] / row.sum():.2f} %)" if row.sum() else "")
-        lines.append(f"| {label} | {' | '.join(cells)} | {right} |")
-    return "\n".join(lines)
+    rows = []
+    for label, row in enumerate(counts):
+        cells = [f"**{n}**" if answer == label else n or "" for answer, n in enumerate(row)]
+        right, total = row[label], row.sum()
+        rows.append((label, *cells, f"{right}/{total}" + (f" ({100 * right / total:.2f} %)" if total else "")))
+    return markdown(("label, read as", *range(len(counts)), "right"), rows, right=True)
 
 
 def wrong_sheet(logits: Logits, digits: Digits) -> bytes:
@@ -66,11 +64,10 @@ def wrong_sheet(logits: Logits, digits: Digits) -> bytes:
     large, small = ImageFont.load_default(size=15), ImageFont.load_default(size=11)
     for at, index in enumerate(wrong):
         left, top = GAP + at % columns * wide, GAP + at // columns * high
+        middle, below = left + cols * ZOOM / 2, top + rows * ZOOM + 4
         ink = Image.fromarray(255 - digits.images[index]).resize((cols * ZOOM, rows * ZOOM), Image.Resampling.BICUBIC)
         sheet.paste(ink, (left, top))
-        draw.rectangle((left - 1, top - 1, left + cols * ZOOM, top + rows * ZOOM), outline=204)
-        below = top + rows * ZOOM + 4
-        middle = left + cols * ZOOM / 2
+        draw.rectangle((left - 1, top - 1, left + cols * ZOOM, top + rows * ZOOM), outline=FRAME)
         caption = f"{digits.labels[index]} read as {answers[index]}"
         draw.text((middle, below), caption, INK, font=large, anchor="ma")
         draw.text((middle, below + 18), f"{100 * shares[index]:.0f} %  no. {index}", QUIET, font=small, anchor="ma")
@@ -83,8 +80,8 @@ def wrong_sheet(logits: Logits, digits: Digits) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="checkpoints, ONNX files, run folders, shipped models' names")
-    parser.add_argument("--split", choices=("validation", "test"), default="validation", help="test only to report")
+    parser.add_argument("models", nargs="+", help=MODELS_HELP)
+    parser.add_argument("--split", choices=SPLITS, default="validation", help="test only to report")
     parser.add_argument("-o", type=Path, default=Path(), help="folder of the pictures")
     args = parser.parse_args()
     try:

@@ -13,30 +13,28 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from evaluation import load, split_digits
 from PIL import Image
 
 from edgelstm.config import DEFAULT_MODEL
-from edgelstm.contract import Score, in_batches
-from edgelstm.data.mnist import load_mnist
-from edgelstm.runtime.runner import OrtRunner
+from edgelstm.contract import Score
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL)
     args = parser.parse_args()
-    digits = load_mnist("test")
+    digits = split_digits("test")
     with tempfile.TemporaryDirectory() as folder:
         for i, image in enumerate(digits.images):
             Image.fromarray(image).save(Path(folder) / f"{i:05}.png")
         command = [sys.executable, "-m", "edgelstm", "infer", folder, "--provider", "cpu", "--json"]
         done = subprocess.run([*command, "--model", args.model], capture_output=True, text=True, check=True)
     read = np.array([json.loads(line)["index"] for line in done.stdout.splitlines()])
-    logits = in_batches(OrtRunner(args.model, provider="cpu"), digits.images, 1)
-    arrays = Score.of(logits, digits.labels)
+    logits = load(args.model).logits(digits.images)
     files = Score(int((read == digits.labels).sum()), len(digits))
     n_same = int((read == logits.argmax(1)).sum())
-    print(f"arrays {arrays}, PNG files {files}, {n_same:,}/{len(digits):,} decided alike")
+    print(f"arrays {Score.of(logits, digits.labels)}, PNG files {files}, {n_same:,}/{len(digits):,} decided alike")
     sys.exit(n_same != len(digits))
 
 

@@ -1,32 +1,25 @@
-"""What users would pick instead of edgelstm, each built from the same checkpoint: pixels in, logits out.
+"""What users would pick instead of edgelstm, each built from the same checkpoint, for bench_peers.py.
 
 A call takes uint8 pixels and gives float32 logits, both NumPy: what a peer needs around its run, a cast of the
-pixels or a tensor of its own kind, is part of its call, because its users pay for it too. A ``load_`` function
-raises ImportError if its package is missing, and whatever the peer raises if it cannot take the model. The line
-that holds a peer to ``threads`` stands in its ``load_``.
+pixels or a tensor of its own kind, is part of its call, because its users pay for it too. Loading raises ImportError
+if the package is missing, and whatever the peer raises if it cannot take the model.
 """
 
-import contextlib
 import io
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
+import runtimes
 import torch
+from runtimes import Call, TorchModel, example, for_each_batch_size, in_inference_mode, our_onnx
 
-from edgelstm.contract import INPUT_NAME, OPSET, OUTPUT_NAME, Logits, Pixels
-from edgelstm.export.graph import build_model
-from edgelstm.export.verify import torch_exported_model
-from edgelstm.runtime.runner import OrtRunner, SessionSettings, import_onnxruntime
+from edgelstm.contract import INPUT_NAME, OPSET, OUTPUT_NAME, Pixels
+from edgelstm.export.torch_export import torch_exported_model
+from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime.session import SessionSettings, import_onnxruntime, open_session
 from edgelstm.training.checkpoint import Checkpoint
-from edgelstm.training.model import PIXEL_SCALE, RowLstm
 
-Call = Callable[[Pixels], Logits]
 Load = Callable[[Checkpoint, int], Call]
 """(checkpoint, threads) -> call."""
 
@@ -45,7 +38,7 @@ class Peer:
 
 
 def load_edgelstm(checkpoint: Checkpoint, threads: int) -> Call:
-    return OrtRunner(_our_onnx(checkpoint), provider="cpu", settings=SessionSettings(threads=threads)).logits
+    return OrtRunner(our_onnx(checkpoint), provider="cpu", settings=SessionSettings(threads=threads)).logits
 
 
 def load_torch_eager(checkpoint: Checkpoint, threads: int) -> Call:
@@ -54,20 +47,23 @@ def load_torch_eager(checkpoint: Checkpoint, threads: int) -> Call:
     return lambda pixels: model(torch.from_numpy(pixels)).detach().numpy()
 
 
-def load_torch_inference_mode(checkpoint: Checkpoint, threads: int) -> Call:
-    torch.set_num_threads(threads)
-    return _in_inference_mode(checkpoint.model())
+def _in_torch(prepare: Callable[[Checkpoint], TorchModel]) -> Peer:
+    """What ``prepare`` makes of the checkpoint, called in inference mode."""
+
+    def load(checkpoint: Checkpoint, threads: int) -> Call:
+        torch.set_num_threads(threads)
+        return in_inference_mode(prepare(checkpoint))
+
+    return Peer(load, ("torch",), probed=False)
 
 
-def load_torchscript(checkpoint: Checkpoint, threads: int) -> Call:
-    torch.set_num_threads(threads)
+def _torchscript(checkpoint: Checkpoint) -> TorchModel:
     with torch.no_grad():  # traced, because a dataclass inside the module cannot be scripted
-        return _in_inference_mode(torch.jit.freeze(torch.jit.trace(checkpoint.model(), _example(checkpoint, 2))))
+        return torch.jit.freeze(torch.jit.trace(checkpoint.model(), example(checkpoint, 2)))
 
 
-def load_torch_compile(checkpoint: Checkpoint, threads: int) -> Call:
-    torch.set_num_threads(threads)
-    return _in_inference_mode(torch.compile(checkpoint.model(), dynamic=False))  # one kernel a batch size: its best
+def _compiled(checkpoint: Checkpoint) -> TorchModel:
+    return torch.compile(checkpoint.model(), dynamic=False)  # one kernel a batch size: its best
 
 
 def load_aot_inductor(checkpoint: Checkpoint, threads: int) -> Call:
@@ -77,201 +73,19 @@ def load_aot_inductor(checkpoint: Checkpoint, threads: int) -> Call:
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             program = torch.export.export(checkpoint.model(), (torch.from_numpy(pixels),))
             package = torch._inductor.aoti_compile_and_package(program, package_path=f"{folder}/model.pt2")
-            return _in_inference_mode(torch._inductor.aoti_load_package(package))
+            return in_inference_mode(torch._inductor.aoti_load_package(package))
 
-    return _for_each_batch_size(build)
-
-
-def load_openvino(checkpoint: Checkpoint, threads: int) -> Call:
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # else it reports that it is used
-    import openvino
-
-    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
-    settings["INFERENCE_PRECISION_HINT"] = "f32"
-    core = openvino.Core()
-    request = core.compile_model(core.read_model(_our_onnx(checkpoint)), "CPU", settings).create_infer_request()
-    return lambda pixels: request.infer({0: pixels}, share_inputs=True)[0]
-
-
-def load_tract(checkpoint: Checkpoint, threads: int) -> Call:
-    _one_thread_only(threads)  # its Python package starts no others
-    import tract
-
-    def build(pixels: Pixels) -> Call:
-        with _file(_our_onnx(checkpoint), "model.onnx") as path:
-            model = tract.onnx().load(path)
-        # its LSTM needs a known batch size: with "batch" left open, tract 0.23 aborts the process
-        model.set_input_fact(0, ",".join(map(str, pixels.shape)) + ",u8")
-        run = model.into_model().into_runnable().run
-        return lambda pixels: run([pixels])[0].to_numpy()
-
-    return _for_each_batch_size(build)
-
-
-def load_mnn(checkpoint: Checkpoint, threads: int) -> Call:
-    import MNN.expr
-    import MNN.nn
-
-    # The package's mnnconvert script would pip-install a logging client into whatever Python is on the path and
-    # report the conversion to its makers; the extension module below it only converts. Without the option for
-    # the LSTM, MNN 3.6.1's converter crashes on this graph.
-    code = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
-    with _file(_our_onnx(checkpoint), "model.onnx") as path:
-        target = path.with_suffix(".mnn")
-        command = ["--modelFile", str(path), "--MNNModel", str(target), "--bizCode", OURS, "--useOriginRNNImpl"]
-        _run([sys.executable, "-c", code, "-f", "ONNX", *command])
-        settings = {"numThread": threads, "backend": "CPU", "precision": "high"}
-        manager = MNN.nn.create_runtime_manager((settings,))
-        net = MNN.nn.load_module_from_file(str(target), [INPUT_NAME], [OUTPUT_NAME], runtime_manager=manager)
-
-    def call(pixels: Pixels) -> Logits:
-        value = MNN.expr.const(pixels, pixels.shape, MNN.expr.NCHW, MNN.expr.uint8)
-        return net.forward([value])[0].read()
-
-    return call
-
-
-def load_ncnn(checkpoint: Checkpoint, threads: int) -> Call:
-    import ncnn
-    import pnnx
-
-    net = ncnn.Net()
-    net.opt.num_threads = threads
-    for option in ("fp16_storage", "fp16_packed", "fp16_arithmetic", "bf16_storage", "vulkan_compute"):
-        setattr(net.opt, f"use_{option}", False)
-    with _file(b"", "model.pt") as path, contextlib.chdir(path.parent):  # pnnx writes beside itself, too
-        pnnx.export(
-            _ForNcnn(checkpoint.model()).eval(), path.name, inputs=(_example(checkpoint, 1).float(),), fp16=False
-        )
-        net.load_param("model.ncnn.param")
-        net.load_model("model.ncnn.bin")
-
-    def one(picture: Pixels) -> Logits:
-        floats = picture.astype(np.float32)  # kept in a variable: ncnn.Mat borrows its memory until it is cloned,
-        extractor = net.create_extractor()
-        extractor.input("in0", ncnn.Mat(floats).clone())  # and its kernels crash on memory aligned for NumPy
-        _, logits = extractor.extract("out0")
-        return np.array(logits).reshape(-1)
-
-    # ncnn knows no batches: its users write this loop
-    return lambda pixels: np.stack([one(picture) for picture in pixels])
-
-
-def load_litert(checkpoint: Checkpoint, threads: int) -> Call:
-    import litert_torch
-    from ai_edge_litert.interpreter import Interpreter
-
-    def build(pixels: Pixels) -> Call:
-        with _file(b"", "model.tflite") as path:
-            litert_torch.convert(checkpoint.model(), (torch.from_numpy(pixels),)).export(str(path))
-            run = Interpreter(model_content=path.read_bytes(), num_threads=threads)
-        run.allocate_tensors()
-        source, target = run.get_input_details()[0]["index"], run.get_output_details()[0]["index"]
-
-        def call(pixels: Pixels) -> Logits:
-            run.set_tensor(source, pixels)
-            run.invoke()
-            return run.get_tensor(target)
-
-        return call
-
-    return _for_each_batch_size(build)
-
-
-def load_executorch(checkpoint: Checkpoint, threads: int) -> Call:
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
-    from executorch.runtime import Runtime
-
-    _unsafe_reset_threadpool(threads)
-    kept: list[object] = []
-
-    def build(pixels: Pixels) -> Call:
-        program = torch.export.export(checkpoint.model(), (torch.from_numpy(pixels),))
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-        content = bytes(lowered.buffer)
-        loaded = Runtime.get().load_program(content)
-        method = loaded.load_method("forward")
-        kept.append((content, loaded))  # the method borrows from both
-        return lambda pixels: method.execute([torch.from_numpy(pixels)])[0].numpy()
-
-    return _for_each_batch_size(build)
-
-
-def load_iree(checkpoint: Checkpoint, threads: int) -> Call:
-    _one_thread_only(threads)  # the local-sync driver works in the caller's thread
-    import iree.compiler
-    import iree.runtime
-
-    with _file(_our_onnx(checkpoint), "model.onnx") as path:
-        mlir = str(path.with_suffix(".mlir"))
-        _run([sys.executable, "-m", "iree.compiler.tools.import_onnx", str(path), "-o", mlir])
-        options = ["--iree-llvmcpu-target-cpu=host", "--iree-opt-level=O3"]
-        program = iree.compiler.compile_file(mlir, target_backends=["llvm-cpu"], extra_args=options)
-    module = iree.runtime.load_vm_flatbuffer(program, driver="local-sync")
-    run = module[OURS]  # named after the ONNX graph
-    return lambda pixels: run(pixels).to_host()
-
-
-def load_tvm(checkpoint: Checkpoint, threads: int) -> Call:
-    os.environ["TVM_NUM_THREADS"] = str(threads)  # read when its thread pool starts
-    import tvm
-    from tvm import relax
-    from tvm.relax.frontend.torch import from_exported_program
-
-    cpu = tvm.get_global_func("target.llvm_get_system_cpu")()
-    target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
-    model = _ForTvm(checkpoint.model()).eval()
-
-    def build(pixels: Pixels) -> Call:  # from torch, because its ONNX importer knows no LSTM
-        with torch.no_grad():
-            program = from_exported_program(torch.export.export(model, (torch.from_numpy(pixels),)))
-            library = relax.build(relax.get_pipeline("zero")(program), target=target)
-        run = relax.VirtualMachine(library, tvm.cpu())["main"]
-        return lambda pixels: run(tvm.runtime.tensor(pixels))[0].numpy()
-
-    return _for_each_batch_size(build)
-
-
-def load_opencv(checkpoint: Checkpoint, threads: int) -> Call:
-    import cv2
-
-    cv2.setNumThreads(threads)
-    net = cv2.dnn.readNetFromONNX(np.frombuffer(_our_onnx(checkpoint), np.uint8))
-
-    def call(pixels: Pixels) -> Logits:
-        net.setInput(pixels)
-        return net.forward()
-
-    return call
-
-
-def _our_onnx(checkpoint: Checkpoint) -> bytes:
-    return build_model(checkpoint).SerializeToString(deterministic=True)
-
-
-def _legacy_export(checkpoint: Checkpoint) -> bytes:
-    target = io.BytesIO()
-    torch.onnx.export(
-        checkpoint.model(), (_example(checkpoint, 2),), target, dynamo=False, opset_version=OPSET,
-        input_names=[INPUT_NAME], output_names=[OUTPUT_NAME], dynamic_axes={INPUT_NAME: {0: "batch"}},
-    )  # fmt: skip
-    return target.getvalue()
+    return for_each_batch_size(build)
 
 
 def _in_onnxruntime(export: Callable[[Checkpoint], bytes], *, defaults: bool = False) -> Peer:
     """The plain session.run that everybody writes, with edgelstm's session settings or onnxruntime's own."""
 
     def load(checkpoint: Checkpoint, threads: int) -> Call:
-        ort = import_onnxruntime()
-        options = ort.SessionOptions()
-        if not defaults:  # which are a thread for each core, spinning
-            options.intra_op_num_threads = threads
-            options.inter_op_num_threads = 1
-            options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-            options.add_session_config_entry("session.intra_op.allow_spinning", str(int(SessionSettings().spinning)))
-        session = ort.InferenceSession(export(checkpoint), options, providers=["CPUExecutionProvider"])
+        if defaults:  # a thread for each core, spinning
+            session = import_onnxruntime().InferenceSession(export(checkpoint), providers=["CPUExecutionProvider"])
+        else:
+            session = open_session(export(checkpoint), SessionSettings(threads=threads))
         return lambda pixels: session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
 
     return Peer(load, ("onnxruntime", "onnxruntime-gpu"), probed=False)
@@ -281,100 +95,33 @@ def _dynamo_export(checkpoint: Checkpoint) -> bytes:
     return torch_exported_model(checkpoint).SerializeToString()
 
 
-def _in_inference_mode(model: Callable[[torch.Tensor], torch.Tensor]) -> Call:
-    def call(pixels: Pixels) -> Logits:
-        with torch.inference_mode():
-            return model(torch.from_numpy(pixels)).numpy()
-
-    return call
-
-
-def _for_each_batch_size(build: Callable[[Pixels], Call]) -> Call:
-    """Built anew for each batch size, at its first call: such a format fixes the shape, or is faster if it may."""
-    built: dict[int, Call] = {}
-
-    def call(pixels: Pixels) -> Logits:
-        run = built.get(len(pixels))
-        if run is None:
-            run = built[len(pixels)] = build(pixels)
-        return run(pixels)
-
-    return call
-
-
-class _ForTvm(torch.nn.Module):
-    """The same model with the last layer's state counted from the front: TVM 0.26 reads past the end for [-1]."""
-
-    def __init__(self, model: RowLstm) -> None:
-        super().__init__()
-        self.config, self.lstm, self.head = model.config, model.lstm, model.head
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        config = self.config
-        steps = pixels.reshape(-1, config.n_steps, config.step_size).transpose(0, 1)
-        _, (last, _) = self.lstm(steps.to(torch.float32) * PIXEL_SCALE)
-        logits: torch.Tensor = self.head(last[config.n_layers - 1])
-        return logits
-
-
-class _ForNcnn(torch.nn.Module):
-    """The same weights with the batch first and the last row cut out: pnnx mistakes time-major LSTMs and Y_h."""
-
-    def __init__(self, model: RowLstm) -> None:
-        super().__init__()
-        self.config, self.lstm, self.head = model.config, model.lstm, model.head
-        self.lstm.batch_first = True
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        config = self.config
-        steps = pixels if config.rows_per_step == 1 else pixels.reshape(1, config.n_steps, config.step_size)
-        every, _ = self.lstm(steps * PIXEL_SCALE)
-        logits: torch.Tensor = self.head(every[:, config.n_steps - 1 : config.n_steps, :])
-        return logits
-
-
-def _example(checkpoint: Checkpoint, n: int) -> torch.Tensor:
-    return torch.zeros(n, checkpoint.config.rows, checkpoint.config.cols, dtype=torch.uint8)
-
-
-def _one_thread_only(threads: int) -> None:
-    if threads != 1:
-        raise ValueError(f"found threads {threads}, expected 1: it is not run with more here")
-
-
-@contextlib.contextmanager
-def _file(content: bytes, name: str) -> Iterator[Path]:
-    """A file in a folder of its own that goes away afterwards: most converters want paths."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_bytes(content)
-        yield path
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"its converter ended with {done.returncode}: {done.stderr.strip()[-150:]}")
+def _legacy_export(checkpoint: Checkpoint) -> bytes:
+    target = io.BytesIO()
+    torch.onnx.export(
+        checkpoint.model(), (example(checkpoint, 2),), target, dynamo=False, opset_version=OPSET,
+        input_names=[INPUT_NAME], output_names=[OUTPUT_NAME], dynamic_axes={INPUT_NAME: {0: "batch"}},
+    )  # fmt: skip
+    return target.getvalue()
 
 
 PEERS: dict[str, Peer] = {
     OURS: Peer(load_edgelstm, ("edgelstm",), probed=False),
     "torch eager": Peer(load_torch_eager, ("torch",), probed=False),
-    "torch inference mode": Peer(load_torch_inference_mode, ("torch",), probed=False),
-    "TorchScript": Peer(load_torchscript, ("torch",), probed=False),
-    "torch.compile": Peer(load_torch_compile, ("torch",), probed=False),
+    "torch inference mode": _in_torch(Checkpoint.model),
+    "TorchScript": _in_torch(_torchscript),
+    "torch.compile": _in_torch(_compiled),
     "AOTInductor": Peer(load_aot_inductor, ("torch",)),
     "onnxruntime, dynamo export": _in_onnxruntime(_dynamo_export),
     "onnxruntime, dynamo export, default settings": _in_onnxruntime(_dynamo_export, defaults=True),
     "onnxruntime, legacy export": _in_onnxruntime(_legacy_export),
     "onnxruntime, legacy export, default settings": _in_onnxruntime(_legacy_export, defaults=True),
-    "OpenVINO": Peer(load_openvino, ("openvino",)),
-    "tract": Peer(load_tract, ("tract",)),
-    "MNN": Peer(load_mnn, ("MNN",)),
-    "ncnn": Peer(load_ncnn, ("ncnn",)),
-    "LiteRT": Peer(load_litert, ("ai-edge-litert",)),
-    "ExecuTorch": Peer(load_executorch, ("executorch",)),
-    "IREE": Peer(load_iree, ("iree-base-runtime",)),
-    "TVM": Peer(load_tvm, ("apache-tvm",)),
-    "OpenCV": Peer(load_opencv, ("opencv-python-headless", "opencv-python")),
+    "OpenVINO": Peer(runtimes.load_openvino, ("openvino",)),
+    "tract": Peer(runtimes.load_tract, ("tract",)),
+    "MNN": Peer(runtimes.load_mnn, ("MNN",)),
+    "ncnn": Peer(runtimes.load_ncnn, ("ncnn",)),
+    "LiteRT": Peer(runtimes.load_litert, ("ai-edge-litert",)),
+    "ExecuTorch": Peer(runtimes.load_executorch, ("executorch",)),
+    "IREE": Peer(runtimes.load_iree, ("iree-base-runtime",)),
+    "TVM": Peer(runtimes.load_tvm, ("apache-tvm",)),
+    "OpenCV": Peer(runtimes.load_opencv, ("opencv-python-headless", "opencv-python")),
 }

@@ -1,4 +1,4 @@
-"""Mean +- sd over seeds, from the run folders themselves: python tools/seeds.py runs/base-* runs/small-*
+"""Mean +- sd over seeds, from the run folders themselves: python tools/seeds.py runs/models/base-? runs/models/small-?
 
 Runs that differ in nothing but the seed are one row. The seed to ship is the one nearest the median on validation
 (the lower seed if two are as near): the test score is reported, and chooses nothing.
@@ -8,69 +8,59 @@ import argparse
 import dataclasses
 import statistics
 import sys
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation import markdown
+
 from edgelstm.contract import Score
 from edgelstm.errors import CheckpointError, EdgeLstmError
-from edgelstm.training.checkpoint import Checkpoint, load_checkpoint
+from edgelstm.training.checkpoint import load_checkpoint
+
+Scores = dict[int, tuple[Score, Score]]
+"""Seed -> (validation, test)."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One finished run."""
-
-    seed: int
-    validation: Score
-    test: Score
-
-
-def finished_run(folder: Path) -> tuple[Checkpoint, Run]:
-    """The run of a folder. Raises CheckpointError if it has not been trained to its end."""
+def finished_run(folder: Path) -> tuple[dict[str, Any], int, tuple[Score, Score]]:
+    """Settings, seed and scores of a run. Raises CheckpointError if it has not been trained to its end."""
     checkpoint = load_checkpoint(folder)
     if checkpoint.validation is None or checkpoint.test is None:
         raise CheckpointError(
             f"{folder} is not a finished run", found=f"epoch {checkpoint.epoch} and no test score",
             expected=f"{checkpoint.train.epochs} epochs", fix="go on with `edgelstm train --resume`",
         )  # fmt: skip
-    return checkpoint, Run(checkpoint.train.seed, checkpoint.validation, checkpoint.test)
+    settings = {"model": checkpoint.name} | dataclasses.asdict(checkpoint.config) | dataclasses.asdict(checkpoint.train)
+    return settings, settings.pop("seed"), (checkpoint.validation, checkpoint.test)
 
 
-def grouped(folders: Sequence[Path]) -> dict[str, list[Run]]:
-    """Label -> runs by seed. The label is the model's name and whatever else tells the groups apart.
+def grouped(folders: Sequence[Path]) -> dict[str, Scores]:
+    """Label -> scores by seed. The label is the model's name and whatever else tells the groups apart.
 
     Raises CheckpointError if a run is not finished or a seed comes twice in a group.
     """
-    groups: dict[str, list[Run]] = defaultdict(list)
-    settings: dict[str, dict[str, Any]] = {}
-    folder_of: dict[tuple[str, int], Path] = {}
+    groups: list[tuple[dict[str, Any], Scores]] = []
     for folder in folders:
-        checkpoint, run = finished_run(folder)
-        train = {key: value for key, value in dataclasses.asdict(checkpoint.train).items() if key != "seed"}
-        values = {"model": checkpoint.name, **dataclasses.asdict(checkpoint.config), **train}
-        key = repr(values)
-        if (key, run.seed) in folder_of:
-            raise CheckpointError(
-                f"{folder} and {folder_of[key, run.seed]} are the same run", found=f"seed {run.seed} twice",
-                fix="name each run once",
-            )  # fmt: skip
-        folder_of[key, run.seed] = folder
-        settings[key] = values
-        groups[key].append(run)
-    named = {
-        key: _label(values, [one for one in settings.values() if one["model"] == values["model"]])
-        for key, values in settings.items()
+        settings, seed, scores = finished_run(folder)
+        group = next((known for other, known in groups if other == settings), None)
+        if group is None:
+            groups.append((settings, group := {}))
+        if seed in group:
+            raise CheckpointError(f"{folder} is a run that was named before", found=f"seed {seed} twice",
+                                  fix="name each run once")  # fmt: skip
+        group[seed] = scores
+    return {
+        _label(settings, [other for other, _ in groups if other["model"] == settings["model"]]): dict(
+            sorted(of.items())
+        )
+        for settings, of in groups
     }
-    return {named[key]: sorted(runs, key=lambda run: run.seed) for key, runs in groups.items()}
 
 
-def median_seed(runs: Sequence[Run]) -> int:
+def median_seed(validation: Mapping[int, Score]) -> int:
     """The seed whose validation score is nearest the median; of several the lowest."""
-    median = statistics.median(run.validation.n_right for run in runs)
-    return min(runs, key=lambda run: (abs(run.validation.n_right - median), run.seed)).seed
+    median = statistics.median(score.n_right for score in validation.values())
+    return min(sorted(validation), key=lambda seed: abs(validation[seed].n_right - median))
 
 
 def spread(scores: Sequence[Score]) -> str:
@@ -82,22 +72,20 @@ def spread(scores: Sequence[Score]) -> str:
 
 def report(folders: Sequence[Path]) -> str:
     """Markdown: a row a model, and below it each seed with its counts."""
-    groups = grouped(folders)
-    lines = ["| model | seeds | validation | test | ship seed |", "|---|---|---|---|---|"]
-    for label, runs in groups.items():
-        columns = [spread([getattr(run, split) for run in runs]) for split in ("validation", "test")]
-        lines.append(f"| {label} | {len(runs)} | {columns[0]} | {columns[1]} | {median_seed(runs)} |")
-    lines += ["", "| model | seed | validation | test |", "|---|---|---|---|"]
-    lines += [
-        f"| {label} | {run.seed} | {run.validation} | {run.test} |" for label, runs in groups.items() for run in runs
-    ]
-    return "\n".join(lines)
+    rows, seeds = [], []
+    for label, scores in grouped(folders).items():
+        validation, test = zip(*scores.values(), strict=True)
+        ship = median_seed(dict(zip(scores, validation, strict=True)))
+        rows.append((label, len(scores), spread(validation), spread(test), ship))
+        seeds += [(label, seed, *both) for seed, both in scores.items()]
+    means = markdown(("model", "seeds", "validation", "test", "ship seed"), rows)
+    return means + "\n\n" + markdown(("model", "seed", "validation", "test"), seeds)
 
 
-def _label(values: dict[str, Any], alike: list[dict[str, Any]]) -> str:
+def _label(settings: dict[str, Any], alike: list[dict[str, Any]]) -> str:
     """The model's name, and the settings in which others of that name differ."""
-    differing = [name for name in values if len({repr(other[name]) for other in alike}) > 1]
-    return ", ".join([values["model"], *(f"{name} {_short(values[name])}" for name in differing)])
+    differing = [name for name in settings if any(other[name] != settings[name] for other in alike)]
+    return ", ".join([settings["model"], *(f"{name} {_short(settings[name])}" for name in differing)])
 
 
 def _short(value: Any) -> str:
@@ -110,9 +98,8 @@ def _short(value: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_FOLDER", help="run folders, or checkpoint files")
-    args = parser.parse_args()
     try:
-        print(report(args.runs))
+        print(report(parser.parse_args().runs))
     except EdgeLstmError as error:
         sys.exit(f"Error: {error}")
 
