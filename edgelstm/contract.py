@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelstm.config import ModelConfig, model_config_from
-from edgelstm.errors import ModelError
+from edgelstm.errors import ModelError, printable
 
 CONTRACT_VERSION = 1
 OPSET = 18
@@ -201,7 +201,7 @@ class ModelContract:
                 raise
             raise ModelError(
                 f"{source} has a damaged model contract",
-                found=f"{type(error).__name__}: {error}",
+                found=printable(f"{type(error).__name__}: {error}", 300),
                 expected=f"the metadata of contract version {CONTRACT_VERSION}",
                 fix="export the checkpoint again",
             ) from error

@@ -1,7 +1,6 @@
 """An ONNX file without onnx: find it, read it in one pass, hold it against the contract, write it."""
 
 import os
-import stat
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,8 +19,11 @@ ONNX_FILE = "model.onnx"
 """The exported model of a run folder."""
 MAX_MODEL_BYTES = 32 * 2**20
 """Larger files are refused unread: onnxruntime takes up to five times the file. The shipped models are below 1 MB."""
-MAX_PARTS = 500
-"""Nodes, initializers or metadata entries; a model of 16 layers has fewer than 200."""
+MAX_FIELDS = 10_000
+"""Fields of all messages of a file; the largest model, int8 of 16 layers, has 1,391. So no file takes long to read."""
+MAX_WEIGHT = 1e9
+"""No sum of so large weights overflows float32: the logits of every file that is opened are finite numbers too."""
+MAX_FLOAT16 = 65_504.0
 IR_VERSION = 10
 """The ONNX file format that came with opset 21; every onnxruntime since 1.18 reads it."""
 PRODUCER = "edgelstm"
@@ -74,8 +76,7 @@ class ModelFile:
         if kind == self.contract.kind:
             return self.content
         contract = replace(self.contract, kind=kind)
-        precision = "fp32" if kind == "stream" and contract.precision == "fp16" else contract.precision
-        layout = graph_layout(contract.config, precision, kind)
+        layout = graph_layout(contract.config, contract.precision, kind)
         return encode(self.graph.with_form(layout, contract.to_metadata()))
 
 
@@ -97,6 +98,9 @@ def open_model(model: ModelSource, source: str | None = None) -> ModelFile:
     source = source or ("the model" if path is None else printable(path))
     content = model if path is None else read_bounded(path, MAX_MODEL_BYTES, "an ONNX model", ModelError)
     assert isinstance(content, bytes)
+    if len(content) > MAX_MODEL_BYTES:
+        found, limit = f"{len(content):,} bytes", f"at most {MAX_MODEL_BYTES:,}"
+        raise ModelError(f"{source} is too large for an ONNX model", found=found, expected=limit)
     try:
         graph = decode(content)
     except (IndexError, ValueError, OverflowError) as error:
@@ -105,13 +109,13 @@ def open_model(model: ModelSource, source: str | None = None) -> ModelFile:
             expected="a file written by `edgelstm export`", fix="export it again",
         ) from error  # fmt: skip
     contract = ModelContract.from_metadata(graph.metadata, source)
-    precision = "fp32" if contract.kind == "stream" and contract.precision == "fp16" else contract.precision
-    _check_graph(graph, graph_layout(contract.config, precision, contract.kind), source)
+    _check_graph(graph, contract, source)
     return ModelFile(content, graph, contract, source, path)
 
 
-def _check_graph(graph: OnnxGraph, layout: GraphLayout, source: str) -> None:
-    """Raise ModelError at the first thing in which the graph is not the layout's."""
+def _check_graph(graph: OnnxGraph, contract: ModelContract, source: str) -> None:
+    """Raise ModelError at the first thing in which the graph is not the one that the contract describes."""
+    layout = graph_layout(contract.config, contract.precision, contract.kind)
     operators = [node.operator for node in graph.nodes]
     shapes = {name: (array.dtype.str, array.shape) for name, array in graph.initializers.items()}
     expected = {name: (NUMPY_DTYPES[dtype].str, shape) for name, (dtype, shape) in layout.weights.items()}
@@ -119,7 +123,9 @@ def _check_graph(graph: OnnxGraph, layout: GraphLayout, source: str) -> None:
     wrong_constants = [
         name for name, array in layout.constants.items() if not np.array_equal(graph.initializers.get(name, ()), array)
     ]
-    infinite = [name for name, array in graph.initializers.items() if not np.isfinite(array).all()]
+    # the weights of an fp16 model may stand here widened, and must fit back; NaN is not below any limit
+    largest = np.float32(MAX_FLOAT16 if contract.precision == "fp16" else MAX_WEIGHT)
+    too_large = [name for name, array in graph.initializers.items() if not (np.abs(array) <= largest).all()]
     checks: list[tuple[str, object, object]] = [
         ("parts", list(graph.foreign), []),
         ("operators", operators, [node.operator for node in layout.nodes]),
@@ -129,7 +135,7 @@ def _check_graph(graph: OnnxGraph, layout: GraphLayout, source: str) -> None:
         ("opsets", graph.opsets, layout.opsets),
         ("initializers", _difference(shapes, expected), _difference(expected, shapes)),
         ("constants", wrong_constants, []),
-        ("weights that are not finite numbers", infinite, []),
+        (f"weights that are not finite numbers of at most {largest:g}", too_large, []),
     ]
     for what, found, wanted in checks:
         if found != wanted:
@@ -141,10 +147,10 @@ def _check_graph(graph: OnnxGraph, layout: GraphLayout, source: str) -> None:
 
 
 def _shown(node: Node) -> str:
-    """A node in one line."""
-    attributes = ", ".join(f"{name}={value}" for name, value in sorted(node.attributes.items()))
-    operator = f"{node.domain}.{node.operator}" if node.domain else node.operator
-    return f"{node.name}: {operator}({', '.join(node.inputs)}; {attributes}) -> {', '.join(node.outputs)}"
+    """A node in one line. Two nodes that differ differ here too: each name stands in quotes, 1.0 is not 1."""
+    attributes = dict(sorted(node.attributes.items()))
+    names = f"{node.name!r} ({node.domain!r})" if node.domain else repr(node.name)
+    return f"{node.operator} {names}: {node.inputs}, {attributes} -> {node.outputs}"
 
 
 def _difference(one: Mapping[str, object], other: Mapping[str, object]) -> dict[str, object]:
@@ -164,18 +170,17 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     shipped = shipped_models()
     if text in shipped:
         return shipped[text]
-    if path.is_dir() and (path / ONNX_FILE).is_file():
+    shown, is_folder = printable(path), os.path.isdir(path)
+    if is_folder and os.path.isfile(path / ONNX_FILE):
         return path / ONNX_FILE
-    shown = printable(path)
-    if path.suffix == ".safetensors":
-        raise ModelError(
-            f"{shown} is a checkpoint", expected="an ONNX file", fix=f"write one with `edgelstm export {shown}`"
-        )
-    if _exists(path) and not path.is_dir():
+    if not is_folder and os.path.exists(path):
+        if path.suffix == ".safetensors":
+            fix = f"write one with `edgelstm export {shown}`"
+            raise ModelError(f"{shown} is a checkpoint", expected="an ONNX file", fix=fix)
         return path
     raise ModelError(
         f"no model {shown}",
-        found=f"a folder without {ONNX_FILE}" if path.is_dir() else "no such file",
+        found=f"a folder without {ONNX_FILE}" if is_folder else "no such file",
         expected=f"an .onnx file, a run folder, or a shipped model ({', '.join(sorted(shipped)) or 'none here'})",
         fix="export one with `edgelstm export`",
     )
@@ -203,13 +208,6 @@ def checkpoint_beside(model: Path) -> Path:
     for suffix in (".onnx", ".int8", ".fp16", ".stream"):
         name = name.removesuffix(suffix)
     return model.with_name(name + ".safetensors")
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return stat.S_IFMT(path.stat().st_mode) != 0
-    except (OSError, ValueError):  # ValueError: a NUL byte in the name
-        return False
 
 
 # --- the wire format: https://protobuf.dev/programming-guides/encoding, field numbers of onnx.proto -----
@@ -247,44 +245,57 @@ _AXIS = {1: ("size", _VARINT, False), 2: ("name", _BYTES, False)}
 _Fields = dict[int, tuple[str, int, bool]]
 
 
+class _Reading:
+    """What a file has shown of itself so far."""
+
+    def __init__(self) -> None:
+        self.n_fields = 0
+        self.foreign: list[str] = []
+
+    def count_field(self) -> None:
+        self.n_fields += 1
+        if self.n_fields > MAX_FIELDS:
+            raise ValueError(f"more than {MAX_FIELDS:,} fields")
+
+
 def decode(content: bytes) -> OnnxGraph:
     """Read an ONNX file. Raises IndexError or ValueError if it is damaged.
 
     Only what `edgelstm export` writes is read; anything else (functions, sparse or external initializers, values in
     other fields than raw_data, types it does not use) is named in ``foreign``.
     """
-    foreign: list[str] = []
-    model = _message(memoryview(content), _MODEL, "model", foreign)
-    graph = _message(model.get("graph", memoryview(b"")), _GRAPH, "graph", foreign)
-    opsets = [_message(part, _OPSET, "opset", foreign) for part in model["opsets"]]
-    entries = [_message(part, _ENTRY, "metadata", foreign) for part in model["metadata"]]
+    reading = _Reading()
+    model = _message(memoryview(content), _MODEL, "model", reading)
+    graph = _message(model.get("graph", memoryview(b"")), _GRAPH, "graph", reading)
+    opsets = [_message(part, _OPSET, "opset", reading) for part in model["opsets"]]
+    entries = [_message(part, _ENTRY, "metadata", reading) for part in model["metadata"]]
     return OnnxGraph(
-        nodes=tuple(_node(part, foreign) for part in graph["nodes"]),
-        initializers=_once((_tensor(part, foreign) for part in graph["initializers"]), "initializer"),
-        inputs=tuple(_value(part, foreign) for part in graph["inputs"]),
-        outputs=tuple(_value(part, foreign) for part in graph["outputs"]),
+        nodes=tuple(_node(part, reading) for part in graph["nodes"]),
+        initializers=_once((_tensor(part, reading) for part in graph["initializers"]), "initializer"),
+        inputs=tuple(_value(part, reading) for part in graph["inputs"]),
+        outputs=tuple(_value(part, reading) for part in graph["outputs"]),
         opsets=_once(((_text(part, "domain"), part.get("version", 0)) for part in opsets), "opset"),
         metadata=_once(((_text(part, "key"), _text(part, "value")) for part in entries), "metadata"),
-        foreign=tuple(dict.fromkeys(foreign[:5])),
+        foreign=tuple(dict.fromkeys(reading.foreign)),
     )
 
 
-def _message(content: memoryview, fields: _Fields, what: str, foreign: list[str]) -> dict[str, Any]:
+def _message(content: memoryview, fields: _Fields, what: str, reading: _Reading) -> dict[str, Any]:
     """The known fields of a message by name; a list for each that may come several times."""
     found: dict[str, Any] = {name: [] for name, _, several in fields.values() if several}
     for number, wire, value in _wire(content):
+        reading.count_field()
         name, expected, several = fields.get(number, ("", -1, False))
         if several and expected == _VARINT and wire == _BYTES:  # packed
             at = 0
             while at < len(value):
+                reading.count_field()
                 item, at = _varint(value, at)
                 found[name].append(item)
         elif wire != expected or (name in found and not several):
-            foreign.append(f"{what} field {number}")
+            reading.foreign.append(f"{what} field {number}")
         elif several:
             found[name].append(value)
-            if len(found[name]) > MAX_PARTS:
-                raise ValueError(f"more than {MAX_PARTS} {name} in its {what}")
         else:
             found[name] = value
     return found
@@ -338,15 +349,15 @@ def _once(pairs: Iterator[tuple[str, Any]], what: str) -> dict[str, Any]:
     return found
 
 
-def _node(content: memoryview, foreign: list[str]) -> Node:
-    part = _message(content, _NODE, "node", foreign)
-    attributes = _once((_attribute(each, foreign) for each in part["attributes"]), "attribute")
+def _node(content: memoryview, reading: _Reading) -> Node:
+    part = _message(content, _NODE, "node", reading)
+    attributes = _once((_attribute(each, reading) for each in part["attributes"]), "attribute")
     inputs, outputs = (tuple(bytes(name).decode() for name in part[side]) for side in ("inputs", "outputs"))
     return Node(_text(part, "operator"), inputs, outputs, _text(part, "name"), attributes, _text(part, "domain"))
 
 
-def _attribute(content: memoryview, foreign: list[str]) -> tuple[str, Any]:
-    part = _message(content, _ATTRIBUTE, "attribute", foreign)
+def _attribute(content: memoryview, reading: _Reading) -> tuple[str, Any]:
+    part = _message(content, _ATTRIBUTE, "attribute", reading)
     values = {
         _FLOAT: struct.unpack("<f", part.get("f", b"0000"))[0],  # none that export writes: only to be shown
         _INT: _signed(part.get("i", 0)),
@@ -355,24 +366,25 @@ def _attribute(content: memoryview, foreign: list[str]) -> tuple[str, Any]:
     return _text(part, "name"), values.get(part.get("type", 0), "?")
 
 
-def _tensor(content: memoryview, foreign: list[str]) -> tuple[str, Array]:
-    part = _message(content, _TENSOR, "initializer", foreign)
+def _tensor(content: memoryview, reading: _Reading) -> tuple[str, Array]:
+    part = _message(content, _TENSOR, "initializer", reading)
     name, dtype = _text(part, "name"), NUMPY_DTYPES.get(part.get("dtype", 0))
     if dtype is None:
-        foreign.append(f"initializer of element type {part.get('dtype')}")
+        reading.foreign.append(f"initializer of element type {part.get('dtype')}")
         return name, np.empty(0, np.float32)
     if "raw" not in part:
-        foreign.append("initializer without raw_data")
+        reading.foreign.append("initializer without raw_data")
         return name, np.empty(0, dtype)
     return name, np.frombuffer(part["raw"], dtype).reshape(part["dims"])
 
 
-def _value(content: memoryview, foreign: list[str]) -> Value:
-    part = _message(content, _VALUE, "value", foreign)
-    kind = _message(part.get("type", memoryview(b"")), _TYPE, "type", foreign)
-    tensor = _message(kind.get("tensor", memoryview(b"")), _TENSOR_TYPE, "type", foreign)
-    shape = _message(tensor.get("shape", memoryview(b"")), _SHAPE, "shape", foreign)
-    axes = [_message(axis, _AXIS, "axis", foreign) for axis in shape["axes"]]
+def _value(content: memoryview, reading: _Reading) -> Value:
+    part = _message(content, _VALUE, "value", reading)
+    kind = _message(part.get("type", memoryview(b"")), _TYPE, "type", reading)
+    tensor = _message(kind.get("tensor", memoryview(b"")), _TENSOR_TYPE, "type", reading)
+    shape = _message(tensor.get("shape", memoryview(b"")), _SHAPE, "shape", reading)
+    axes = [_message(axis, _AXIS, "axis", reading) for axis in shape["axes"]]
+    reading.foreign += ["axis with a size and a name" for axis in axes if len(axis) > 1]
     sizes = tuple(_text(axis, "name") if "name" in axis else axis.get("size", 0) for axis in axes)
     return Value(_text(part, "name"), tensor.get("dtype", 0), sizes)
 

@@ -115,9 +115,10 @@ class Stream:
     def skip(self, n_rows: int, streams: Sequence[int] | None = None) -> None:
         """Count rows that came but need not be read, because these streams' answers are settled.
 
-        Raises ValueError for more rows than a sequence has left, as ``push`` does.
+        Raises ValueError for more rows than a sequence has left or for a part of a step, as ``push`` does.
         """
         chosen = None if streams is None else self._chosen(streams)
+        self._check_steps(n_rows)
         self._count(n_rows, self._rows_after(n_rows, chosen), chosen)
 
     def reset(self, streams: Sequence[int] | None = None) -> None:
@@ -213,13 +214,13 @@ class Stream:
         return [*self._states[self._now], self._rows_read, decider.held, decider.first, decider.decision]
 
     def _possible(self, arrays: list[npt.NDArray[Any]]) -> bool:
-        """Whether an LSTM can have been in such a state: |h| is at most 1, but for rounding."""
+        """Whether an LSTM can have been in such a state: |h| is at most 1, |c| grows by 1 a step, but for rounding."""
         h, c, rows_read, held, first, decision = arrays
         config = self._config
         return bool(
-            (np.abs(h) <= 1.001).all() and np.isfinite(c).all()
+            (np.abs(h) <= 1.001).all() and (np.abs(c) <= 1.001 * config.n_steps).all()
             and ((rows_read >= 0) & (rows_read <= config.rows) & (rows_read % config.rows_per_step == 0)).all()
-            and (held >= 0).all()
+            and ((held >= 0) & (held <= rows_read // config.rows_per_step)).all()
             and all(((part >= -1) & (part < config.n_classes)).all() for part in (first, decision))
         )  # fmt: skip
 
@@ -259,7 +260,7 @@ class Stream:
     def _rows_after(self, n_rows: int, chosen: npt.NDArray[np.int64] | None) -> int:
         """The row that the furthest of these streams will stand at after so many more."""
         most = self._most_rows if chosen is None else int(self._rows_read[chosen].max())
-        if n_rows < 0 or most + n_rows > self._config.rows:
+        if most + n_rows > self._config.rows:
             raise ValueError(
                 f"rows: found {n_rows} more for a sequence of which {most} of {self._config.rows} are read; "
                 "reset begins the next one"
@@ -290,9 +291,12 @@ class Stream:
             raise ValueError(f"rows: found {found}, expected a NumPy array uint8 ({n}, rows, {config.cols})")
         if rows.shape[0] != n or rows.shape[2] != config.cols:
             raise ValueError(f"rows: found {rows.dtype} {rows.shape}, expected uint8 ({n}, rows, {config.cols})")
-        if not rows.shape[1] or rows.shape[1] % config.rows_per_step:
-            raise ValueError(f"rows: found {rows.shape[1]}, expected a multiple of {config.rows_per_step}")
+        self._check_steps(rows.shape[1])
         return rows
+
+    def _check_steps(self, n_rows: int) -> None:
+        if n_rows < 1 or n_rows % self._config.rows_per_step:
+            raise ValueError(f"rows: found {n_rows}, expected a multiple of {self._config.rows_per_step}")
 
 
 def _identity(contract: ModelContract) -> str:
