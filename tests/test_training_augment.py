@@ -19,19 +19,19 @@ def digits(sample):
     return torch.from_numpy(sample.images[:200].copy())
 
 
-def spot(batch=500, size=28):
+def spot(batch=500, rows=28, cols=28):
     """A 2 x 2 spot in the very middle of each picture."""
-    pixels = torch.zeros(batch, size, size, dtype=torch.uint8)
-    pixels[:, size // 2 - 1 : size // 2 + 1, size // 2 - 1 : size // 2 + 1] = 255
+    pixels = torch.zeros(batch, rows, cols, dtype=torch.uint8)
+    pixels[:, rows // 2 - 1 : rows // 2 + 1, cols // 2 - 1 : cols // 2 + 1] = 255
     return pixels
 
 
 def centres(pixels):
     """(B, 2): the centre of mass of each picture, x and y in pixels from the middle."""
     mass = pixels.double()
-    places = torch.arange(mass.shape[1]) - (mass.shape[1] - 1) / 2
+    y, x = (torch.arange(size) - (size - 1) / 2 for size in mass.shape[1:])
     total = mass.sum((1, 2))
-    return torch.stack([(mass.sum(1) * places).sum(1) / total, (mass.sum(2) * places).sum(1) / total], 1)
+    return torch.stack([(mass.sum(1) * x).sum(1) / total, (mass.sum(2) * y).sum(1) / total], 1)
 
 
 def test_nothing_to_change_changes_nothing(digits):
@@ -63,8 +63,9 @@ def test_each_digit_of_a_batch_moves_on_its_own():
     assert len({picture.numpy().tobytes() for picture in moved}) == 50
 
 
-def test_a_shift_is_at_most_what_was_asked_and_uses_all_of_it():
-    moved = centres(augment(spot(), AugmentConfig(0, 0, 0, shift_px=2.0, elastic_px=0), seeded()))
+@pytest.mark.parametrize(("rows", "cols"), [(28, 28), (14, 56), (40, 16)])
+def test_a_shift_is_at_most_what_was_asked_and_uses_all_of_it_on_both_axes(rows, cols):
+    moved = centres(augment(spot(500, rows, cols), AugmentConfig(0, 0, 0, shift_px=2.0, elastic_px=0), seeded()))
     largest = moved.abs().max(0).values
     assert (largest <= 2.02).all(), f"shifted by {largest.tolist()} pixels"
     assert (largest > 1.9).all(), f"shifted by only {largest.tolist()} pixels"
@@ -120,8 +121,9 @@ def test_a_shear_moves_rows_sideways_and_none_up_or_down():
     assert (moved[:, 1] - height).abs().max() < 0.05
 
 
-def test_an_elastic_displacement_has_the_deviation_asked_for():
-    moved = centres(augment(spot(2000), AugmentConfig(0, 0, 0, 0, elastic_px=1.0), seeded()))
+@pytest.mark.parametrize(("rows", "cols"), [(28, 28), (14, 56)])
+def test_an_elastic_displacement_has_the_deviation_asked_for(rows, cols):
+    moved = centres(augment(spot(2000, rows, cols), AugmentConfig(0, 0, 0, 0, elastic_px=1.0), seeded()))
     deviations = moved.std(0)
     # 2,000 draws know a deviation to 1.6 %; bending changes a spot's shape a little too
     np.testing.assert_allclose(deviations, [1, 1], atol=0.12)

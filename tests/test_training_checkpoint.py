@@ -2,20 +2,23 @@
 
 import dataclasses
 import json
+import math
+import os
 
 import pytest
 import safetensors
 import safetensors.torch
 import torch
 
+from edgelstm.config import RECIPES
 from edgelstm.contract import Score
 from edgelstm.errors import CheckpointError, OutputError
-from edgelstm.training.checkpoint import FORMAT, MODEL_FILE, load_checkpoint, save_checkpoint, save_tensors
+from edgelstm.training.checkpoint import CHECKPOINT_FILE, FORMAT, load_checkpoint, save_checkpoint, save_tensors
 
 
 @pytest.fixture
 def saved(tiny_checkpoint, tmp_path):
-    path = tmp_path / "run" / MODEL_FILE
+    path = tmp_path / "run" / CHECKPOINT_FILE
     save_checkpoint(path, tiny_checkpoint)
     return path
 
@@ -108,20 +111,20 @@ def test_every_difference_is_named_in_one_line(saved):
 
 def test_a_misshaped_weight_is_named_with_both_shapes(saved):
     change(saved, tensors={"head.weight": torch.zeros(10, 9)})
-    expected = r"weight head.weight is torch.float32 \(10, 9\) instead of torch.float32 \(10, 8\)"
+    expected = r"weight head.weight is F32 \(10, 9\) instead of F32 \(10, 8\)"
     with pytest.raises(CheckpointError, match=expected):
         load_checkpoint(saved)
 
 
 def test_a_weight_of_another_type_is_named(saved):
     change(saved, tensors={"head.bias": torch.zeros(10, dtype=torch.float64)})
-    with pytest.raises(CheckpointError, match=r"weight head.bias is torch.float64"):
+    with pytest.raises(CheckpointError, match=r"weight head.bias is F64"):
         load_checkpoint(saved)
 
 
 def test_a_config_of_another_size_is_refused(saved, tiny_config):
     change(saved, config={**dataclasses.asdict(tiny_config), "hidden_size": 16})
-    with pytest.raises(CheckpointError, match=r"head.weight is torch.float32 \(10, 8\) instead of .*\(10, 16\)"):
+    with pytest.raises(CheckpointError, match=r"head.weight is F32 \(10, 8\) instead of .*\(10, 16\)"):
         load_checkpoint(saved)
 
 
@@ -143,7 +146,70 @@ def test_values_that_mean_nothing_are_damaged_metadata(saved, values):
         load_checkpoint(saved)
 
 
-@pytest.mark.parametrize("header", [{FORMAT: "{"}, {FORMAT: "[]"}, {FORMAT: "null"}])
+@pytest.mark.parametrize(
+    ("part", "change_of_it", "message"),
+    [
+        ("config", {"hidden_size": 10**30}, "hidden_size: found 1000000000000000000000000000000, expected"),
+        ("config", {"n_layers": 10**7}, "n_layers: found 10000000, expected"),
+        ("config", {"class_names": ["\ud800"]}, "class_names: found "),
+        ("train", {"seed": "x"}, "seed: found 'x', expected"),
+        ("train", {"threads": "2"}, "threads: found '2', expected"),
+        ("train", {"epochs": math.inf}, "epochs: found inf, expected"),
+        (None, {"epoch": -5}, "epoch: found -5, expected"),
+        (None, {"epoch": math.inf}, "epoch: found inf, expected"),
+        (None, {"epoch": 1.0}, r"epoch: found 1\.0, expected"),
+        (None, {"name": 3}, "name: found something else than a text"),
+        (None, {"name": "a" * 101}, "name: found something else than a text"),
+        (None, {"versions": {"torch": 2}}, "versions: found something else than texts"),
+        (None, {"versions": dict.fromkeys(map(str, range(99)), "")}, "versions: found something else"),
+        (None, {"versions": 3}, "has no attribute"),
+        (None, {"temperature": "1"}, "temperature: found '1', expected"),
+        (None, {"validation": {"n": 1, "n_right": 2}}, "a score of 2 out of 1"),
+    ],
+    ids=str,
+)
+def test_values_that_no_run_writes_are_one_clear_line(saved, tiny_checkpoint, part, change_of_it, message):
+    values = dataclasses.asdict(dataclasses.replace(tiny_checkpoint, weights={}))
+    change(saved, **({part: values[part] | change_of_it} if part else change_of_it))
+    with pytest.raises(CheckpointError, match=f"has damaged metadata: found .*{message}"):
+        load_checkpoint(saved)
+
+
+def test_a_model_far_larger_than_its_file_costs_nothing(saved, tiny_config):
+    """The largest that a config may claim: 256 MB of weights that are not there, refused by their shapes."""
+    change(saved, config={**dataclasses.asdict(tiny_config), "hidden_size": 1024, "n_layers": 8})
+    with pytest.raises(CheckpointError, match=r"no weight lstm\.bias_hh_l1.* more"):
+        load_checkpoint(saved)
+
+
+def test_a_header_that_claims_more_than_any_of_ours_is_refused_unread(saved):
+    content = saved.read_bytes()
+    saved.write_bytes((2**40).to_bytes(8, "little") + content[8:])
+    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint: found a header of 1,099,511,627,776 by"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(saved, value):
+    change(saved, tensors={"head.bias": torch.full((10,), value)})
+    with pytest.raises(CheckpointError, match=r"holds numbers that are not finite: found head\.bias; train again"):
+        load_checkpoint(saved)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "pipe")
+
+
+def test_a_checkpoint_from_before_a_field_was_renamed_is_read(saved):
+    train = dataclasses.asdict(RECIPES["best"])
+    train["n_lessons"] = train.pop("teacher_copies") + 2
+    change(saved, train=train)
+    assert 42 == load_checkpoint(saved).train.teacher_copies
+
+
+@pytest.mark.parametrize("header", [{FORMAT: "[" * 100_000}, {FORMAT: "{"}, {FORMAT: "[]"}, {FORMAT: "null"}])
 def test_a_header_without_an_object_of_values_is_refused(saved, header):
     change(saved, header=header)
     with pytest.raises(CheckpointError, match=str(saved)):
@@ -179,7 +245,7 @@ def test_a_truncated_checkpoint_is_refused(saved, share):
 def test_a_checkpoint_that_cannot_be_written_is_one_clear_line(tiny_checkpoint, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match=r"cannot write .*model.safetensors: found "):
-        save_checkpoint(tmp_path / "file" / MODEL_FILE, tiny_checkpoint)
+        save_checkpoint(tmp_path / "file" / CHECKPOINT_FILE, tiny_checkpoint)
 
 
 def test_a_failed_save_leaves_the_old_checkpoint(saved, tiny_checkpoint, monkeypatch):

@@ -1,4 +1,4 @@
-"""Tests of edgelstm.training.distill: what the teachers say, kept on disk, and a student that learns from it."""
+"""Tests of edgelstm.training.distill: teacher logits, kept on disk, and a student that learns from them."""
 
 import dataclasses
 
@@ -8,15 +8,17 @@ import torch
 
 from edgelstm.config import AugmentConfig, ModelConfig, TrainConfig
 from edgelstm.errors import CheckpointError
+from edgelstm.training import distill
 from edgelstm.training import fit as fit_module
 from edgelstm.training.checkpoint import save_checkpoint
-from edgelstm.training.distill import Lessons, check_teachers, load_teacher
-from edgelstm.training.fit import EpochResult, Split, fit, new_state, taught_loss
+from edgelstm.training.distill import TeacherLogits, check_teachers, distillation_loss, load_teacher
+from edgelstm.training.fit import EpochResult, Split, fit
 from edgelstm.training.model import TorchRunner, new_model
+from edgelstm.training.state import new_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TAUGHT = TrainConfig(recipe="taught", epochs=3, batch_size=25, augment=AugmentConfig(), n_lessons=2, threads=1)
+TAUGHT = TrainConfig(recipe="taught", epochs=3, batch_size=25, augment=AugmentConfig(), teacher_copies=2, threads=1)
 
 
 @pytest.fixture
@@ -31,19 +33,19 @@ def images(sample):
     return torch.from_numpy(sample.images[:50].copy())
 
 
-def lessons_of(files, images, folder, **changes):
+def teacher_logits_of(files, images, folder, **changes):
     teachers = [load_teacher(file) for file in files]
     train = dataclasses.replace(TAUGHT, teachers=tuple(teacher.sha256 for teacher in teachers), **changes)
-    return Lessons(images, train, teachers, folder)
+    return TeacherLogits(images, train, teachers, folder)
 
 
-def test_a_lesson_is_the_mean_of_the_teachers_logits_on_the_augmented_digits(
+def test_a_copy_has_the_mean_of_the_teachers_logits_on_the_augmented_images(
     teacher_files, tiny_checkpoint, images, tmp_path
 ):
-    lesson = lessons_of(teacher_files, images, tmp_path / "kept").lesson(0)
-    expected = TorchRunner(tiny_checkpoint.model()).logits(lesson.images.numpy())
-    assert not torch.equal(lesson.images, images), "the digits were not augmented"
-    difference = np.abs(lesson.logits.numpy() - expected).max()
+    taught = teacher_logits_of(teacher_files, images, tmp_path / "kept").copy_for(0)
+    expected = TorchRunner(tiny_checkpoint.model()).logits(taught.images.numpy())
+    assert not torch.equal(taught.images, images), "the images were not augmented"
+    difference = np.abs(taught.logits.numpy() - expected).max()
     assert difference < 2e-3 * max(1, np.abs(expected).max()), f"off by {difference}: more than float16 rounds"
 
 
@@ -53,48 +55,58 @@ def test_the_mean_is_over_different_teachers(tiny_checkpoint, teacher_files, ima
         tmp_path / "other.safetensors",
         dataclasses.replace(tiny_checkpoint, weights=tiny_checkpoint.weights | turned),
     )
-    lesson = lessons_of((teacher_files[0], tmp_path / "other.safetensors"), images, tmp_path / "kept").lesson(0)
-    assert float(lesson.logits.abs().max()) < 1e-3, "a model and its negative have a mean of 0"
+    both = (teacher_files[0], tmp_path / "other.safetensors")
+    taught = teacher_logits_of(both, images, tmp_path / "kept").copy_for(0)
+    assert float(taught.logits.abs().max()) < 1e-3, "a model and its negative have a mean of 0"
 
 
-def test_the_teachers_are_asked_once_and_the_next_run_reads_what_they_said(
-    teacher_files, images, tmp_path, monkeypatch
-):
-    first = lessons_of(teacher_files, images, tmp_path / "kept").lesson(1)
-    again = lessons_of(teacher_files, images, tmp_path / "kept")
-    monkeypatch.setattr(Lessons, "_answers", lambda *_: pytest.fail("asked again"))
-    lesson = again.lesson(1)
-    assert torch.equal(first.images, lesson.images)
-    assert torch.equal(first.logits, lesson.logits)
+def test_the_teachers_run_once_and_the_next_run_reads_their_logits(teacher_files, images, tmp_path, monkeypatch):
+    first = teacher_logits_of(teacher_files, images, tmp_path / "kept").copy_for(1)
+    again = teacher_logits_of(teacher_files, images, tmp_path / "kept")
+    monkeypatch.setattr(TeacherLogits, "_mean_logits", lambda *_: pytest.fail("run again"))
+    taught = again.copy_for(1)
+    assert torch.equal(first.images, taught.images)
+    assert torch.equal(first.logits, taught.logits)
 
 
-def test_half_a_file_of_answers_is_asked_for_again(teacher_files, images, tmp_path):
-    lessons = lessons_of(teacher_files, images, tmp_path / "kept")
-    first = lessons.lesson(0)
-    (file,) = (tmp_path / "kept").rglob("*.f16")
+def test_half_a_file_of_logits_is_computed_again(teacher_files, images, tmp_path):
+    logits = teacher_logits_of(teacher_files, images, tmp_path / "kept")
+    first = logits.copy_for(0)
+    [file] = (tmp_path / "kept").iterdir()
     file.write_bytes(file.read_bytes()[:-2])
-    assert torch.equal(first.logits, lessons.lesson(0).logits)
+    assert torch.equal(first.logits, logits.copy_for(0).logits)
 
 
-def test_the_epochs_take_the_lessons_in_turn(teacher_files, images, tmp_path):
-    lessons = lessons_of(teacher_files, images, tmp_path / "kept")
-    zero, one, two = (lessons.lesson(epoch).images for epoch in range(3))
+def test_the_epochs_take_the_copies_in_turn(teacher_files, images, tmp_path):
+    logits = teacher_logits_of(teacher_files, images, tmp_path / "kept")
+    zero, one, two = (logits.copy_for(epoch).images for epoch in range(3))
     assert torch.equal(zero, two)
     assert not torch.equal(zero, one)
 
 
 @pytest.mark.parametrize("change", [{"augment": AugmentConfig(scale=0.1)}, {"augment": None}, {"threads": 2}])
-def test_other_circumstances_are_other_lessons(teacher_files, images, tmp_path, change):
-    lessons_of(teacher_files, images, tmp_path / "kept").lesson(0)
-    lessons_of(teacher_files, images, tmp_path / "kept", **change).lesson(0)
+def test_other_circumstances_are_other_logits(teacher_files, images, tmp_path, change):
+    teacher_logits_of(teacher_files, images, tmp_path / "kept").copy_for(0)
+    teacher_logits_of(teacher_files, images, tmp_path / "kept", **change).copy_for(0)
     assert 2 == len(list((tmp_path / "kept").iterdir()))
 
 
-def test_without_augmentation_there_is_one_lesson_the_digits_themselves(teacher_files, images, tmp_path):
-    lessons = lessons_of(teacher_files, images, tmp_path / "kept", augment=None)
-    assert torch.equal(images, lessons.lesson(0).images)
-    lessons.lesson(1)
-    assert 1 == len(list((tmp_path / "kept").rglob("*.f16")))
+def test_images_augmented_by_other_code_do_not_meet_the_logits_of_the_old_ones(
+    teacher_files, tiny_checkpoint, images, tmp_path, monkeypatch
+):
+    teacher_logits_of(teacher_files, images, tmp_path / "kept").copy_for(0)
+    monkeypatch.setattr(distill, "augment", lambda part, config, generator: part.flip(2))
+    taught = teacher_logits_of(teacher_files, images, tmp_path / "kept").copy_for(0)
+    expected = TorchRunner(tiny_checkpoint.model()).logits(images.flip(2).numpy())
+    difference = np.abs(taught.logits.numpy() - expected).max()
+    assert difference < 2e-3 * max(1, np.abs(expected).max()), f"off by {difference}: more than float16 rounds"
+
+
+def test_without_augmentation_there_is_one_copy_the_images_themselves(teacher_files, images, tmp_path):
+    logits = teacher_logits_of(teacher_files, images, tmp_path / "kept", augment=None)
+    assert torch.equal(images, logits.copy_for(0).images)
+    logits.copy_for(1)
+    assert 1 == len(list((tmp_path / "kept").iterdir()))
 
 
 def test_a_teacher_is_known_by_its_weights_not_by_its_name(tiny_checkpoint, teacher_files, tmp_path):
@@ -125,15 +137,17 @@ def test_the_loss_is_the_kl_divergence_of_the_softened_answers():
 
     p, q = softened(teacher), softened(student)
     expected = 16 * (p * np.log(p / q)).sum(axis=1).mean()
-    found = taught_loss(torch.from_numpy(student), torch.from_numpy(teacher), 4.0)
+    found = distillation_loss(torch.from_numpy(student), torch.from_numpy(teacher), 4.0)
     assert expected == pytest.approx(found.item(), rel=1e-9)
-    assert 0 == pytest.approx(taught_loss(torch.from_numpy(teacher), torch.from_numpy(teacher), 4.0).item(), abs=1e-12)
+    assert 0 == pytest.approx(
+        distillation_loss(torch.from_numpy(teacher), torch.from_numpy(teacher), 4.0).item(), abs=1e-12
+    )
 
 
 def test_the_loss_over_all_rows_is_the_mean_of_the_taught_losses_after_each():
     draw = torch.Generator().manual_seed(0)
     steps, taught = torch.randn(5, 7, 10, generator=draw), torch.randn(7, 10, generator=draw)
-    expected = sum(taught_loss(logits, taught, TAUGHT.temperature).item() for logits in steps) / 5
+    expected = sum(distillation_loss(logits, taught, TAUGHT.temperature).item() for logits in steps) / 5
     found = fit_module._mean_step_loss(steps, torch.zeros(7, dtype=torch.int64), taught, TAUGHT)
     assert expected == pytest.approx(found.item(), rel=1e-5)
 
@@ -141,11 +155,11 @@ def test_the_loss_over_all_rows_is_the_mean_of_the_taught_losses_after_each():
 def test_a_student_learns_what_its_teacher_says_and_not_the_labels(teacher_files, sample, images, tmp_path):
     """The tiny teacher has random weights: what it says has nothing to do with the labels."""
     train = dataclasses.replace(TAUGHT, epochs=60, learning_rate=0.02, augment=None)
-    lessons = lessons_of(teacher_files[:1], images, tmp_path / "kept", augment=None)
+    teacher = teacher_logits_of(teacher_files[:1], images, tmp_path / "kept", augment=None)
     split = Split(images, torch.from_numpy(sample.labels[:50].astype(np.int64)))
     state = new_state(new_model(ModelConfig(hidden_size=16), torch.Generator().manual_seed(0)), train)
-    losses = [r.loss for r in fit(state, train, split, split, lessons) if isinstance(r, EpochResult)]
+    losses = [r.loss for r in fit(state, train, split, split, teacher) if isinstance(r, EpochResult)]
     assert losses[-1] < 0.1 * losses[0], f"loss {losses[0]} -> {losses[-1]}"
     with torch.inference_mode():
-        same = (state.model(images).argmax(1) == lessons.lesson(0).logits.argmax(1)).float().mean().item()
+        same = (state.model(images).argmax(1) == teacher.copy_for(0).logits.argmax(1)).float().mean().item()
     assert same > 0.9, f"{same:.0%} of the teacher's decisions"

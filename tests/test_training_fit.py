@@ -17,14 +17,14 @@ from edgelstm.training.fit import (
     EpochResult,
     Split,
     StepResult,
-    averaged_model,
-    evaluate,
     fit,
     learning_rate_at,
+    logits_of,
     n_steps,
-    new_state,
+    score_of,
 )
 from edgelstm.training.model import new_model
+from edgelstm.training.state import averaged_model, new_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -125,15 +125,13 @@ def test_an_epoch_reports_the_mean_loss_and_the_right_answers_of_its_steps(split
     assert Score(sum(r.train.n_right for r in steps), 6 * 32) == epoch.train
 
 
-def test_an_epoch_is_validated_with_the_averaged_weights(splits, monkeypatch):
-    asked = []
-    monkeypatch.setattr(fit_module, "evaluate", lambda model, split: asked.append((model, split)) or Score(1, 2))
+def test_an_epoch_is_validated_with_the_averaged_weights(splits):
     state = fresh(EVERYTHING)
     *_, epoch = fit(state, dataclasses.replace(EVERYTHING, epochs=1), *splits)
-    [(model, split)] = asked
-    assert bits(state.average) == bits(model.state_dict())
+    logits = logits_of(averaged_model(state), splits[1].images)
     assert bits(state.average) != bits(state.model.state_dict())
-    assert (splits[1], Score(1, 2)) == (split, epoch.validation)
+    assert logits.tobytes() == epoch.validation_logits.tobytes()
+    assert Score(int((logits.argmax(1) == splits[1].labels.numpy()).sum()), 50) == epoch.validation
 
 
 def test_the_first_loss_is_that_of_the_fresh_model_on_the_first_batch(splits):
@@ -156,7 +154,7 @@ def test_a_limit_of_samples_ends_the_run_within_an_epoch(splits):
 def test_training_learns(splits):
     train = dataclasses.replace(PLAIN, epochs=30, learning_rate=0.01)
     state, results = trained(train, splits, fresh(train, ModelConfig(hidden_size=16)))
-    score = evaluate(state.model, splits[0])
+    score = score_of(logits_of(state.model.eval(), splits[0].images), splits[0])
     assert score.accuracy > 0.8, f"{score} of the digits it was trained on, loss {results[-1].loss:.3f}"
 
 
@@ -253,11 +251,12 @@ def test_a_loss_that_is_not_finite_stops_and_names_epoch_and_step(splits, value)
         next(results)
 
 
-def test_evaluating_counts_right_answers_whatever_the_batch_size(tiny_checkpoint, splits):
+def test_scoring_counts_right_answers_whatever_the_batch_size(tiny_checkpoint, splits):
     model = tiny_checkpoint.model()
     with torch.no_grad():
         n_right = int((model(splits[0].images).argmax(1) == splits[0].labels).sum())
-    assert {Score(n_right, 200)} == {evaluate(model, splits[0], batch_size) for batch_size in (1, 7, 200, 1000)}
+    scores = {score_of(logits_of(model, splits[0].images, size), splits[0]) for size in (1, 7, 200, 1000)}
+    assert {Score(n_right, 200)} == scores
 
 
 def test_the_averaged_model_is_a_copy(splits):

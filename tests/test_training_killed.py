@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import edgelstm
-from edgelstm.training.checkpoint import MODEL_FILE, STATE_FILE, save_checkpoint
+from edgelstm.training.checkpoint import CHECKPOINT_FILE, STATE_FILE, save_checkpoint
 from edgelstm.training.run import LOG_FILE
 
 TIMEOUT_S = 300
@@ -24,12 +24,16 @@ N_LINES = 32
 # argv: folder of the reference, folder of the killed run, number of kills, the options of train
 DRIVER = """
 import os, random, signal, sys, time
-import rich.progress, torch._dynamo, torch.utils.tensorboard  # what each train would import
+import torch._dynamo, torch.utils.tensorboard  # what each train would import
 import edgelstm.data.mnist, edgelstm.cli.train
 from edgelstm.training import run
 
 sample = edgelstm.data.mnist.sample_digits()
-run.load_mnist, run.N_VALIDATION = lambda split, folder: sample, 200
+parts = [
+    edgelstm.data.mnist.Digits(sample.images[at], sample.labels[at], "digits")
+    for at in (slice(0, 800), slice(800, 1000))
+]
+run.load_splits = lambda folder: edgelstm.data.mnist.Splits(*parts, sample, "0" * 64)
 edgelstm.data.mnist.ensure_mnist = lambda folder, report: folder
 
 def started(folder, options):
@@ -82,7 +86,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, tiny_
         [sys.executable, "-c", DRIVER, tmp_path / "whole", tmp_path / "killed", str(N_KILLS), *options],
         env={
             **os.environ, "PYTHONPATH": str(Path(edgelstm.__file__).parents[1]), "OMP_NUM_THREADS": "1",
-            "EDGELSTM_DATA": str(tmp_path / "data"),
+            "XDG_CACHE_HOME": str(tmp_path / "cache"),
         },
         capture_output=True, text=True, timeout=TIMEOUT_S,
     )  # fmt: skip
@@ -90,7 +94,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, tiny_
     n_killed = sum(line.startswith("-9 ") for line in done.stdout.splitlines())
     assert n_killed >= N_KILLS / 2, f"the run ended before it was killed: {done.stdout}"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for name in (MODEL_FILE, STATE_FILE):
+    for name in (CHECKPOINT_FILE, STATE_FILE):
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), f"{name} differs after {done.stdout}"
     assert len(log_of(whole)) == N_LINES
     assert log_of(whole) == log_of(killed)

@@ -7,6 +7,8 @@ import torch
 from edgelstm.config import ModelConfig
 from edgelstm.training.model import RowLstm, TorchRunner, new_model, numpy_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)

@@ -154,7 +154,7 @@ def load_tensors(
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}", fix="train one with `edgelstm train`")
-    fix = "train again or take another checkpoint"
+    fix = "train again, with --overwrite into the same folder, or take another checkpoint"
     try:
         with path.open("rb") as head:
             n_bytes = int.from_bytes(head.read(8), "little")
