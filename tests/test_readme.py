@@ -1,55 +1,125 @@
-"""Tests of the README: its commands exist, its options exist, its Python runs, its file tree is the real one."""
+"""Tests of the README: its commands and options exist, what it shows is what is printed, its Python runs."""
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
-import edgelstm
 from edgelstm.cli import COMMANDS, main
+from edgelstm.data.mnist import Digits, Splits
+from edgelstm.training import run as training_run
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PACKAGE = Path(edgelstm.__file__).parent
+MAX_LINES = 200
+CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 
 
 def commands_in(text: str) -> list[str]:
     """Every edgelstm command line in consoles and in backticks, comments and brackets taken off."""
     shown = re.findall(r"^\$ (edgelstm .*?)(?:\s+#.*)?$", text, re.MULTILINE)
     shown += re.findall(r"`(edgelstm [a-z][^`]*)`", text)
-    return sorted({re.sub(r"[\[\]]|\\\|.*?(?=[\s\]])|\.\.\.", " ", line) for line in shown})
+    return sorted({re.sub(r"[\[\]]|\\\|.*?(?=[\s\]])|\.\.\.", " ", line.split(" < ")[0]) for line in shown})
+
+
+def shown_outputs() -> dict[str, list[str]]:
+    """Each command of a console with the lines shown below it, if there are any."""
+    found = {}
+    for block in CONSOLE:
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            line, *output = part.rstrip("\n").split("\n")
+            if output:
+                found[re.sub(r"\s+#.*", "", line)] = output
+    return found
+
+
+def template(line: str) -> str:
+    """A line without its numbers, which are of a whole training, of time, or of the test digits."""
+    line = re.sub(r"\d[\d,]*(\.\d+)?(e-?\d+)?", "N", line)
+    return re.sub(r"(-{2,}|\s)+", " ", line).strip().replace("steps", "step")
 
 
 def test_every_command_is_in_the_readme():
-    told = {line.split()[1] for line in commands_in(README)}
-    assert set(COMMANDS) <= told
+    assert set(COMMANDS) <= {line.split()[1] for line in commands_in(README)}
 
 
 @pytest.mark.parametrize("line", commands_in(README))
 def test_a_command_of_the_readme_exists_with_its_options(line):
     name, *arguments = shlex.split(line)[1:]
+    if name == "COMMAND":
+        return
     command = main.get_command(click.Context(main), name)
     assert command is not None, f"no command {name}"
-    options = {option for parameter in command.params for option in parameter.opts}
+    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
     assert {argument for argument in arguments if re.match(r"--?[a-z]", argument)} <= options
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory, sample):
+    """Runs a command of the README in a folder where its files lie, training on 800 digits for two epochs."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "models", folder / "models")
+    five = "tests/pictures/5/7eraflops+mnist-digit-recognition__5.png"
+    (folder / five).parent.mkdir(parents=True)
+    shutil.copy(ROOT / five, folder / five)
+    shutil.copy(next((ROOT / "tests/pictures/5").glob("ql*")), folder / "digit.png")
+    shutil.copy(next((ROOT / "tests/pictures/1").glob("7era*")), folder / "one.png")
+    Image.new("L", (60, 60), 255).save(folder / "blank.png")
+    fitting, validation = (Digits(sample.images[at], sample.labels[at], "") for at in (slice(800), slice(800, 1000)))
+    splits = Splits(fitting, validation, sample, "0" * 64)
+    quick = {"train": ("--epochs", "2", "--threads", "1"), "bench": ("--seconds", "0.1", "--batch-size", "1")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("EDGELSTM_DATA", str(folder / "no-mnist"))
+        patch.setattr(training_run, "load_splits", lambda data_folder: splits)
+        patch.setattr("edgelstm.data.mnist.ensure_mnist", lambda *arguments: None)
+        patch.setattr("edgelstm.data.mnist.find_mnist", lambda data_folder: folder)
+        patch.setattr("edgelstm.data.mnist.load_mnist", lambda *arguments: sample)
+        patch.setattr("edgelstm.data.mnist.validation_digits", lambda data_folder: validation)
+
+        def run(line: str) -> list[str]:
+            name, *arguments = shlex.split(line)[1:]
+            done = CliRunner().invoke(main, [name, *arguments, *quick.get(name, ())])
+            assert done.exit_code in (0, 3), done.output
+            return done.output.splitlines()
+
+        yield run
+
+
+def test_the_lines_shown_are_those_that_the_commands_print(printed):
+    """The commands in the README's order: each finds what the one before has left."""
+    for line, shown in shown_outputs().items():
+        known = {template(found) for found in printed(line)}
+        assert [one for one in shown if template(one) not in known] == [], f"{line} prints {sorted(known)}"
+
+
+def test_what_needs_no_training_is_shown_to_the_letter(printed):
+    shutil.rmtree("runs", ignore_errors=True)  # a run of this folder would be taken for the model
+    outputs = shown_outputs()
+    for name in ("edgelstm infer tests", "edgelstm infer blank"):
+        [line] = [line for line in outputs if line.startswith(name)]
+        assert printed(line) == outputs[line]
 
 
 def test_the_python_of_the_readme_runs(monkeypatch, capsys, tmp_path):
     [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    [picture] = (ROOT / "tests" / "pictures" / "5").glob("ql*")
-    (tmp_path / "digit.png").write_bytes(picture.read_bytes())
+    for name in ("digit.png", "one.png", "two.png"):
+        shutil.copy(next((ROOT / "tests/pictures/5").glob("ql*")), tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert capsys.readouterr().out.split()[0] == "5"
+    exec(code, {"row": np.zeros(28, np.uint8)})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["5", "one.png", "two.png"]
 
 
-def test_the_file_tree_of_the_readme_is_the_real_one():
-    tree = README.split("## How the pieces fit")[1].split("\n## ")[0]
-    told = set(re.findall(r"^      ([a-z_]+\.py|[a-z]+/) ", tree, re.MULTILINE))
-    real = {path.name + ("/" if path.is_dir() else "") for path in PACKAGE.iterdir() if not path.name.startswith("_")}
-    assert told == {name for name in real if name.endswith((".py", "/"))}
+def test_the_readme_is_short_and_its_files_are_there():
+    assert len(README.splitlines()) <= MAX_LINES
+    linked = re.findall(r"\]\(((?!http)[^)]+)\)", README) + re.findall(r"`((?:models|tools|tests)/[^` ]*)`", README)
+    assert [path for path in linked if not (ROOT / path).exists()] == []
 
 
 def test_the_readme_speaks_of_no_one_machine():
