@@ -1,4 +1,4 @@
-"""The kinds of trouble: for each a picture file with a digit in it, or with something that is none."""
+"""The kinds of hard pictures for hard_pictures.py: for each, how a file with a digit in it is made."""
 
 import io
 from collections.abc import Callable
@@ -7,19 +7,17 @@ from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scenes import Bytes, Rng, Scene, coverage, draw, photograph, smooth, strokes
+from scenes import Bytes, Rng, Scene, draw, photograph, strokes
 
 PLAIN = Scene()
 SCREEN = replace(PLAIN, noise=0, shading=0, blur=0.01, ink=(0, 0, 0), paper=(255, 255, 255))
 """A drawing program."""
 BLACKBOARD = replace(SCREEN, ink=(255, 255, 255), paper=(0, 0, 0))
+PHOTO = replace(PLAIN, shading=0.35, texture=0.03, noise=4, perspective=0.06, turn_deg=10)
+plain, screen, blackboard, photo = (partial(replace, scene) for scene in (PLAIN, SCREEN, BLACKBOARD, PHOTO))
+"""Such a scene with something changed."""
 MARKERS = ((30, 30, 34), (40, 60, 160), (190, 40, 50), (30, 120, 70))
 PENS = ((30, 40, 120), (170, 30, 40), (20, 110, 60), (90, 90, 94), (120, 60, 140), (220, 120, 40))
-PHOTO = replace(PLAIN, shading=0.35, texture=0.03, noise=4, perspective=0.06, turn_deg=10)
-
-
-def pick(rng: Rng, *values: float) -> float:
-    return float(rng.choice(values))
 
 
 def coloured(rng: Rng) -> Scene:
@@ -32,107 +30,79 @@ def coloured(rng: Rng) -> Scene:
 
 SCENES: dict[str, Callable[[Rng], Scene]] = {
     "plain paper": lambda rng: PLAIN,
-    "drawing, dark on white": lambda rng: replace(SCREEN, pen=rng.uniform(4, 25)),
-    "drawing, white on black": lambda rng: replace(BLACKBOARD, pen=rng.uniform(4, 25)),
-    "hairline": lambda rng: replace(PLAIN, pen=rng.uniform(0.8, 2), width=700, height=600),
-    "hairline drawing": lambda rng: replace(SCREEN, pen=1.0, width=900, height=900, extent=500),
-    "hairline in a large photo": lambda rng: replace(
-        PHOTO, pen=rng.uniform(1.2, 2), width=1100, height=900, extent=260, enlarged=2, texture=0.01
+    "drawing, dark on white": lambda rng: screen(pen=rng.uniform(4, 25)),
+    "drawing, white on black": lambda rng: blackboard(pen=rng.uniform(4, 25)),
+    "hairline": lambda rng: plain(pen=rng.uniform(0.8, 2), width=700, height=600),
+    "hairline drawing": lambda rng: screen(pen=1.0, width=900, height=900, extent=500),
+    "hairline in a large photo": lambda rng: photo(
+        pen=rng.uniform(1.2, 2), width=1100, height=900, extent=260, enlarged=2, texture=0.01
     ),
-    "thick": lambda rng: replace(PLAIN, pen=rng.uniform(30, 45)),
-    "very thick": lambda rng: replace(PLAIN, pen=rng.uniform(48, 62), extent=210),
-    "very thick drawing": lambda rng: replace(SCREEN, pen=rng.uniform(45, 62), extent=210),
-    "pencil": lambda rng: replace(PLAIN, ink=(150, 150, 152), pen=5, texture=0.03, noise=4),
-    "coloured pen": lambda rng: replace(PHOTO, ink=PENS[rng.integers(len(PENS))], pen=rng.uniform(4, 10)),
-    "low contrast": lambda rng: replace(PLAIN, ink=(190, 188, 180), noise=3),
-    "dark on dark": lambda rng: replace(PLAIN, ink=(20, 20, 24), paper=(70, 66, 60), noise=3),
-    "light on light": lambda rng: replace(PLAIN, ink=(252, 252, 250), paper=(215, 205, 190), shading=0.2),
-    "whiteboard": lambda rng: replace(PLAIN, ink=(40, 60, 150), paper=(205, 210, 208), shading=0.4, pen=7),
-    "whiteboard with glare": lambda rng: replace(
-        PLAIN,
-        ink=MARKERS[rng.integers(4)],
-        paper=(190, 196, 198),
-        glare=rng.uniform(0.6, 1),
-        shading=0.4,
-        pen=8,
-        blur=1,
+    "thick": lambda rng: plain(pen=rng.uniform(30, 45)),
+    "very thick": lambda rng: plain(pen=rng.uniform(48, 62), extent=210),
+    "very thick drawing": lambda rng: screen(pen=rng.uniform(45, 62), extent=210),
+    "pencil": lambda rng: plain(ink=(150, 150, 152), pen=5, texture=0.03, noise=4),
+    "coloured pen": lambda rng: photo(ink=PENS[rng.integers(len(PENS))], pen=rng.uniform(4, 10)),
+    "low contrast": lambda rng: plain(ink=(190, 188, 180), noise=3),
+    "dark on dark": lambda rng: plain(ink=(20, 20, 24), paper=(70, 66, 60), noise=3),
+    "light on light": lambda rng: plain(ink=(252, 252, 250), paper=(215, 205, 190), shading=0.2),
+    "whiteboard": lambda rng: plain(ink=(40, 60, 150), paper=(205, 210, 208), shading=0.4, pen=7),
+    "whiteboard with glare": lambda rng: plain(
+        ink=MARKERS[rng.integers(4)], paper=(190, 196, 198), glare=rng.uniform(0.6, 1), shading=0.4, pen=8, blur=1
     ),
-    "chalk": lambda rng: replace(
-        PLAIN, ink=(210, 210, 205), paper=(45, 70, 55), texture=0.15, noise=8, shading=0.3, pen=9
+    "chalk": lambda rng: plain(ink=(210, 210, 205), paper=(45, 70, 55), texture=0.15, noise=8, shading=0.3, pen=9),
+    "shading": lambda rng: plain(shading=0.7),
+    "hard shadow": lambda rng: plain(shadow=rng.uniform(0.3, 0.65), shading=0.2),
+    "shadow of a hand": lambda rng: photo(finger=rng.uniform(0.3, 0.6)),
+    "thumb": lambda rng: photo(thumb=True, extent=190, place=(0.42, 0.5)),
+    "vignette": lambda rng: plain(vignette=rng.uniform(0.6, 1.0)),
+    "crease": lambda rng: plain(crease=rng.uniform(0.1, 0.25), texture=0.05),
+    "crumpled": lambda rng: plain(crumples=int(rng.integers(4, 12)), texture=0.04, shading=0.3),
+    "textured": lambda rng: plain(texture=0.2, noise=5),
+    "noise": lambda rng: plain(noise=rng.uniform(15, 30)),
+    "blur": lambda rng: plain(blur=rng.uniform(4, 9)),
+    "ruled": lambda rng: plain(printed="ruled", print_strength=rng.uniform(0.2, 0.5)),
+    "ruled, dark lines": lambda rng: plain(printed="ruled", print_strength=rng.uniform(0.6, 1.0)),
+    "ruled, photo": lambda rng: photo(
+        printed="margin", print_strength=rng.uniform(0.15, 0.4), pen=rng.uniform(3, 6), extent=140, holes=True
     ),
-    "shading": lambda rng: replace(PLAIN, shading=0.7),
-    "hard shadow": lambda rng: replace(PLAIN, shadow=rng.uniform(0.3, 0.65), shading=0.2),
-    "shadow of a hand": lambda rng: replace(PHOTO, finger=rng.uniform(0.3, 0.6)),
-    "thumb": lambda rng: replace(PHOTO, thumb=True, extent=190, place=(0.42, 0.5)),
-    "vignette": lambda rng: replace(PLAIN, vignette=rng.uniform(0.6, 1.0)),
-    "crease": lambda rng: replace(PLAIN, crease=rng.uniform(0.1, 0.25), texture=0.05),
-    "crumpled": lambda rng: replace(PLAIN, crumples=int(rng.integers(4, 12)), texture=0.04, shading=0.3),
-    "textured": lambda rng: replace(PLAIN, texture=0.2, noise=5),
-    "noise": lambda rng: replace(PLAIN, noise=rng.uniform(15, 30)),
-    "blur": lambda rng: replace(PLAIN, blur=rng.uniform(4, 9)),
-    "ruled": lambda rng: replace(PLAIN, printed="ruled", print_strength=rng.uniform(0.2, 0.5)),
-    "ruled, dark lines": lambda rng: replace(PLAIN, printed="ruled", print_strength=rng.uniform(0.6, 1.0)),
-    "ruled, photo": lambda rng: replace(
-        PHOTO, printed="margin", print_strength=rng.uniform(0.15, 0.4), pen=rng.uniform(3, 6), extent=140, holes=True
+    "squared": lambda rng: plain(printed="squared", print_strength=rng.uniform(0.2, 0.5)),
+    "squared, dark lines": lambda rng: plain(printed="squared", print_strength=rng.uniform(0.6, 0.9)),
+    "squared, close lines": lambda rng: photo(
+        printed="squared", print_strength=rng.uniform(0.15, 0.4), pitch=rng.uniform(14, 28), pen=8
     ),
-    "squared": lambda rng: replace(PLAIN, printed="squared", print_strength=rng.uniform(0.2, 0.5)),
-    "squared, dark lines": lambda rng: replace(PLAIN, printed="squared", print_strength=rng.uniform(0.6, 0.9)),
-    "squared, close lines": lambda rng: replace(
-        PHOTO, printed="squared", print_strength=rng.uniform(0.15, 0.4), pitch=rng.uniform(14, 28), pen=8
-    ),
-    "dotted": lambda rng: replace(PHOTO, printed="dotted", print_strength=0.6, pitch=rng.uniform(18, 40), pen=7),
-    "shows through": lambda rng: replace(PHOTO, behind=rng.uniform(0.08, 0.2), pen=9),
-    "perspective": lambda rng: replace(PLAIN, perspective=0.15, turn_deg=12),
+    "dotted": lambda rng: photo(printed="dotted", print_strength=0.6, pitch=rng.uniform(18, 40), pen=7),
+    "shows through": lambda rng: photo(behind=rng.uniform(0.08, 0.2), pen=9),
+    "perspective": lambda rng: plain(perspective=0.15, turn_deg=12),
     "coloured": coloured,
-    "specks": lambda rng: replace(PLAIN, specks=40),
-    "desk at the edge": lambda rng: replace(PLAIN, desk=pick(rng, 30, 90, 150)),
-    "sheet on a desk": lambda rng: replace(PHOTO, sheet=rng.uniform(0.06, 0.2), extent=150, pen=7),
-    "sticky note": lambda rng: replace(PHOTO, paper=(240, 220, 90), sheet=rng.uniform(0.1, 0.25), extent=140, pen=7),
-    "frame": lambda rng: replace(PLAIN, frame=int(rng.integers(3, 40))),
-    "white on black, framed": lambda rng: replace(BLACKBOARD, frame=int(rng.integers(3, 40)), extent=200),
-    "box around": lambda rng: replace(PLAIN, box=float(rng.integers(2, 9)), turn_deg=3),
-    "white square on a page": lambda rng: replace(
-        BLACKBOARD, width=300, height=300, pen=24, margin=int(rng.integers(10, 150))
+    "specks": lambda rng: plain(specks=40),
+    "desk at the edge": lambda rng: plain(desk=float(rng.choice((30, 90, 150)))),
+    "sheet on a desk": lambda rng: photo(sheet=rng.uniform(0.06, 0.2), extent=150, pen=7),
+    "sticky note": lambda rng: photo(paper=(240, 220, 90), sheet=rng.uniform(0.1, 0.25), extent=140, pen=7),
+    "frame": lambda rng: plain(frame=int(rng.integers(3, 40))),
+    "white on black, framed": lambda rng: blackboard(frame=int(rng.integers(3, 40)), extent=200),
+    "box around": lambda rng: plain(box=float(rng.integers(2, 9)), turn_deg=3),
+    "white square on a page": lambda rng: blackboard(width=300, height=300, pen=24, margin=int(rng.integers(10, 150))),
+    "photo pasted on white": lambda rng: plain(paper=(150, 150, 145), margin=int(rng.integers(10, 150)), shading=0.3),
+    "tiny": lambda rng: plain(
+        width=1400, height=1100, extent=int(rng.integers(40, 90)), pen=4, place=tuple(rng.uniform(0.2, 0.8, 2))
     ),
-    "photo pasted on white": lambda rng: replace(
-        PLAIN, paper=(150, 150, 145), margin=int(rng.integers(10, 150)), shading=0.3
-    ),
-    "tiny": lambda rng: replace(
-        PLAIN,
-        width=1400,
-        height=1100,
-        extent=int(rng.integers(40, 90)),
-        pen=4,
-        place=tuple(rng.uniform(0.2, 0.8, 2)),
-    ),
-    "filling": lambda rng: replace(PLAIN, width=300, height=300, extent=255, pen=rng.uniform(10, 30), turn_deg=0),
-    "off centre": lambda rng: replace(PLAIN, extent=140, place=tuple(rng.uniform(0.25, 0.75, 2)), pen=7),
-    "thumbnail": lambda rng: replace(PLAIN, width=44, height=40, extent=26, pen=rng.uniform(1.5, 3.5), blur=0.3),
-    "dry pen": lambda rng: replace(PLAIN, gaps=rng.uniform(0.08, 0.2), pen=8),
-    "pen lifted": lambda rng: replace(PLAIN, lifted=rng.uniform(0.1, 0.16), pen=rng.uniform(4, 9)),
+    "filling": lambda rng: plain(width=300, height=300, extent=255, pen=rng.uniform(10, 30), turn_deg=0),
+    "off centre": lambda rng: plain(extent=140, place=tuple(rng.uniform(0.25, 0.75, 2)), pen=7),
+    "thumbnail": lambda rng: plain(width=44, height=40, extent=26, pen=rng.uniform(1.5, 3.5), blur=0.3),
+    "dry pen": lambda rng: plain(gaps=rng.uniform(0.08, 0.2), pen=8),
+    "pen lifted": lambda rng: plain(lifted=rng.uniform(0.1, 0.16), pen=rng.uniform(4, 9)),
 }
 """PNG files of a scene."""
 
 
 def phone(rng: Rng) -> Scene:
     """Everything at once."""
-    return replace(
-        PLAIN,
-        width=1200,
-        height=900,
-        extent=int(rng.integers(150, 500)),
-        pen=rng.uniform(5, 14),
-        shading=0.4,
-        shadow=rng.uniform(0, 0.5),
-        texture=0.04,
-        noise=5,
-        perspective=0.08,
-        turn_deg=10,
-        printed=str(rng.choice(["", "ruled", "squared"])),
-        specks=8,
-        vignette=0.4,
+    return plain(
+        width=1200, height=900, extent=int(rng.integers(150, 500)), pen=rng.uniform(5, 14), shading=0.4,
+        shadow=rng.uniform(0, 0.5), texture=0.04, noise=5, perspective=0.08, turn_deg=10,
+        printed=str(rng.choice(["", "ruled", "squared"])), specks=8, vignette=0.4,
         place=tuple(rng.uniform(0.35, 0.65, 2)),
-    )
+    )  # fmt: skip
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -147,23 +117,20 @@ def _jpeg(make: Callable[[Rng], Scene], low: int, high: int, digit: Bytes, rng: 
 
 def _small_in_12_megapixels(digit: Bytes, rng: Rng) -> bytes:
     place = tuple(rng.uniform(0.25, 0.75, 2))
-    scene = replace(PHOTO, width=1333, height=1000, enlarged=3, place=place, extent=int(rng.integers(50, 110)), pen=3.5)
+    scene = photo(width=1333, height=1000, enlarged=3, place=place, extent=int(rng.integers(50, 110)), pen=3.5)
     return encoded(draw(digit, scene, rng), "JPEG", quality=80)
 
 
 def _rotated(digit: Bytes, rng: Rng) -> bytes:
     """Lying on its side, with the EXIF tag that says so."""
     exif = Image.Exif()
-    exif[0x0112], back = [
-        (3, Image.Transpose.ROTATE_180),
-        (6, Image.Transpose.ROTATE_90),
-        (8, Image.Transpose.ROTATE_270),
-    ][rng.integers(3)]
+    turns = ((3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90), (8, Image.Transpose.ROTATE_270))
+    exif[0x0112], back = turns[rng.integers(3)]
     return encoded(draw(digit, PHOTO, rng).transpose(back), "JPEG", exif=exif)
 
 
 def _mode(mode: str, kind: str, digit: Bytes, rng: Rng) -> bytes:
-    image = draw(digit, replace(PHOTO, noise=2, texture=0), rng)
+    image = draw(digit, photo(noise=2, texture=0), rng)
     if mode == "16":
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 40)
     elif mode == "P":
@@ -180,7 +147,7 @@ def _animated(digit: Bytes, rng: Rng) -> bytes:
 
 def _transparent(level: int, hostile: bool, digit: Bytes, rng: Rng) -> bytes:
     """Strokes of one grey level on nothing; the hidden colour is chance, or shows another digit."""
-    alpha = np.rint(255 * strokes(digit, replace(SCREEN, pen=rng.uniform(4, 24)), rng)).astype(np.uint8)
+    alpha = np.rint(255 * strokes(digit, screen(pen=rng.uniform(4, 24)), rng)).astype(np.uint8)
     hidden = np.broadcast_to(rng.integers(0, 256, 3), (*alpha.shape, 3))
     if hostile:
         wrong = strokes(np.rot90(digit), SCREEN, rng)[:, :, None] > 0.5
@@ -232,13 +199,13 @@ def _enlarged(inverted: bool, method: Image.Resampling, digit: Bytes, rng: Rng) 
 
 def _shrunken(side: int, digit: Bytes, rng: Rng) -> bytes:
     """A photo that somebody made small without centring it."""
-    scene = replace(PLAIN, width=400, height=400, extent=300, pen=rng.uniform(18, 36), texture=0.03)
+    scene = plain(width=400, height=400, extent=300, pen=rng.uniform(18, 36), texture=0.03)
     return encoded(draw(digit, scene, rng).convert("L").resize((side, side), Image.Resampling.BOX))
 
 
 def _printed(label: int, rng: Rng) -> bytes:
     """A printed digit, photographed."""
-    scene = replace(PHOTO, turn_deg=0)
+    scene = photo(turn_deg=0)
     image = Image.new("L", (scene.width, scene.height))
     font = ImageFont.load_default(size=float(rng.integers(120, 300)))
     ImageDraw.Draw(image).text((scene.width / 2, scene.height / 2), str(label), 255, font, anchor="mm")
@@ -246,8 +213,8 @@ def _printed(label: int, rng: Rng) -> bytes:
 
 
 FILES: dict[str, Callable[[Bytes, Rng], bytes]] = {
-    "JPEG": partial(_jpeg, lambda rng: replace(PLAIN, noise=4), 5, 20),
-    "JPEG at quality 20, photo": partial(_jpeg, lambda rng: replace(PHOTO, pen=6, extent=170), 20, 21),
+    "JPEG": partial(_jpeg, lambda rng: plain(noise=4), 5, 20),
+    "JPEG at quality 20, photo": partial(_jpeg, lambda rng: photo(pen=6, extent=170), 20, 21),
     "phone photo": partial(_jpeg, phone, 40, 60),
     "small in 12 megapixels": _small_in_12_megapixels,
     "EXIF rotation": _rotated,
@@ -282,101 +249,6 @@ def encode(kind: str, label: int, digit: Bytes, other: Bytes, rng: Rng) -> bytes
     if kind == "printed digit":
         return _printed(label, rng)
     if kind == "7 with a bar":
-        return encoded(draw(digit, replace(PLAIN, bar=True, pen=rng.uniform(5, 12)), rng))
+        return encoded(draw(digit, plain(bar=True, pen=rng.uniform(5, 12)), rng))
     scene = SCENES[kind](rng)
     return encoded(draw(digit, scene, rng, other if scene.behind else None))
-
-
-# --- what is no digit -------------------------------------------------------------------------------
-
-
-def _blank(scene: Scene, digits: list[Bytes], rng: Rng) -> bytes:
-    return encoded(photograph(np.zeros((scene.height, scene.width), np.float32), scene, rng), "JPEG", quality=70)
-
-
-def _several(n: int, digits: list[Bytes], rng: Rng) -> bytes:
-    scene = replace(PHOTO, extent=130, pen=7)
-    cover = np.zeros((scene.height, scene.width), np.float32)
-    for i, digit in enumerate(digits[:n]):
-        at = replace(scene, place=(0.5 + rng.uniform(-0.05, 0.05), (i + 0.75) / (n + 0.5)))
-        cover = np.maximum(cover, strokes(digit, at, rng))
-    return encoded(photograph(cover, scene, rng))
-
-
-def _letter(digits: list[Bytes], rng: Rng) -> bytes:
-    """A capital or small letter that looks like no digit."""
-    letter = str(rng.choice(list("ABCEFHKMNPRTWXadefhkmnprtwxy")))
-    font = ImageFont.load_default(size=220.0)
-    image = Image.new("L", (PHOTO.width, PHOTO.height))
-    ImageDraw.Draw(image).text((260, 220), letter, 255, font, anchor="mm")
-    return encoded(photograph(np.asarray(image, np.float32) / 255, PHOTO, rng))
-
-
-def _scribble(digits: list[Bytes], rng: Rng) -> bytes:
-    t = np.linspace(0, 1, 1500)
-    waves = [sum(rng.normal() * np.sin(2 * np.pi * (k * t + rng.random())) for k in range(1, 9)) for _ in range(2)]
-    points = np.stack(waves, axis=1)
-    points = points / np.abs(points).max() * 110 + np.array([220, 260])
-    return encoded(photograph(coverage(points.astype(np.float32), 8, 520, 440), PHOTO, rng))
-
-
-def _sideways(digits: list[Bytes], rng: Rng) -> bytes:
-    """Two digits written over each other at right angles."""
-    cover = np.maximum(strokes(digits[0], PHOTO, rng), strokes(np.rot90(digits[1]), PHOTO, rng))
-    return encoded(photograph(cover, PHOTO, rng))
-
-
-def _text(digits: list[Bytes], rng: Rng) -> bytes:
-    image = Image.new("L", (PHOTO.width, PHOTO.height))
-    words = "the quick brown fox\njumps over the lazy dog\npack my box with five\ndozen liquor jugs"
-    ImageDraw.Draw(image).text((40, 80), words, 255, ImageFont.load_default(size=float(rng.integers(24, 44))))
-    return encoded(photograph(np.asarray(image, np.float32) / 255, PHOTO, rng))
-
-
-def _animal(digits: list[Bytes], rng: Rng) -> bytes:
-    """A cat, in the eyes of a program: fur, two ears, two eyes, a blurred room."""
-    shape = (440, 520)
-    picture = np.stack([130 + 60 * smooth(shape, 120, rng) for _ in range(3)], axis=2)
-    cover = Image.new("L", shape[::-1])
-    pen = ImageDraw.Draw(cover)
-    x, y, r = rng.uniform(200, 320), rng.uniform(190, 260), rng.uniform(90, 140)
-    pen.ellipse((x - r, y - 0.8 * r, x + r, y + 0.9 * r), fill=255)
-    for side in (-1, 1):
-        pen.polygon([(x + side * 0.9 * r, y - 1.3 * r), (x + side * r, y), (x + side * 0.2 * r, y - 0.6 * r)], fill=255)
-    fur = rng.uniform(40, 200, 3) * (1 + 0.3 * (smooth(shape, 4, rng) + smooth(shape, 30, rng)))[:, :, None]
-    picture = np.where(np.asarray(cover)[:, :, None] > 0, fur, picture)
-    image = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
-    pen = ImageDraw.Draw(image)
-    for side in (-0.4, 0.4):
-        pen.ellipse((x + side * r - 14, y - 30, x + side * r + 14, y - 6), fill=(190, 200, 60))
-        pen.ellipse((x + side * r - 4, y - 29, x + side * r + 4, y - 7), fill=(10, 10, 10))
-    return encoded(image, "JPEG", quality=80)
-
-
-def _landscape(digits: list[Bytes], rng: Rng) -> bytes:
-    """Clouds of every size, in colour."""
-    layers = [[smooth((440, 520), cell, rng) * cell for cell in (4, 12, 40, 130)] for _ in range(3)]
-    picture = np.stack([sum(layer) for layer in layers], axis=2)  # type: ignore[misc]
-    picture = 128 + 100 * picture / np.abs(picture).max()
-    return encoded(Image.fromarray(picture.astype(np.uint8)), "JPEG", quality=80)
-
-
-NO_DIGIT: dict[str, Callable[[list[Bytes], Rng], bytes]] = {
-    "blank screen": partial(_blank, SCREEN),
-    "blank paper": partial(_blank, PLAIN),
-    "blank photo": partial(_blank, replace(PHOTO, shading=0.5, noise=6)),
-    "blank textured": partial(_blank, replace(PHOTO, texture=0.15, noise=8)),
-    "blank, shadowed": partial(_blank, replace(PHOTO, shadow=0.4)),
-    "blank, ruled": partial(_blank, replace(PHOTO, printed="ruled", pitch=40)),
-    "blank, squared": partial(_blank, replace(PHOTO, printed="squared", pitch=30)),
-    "two digits": partial(_several, 2),
-    "three digits": partial(_several, 3),
-    "five digits": partial(_several, 5),
-    "letter": _letter,
-    "scribble": _scribble,
-    "two digits over each other": _sideways,
-    "page of text": _text,
-    "animal": _animal,
-    "landscape": _landscape,
-}
-"""Picture files without a digit, or with several."""

@@ -8,21 +8,21 @@ The same seed gives the same files. To tune, use --split train; test is for repo
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from hard_kinds import KINDS, NO_DIGIT, encode
-from PIL import Image, ImageDraw
+from hard_kinds import KINDS, encode
+from no_digits import NO_DIGIT
 
 from edgelstm import Classifier, Prediction
 from edgelstm.config import DEFAULT_MODEL, N_VALIDATION
 from edgelstm.contract import Logits, in_batches
 from edgelstm.data.mnist import load_mnist
-from edgelstm.data.picture import decode
 from edgelstm.runtime.calibration import Reliability, fit_temperature, probabilities, reliability
+from edgelstm.show.contact_sheet import save_pairs
 
 LOW = 0.8
 """Confidence below which an answer counts as doubtful in the table of what is no digit."""
@@ -30,7 +30,7 @@ LOW = 0.8
 
 def pictures(kind: str, split: str, n: int, seed: int) -> Iterator[tuple[int, bytes]]:
     """``n`` labelled picture files of one kind; the same seed gives the same files."""
-    digits = load_mnist("train" if split == "train" else "test")
+    digits = load_mnist(split)
     rng = np.random.default_rng([seed, *kind.encode()])
     which = np.flatnonzero(digits.labels == 7) if kind == "7 with a bar" else np.arange(len(digits))
     for i in rng.choice(which, n, replace=False):
@@ -41,7 +41,7 @@ def pictures(kind: str, split: str, n: int, seed: int) -> Iterator[tuple[int, by
 
 def no_digit_pictures(kind: str, split: str, n: int, seed: int) -> Iterator[bytes]:
     """``n`` picture files of one kind that show no digit, or several."""
-    digits = load_mnist("train" if split == "train" else "test")
+    digits = load_mnist(split)
     rng = np.random.default_rng([seed, *kind.encode()])
     for _ in range(n):
         yield NO_DIGIT[kind](list(digits.images[rng.choice(len(digits), 5, replace=False)]), rng)
@@ -119,23 +119,21 @@ def no_digit_table(classifier: Classifier, args: argparse.Namespace) -> None:
         print(f"{kind:28}{sum(noted):6d}/{len(found)}{sum(doubtful):10d}/{len(found)}", flush=True)
 
 
-def sheet(classifier: Classifier, items: list[tuple[str, bytes]], target: Path, columns: int = 5) -> None:
-    """Each picture beside what the network saw, with the answer above; wrong ones in red."""
-    side, gap = 140, 8
-    page = Image.new("RGB", (columns * (2 * side + gap), -(-len(items) // columns) * (side + 18)), "white")
-    pen = ImageDraw.Draw(page)
-    for i, (name, content) in enumerate(items):
-        prediction = classifier.classify(content)
-        original = Image.fromarray(decode(content)).convert("RGB")
-        original.thumbnail((side, side))
-        x, y = i % columns * (2 * side + gap), i // columns * (side + 18)
-        page.paste(original, (x, y + 14))
-        if prediction.pixels is not None:
-            seen: npt.NDArray[np.uint8] = prediction.pixels
-            page.paste(Image.fromarray(seen).resize((side, side), Image.Resampling.NEAREST), (x + side, y + 14))
-        text = f"{name}: {prediction.label} {100 * (prediction.confidence or 0):.0f} % {prediction.note or ''}"
-        pen.text((x + 2, y), text, fill="black" if name == prediction.label else "red")
-    page.save(target)
+def labelled(kind: str, args: argparse.Namespace) -> list[tuple[str, bytes]]:
+    """The pictures of a kind with their labels; ``none`` for what is no digit."""
+    if kind in NO_DIGIT:
+        return [("none", content) for content in no_digit_pictures(kind, args.split, args.n, args.seed)]
+    return [(str(label), content) for label, content in pictures(kind, args.split, args.n, args.seed)]
+
+
+def sheet(classifier: Classifier, items: list[tuple[str, bytes]], target: Path) -> None:
+    """Each picture that was read beside what the network saw, with the answer and the label above."""
+    pairs = []
+    for label, content in items:
+        found = classifier.classify(content)
+        note = f"label {label}" if found.label == label else f"WRONG, label {label}"
+        pairs.append((content, replace(found, note=note)))
+    save_pairs(pairs, target)
 
 
 def main() -> None:
@@ -148,23 +146,20 @@ def main() -> None:
     parser.add_argument("-o", type=Path, help="write the pictures into this folder instead")
     parser.add_argument("--sheet", type=Path, help="draw them beside what the network saw, into this PNG, instead")
     args = parser.parse_args()
+    kinds = args.kind or KINDS
     if args.o:
-        for kind in args.kind or KINDS:
-            for i, (label, content) in enumerate(pictures(kind, args.split, args.n, args.seed)):
-                target = args.o / kind.replace(",", "").replace(" ", "_") / str(label)
+        for kind in kinds:
+            for i, (label, content) in enumerate(labelled(kind, args)):
+                target = args.o / kind.replace(",", "").replace(" ", "_") / label
                 target.mkdir(parents=True, exist_ok=True)
                 (target / f"{i:04d}.png").write_bytes(content)
         return
     classifier = Classifier(args.model, provider="cpu")
     if args.sheet:
-        items = []
-        for kind in args.kind or KINDS:
-            if kind in NO_DIGIT:
-                items += [("none", content) for content in no_digit_pictures(kind, args.split, args.n, args.seed)]
-            else:
-                items += [(str(label), content) for label, content in pictures(kind, args.split, args.n, args.seed)]
-        sheet(classifier, items, args.sheet)
+        sheet(classifier, [item for kind in kinds for item in labelled(kind, args)], args.sheet)
         return
+    if nothing := set(kinds) & set(NO_DIGIT):
+        parser.error(f"{', '.join(nothing)}: only with -o, --sheet, or all kinds")
     logits, labels = table(classifier, args)
     if not args.kind:
         no_digit_table(classifier, args)
@@ -172,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
