@@ -135,14 +135,19 @@ def _checks(
         f"{OUTPUT_NAME} float32 (batch, {config.n_classes})",
     )  # fmt: skip
     yield graph_check(build_graph(checkpoint, contract), file)
-    probe = Digits(probe_pixels(config), np.zeros(256, np.uint8), "random pixels")
+    noise = probe_pixels(config)
     labelled = digits is not None and fits(digits, config)
-    digits = digits if digits is not None and labelled else probe
+    if digits is None or not labelled:
+        digits = Digits(noise, np.zeros(len(noise), np.uint8), "random pixels")
     tolerance = rounding_tolerance(
-        build_graph(checkpoint, contract_of(checkpoint)), np.concatenate([probe.images, digits.images[:256]])
+        build_graph(checkpoint, contract_of(checkpoint)), np.concatenate([noise, digits.images[:256]])
     )
     case = _Case(checkpoint, file, digits, labelled, tolerance)
-    runners = [OrtRunner(file, provider=provider) for provider in providers]
+    try:
+        runners = [OrtRunner(file, provider=provider) for provider in providers]
+    except ModelError as error:
+        yield Check("runs in onnxruntime", False, str(error))
+        return
     runners = list({runner.provider_used: runner for runner in runners}.values())
     values, streamed = (
         (_fp32_values, _fp32_streams) if contract.precision == "fp32" else (_reduced_values, _reduced_streams)
@@ -245,15 +250,16 @@ def _reduced_streams(case: _Case, alone: Logits) -> Iterator[Check]:
 def _score_checks(case: _Case, validation: Digits | None) -> Iterator[Check]:
     """The scores that the file claims, counted as they were for it: on the CPU, one sequence at a time."""
     contract, runner = case.file.contract, OrtRunner(case.file, provider="cpu")
-    if case.labelled:
-        logits = in_batches(runner, case.digits.images, 1)
-        yield score_check("claimed accuracy", contract.test, logits, case.digits.labels)
-    if contract.validation is not None and validation is None:
-        answer = f"the file claims {contract.validation}, and the sequences are not on this machine"
-        yield Check("claimed validation accuracy", None, answer)
-    elif contract.validation is not None and validation is not None:
-        logits = in_batches(runner, validation.images, 1)
-        yield score_check("claimed validation accuracy", contract.validation, logits, validation.labels)
+    evaluation = case.digits if case.labelled else None
+    for question, claimed, digits in (
+        ("claimed accuracy", contract.test, evaluation),
+        ("claimed validation accuracy", contract.validation, validation if contract.validation else None),
+    ):
+        if digits is not None:
+            yield score_check(question, claimed, in_batches(runner, digits.images, 1), digits.labels)
+        elif claimed is not None:
+            answer = f"the file claims {claimed}, and the sequences are not on this machine"
+            yield Check(question, None, answer)
 
 
 def _early_checks(case: _Case, alone: npt.NDArray[np.float32], validation: Digits | None) -> Iterator[Check]:
