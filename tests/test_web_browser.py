@@ -18,7 +18,6 @@ import pytest
 from browser import Page, chromium
 from drawings import digit_strokes, rendered
 
-from edgelstm.contract import EarlyRule
 from edgelstm.data import npm
 from edgelstm.data.picture import digit_from_array
 from edgelstm.errors import DataError
@@ -50,10 +49,7 @@ def with_names(model: ModelFile, class_names: tuple[str, ...]) -> ModelFile:
 
 @pytest.fixture(scope="module")
 def models():
-    """Shipped models, with a rule for early exit whatever they were exported with."""
-    rule = EarlyRule(0.9, 2, temperature=open_model("base").contract.temperature)
-    found = {name: open_model(name) for name in ("base", "base.int8", "small", "nano.int8")}
-    return {name: replace(file, contract=replace(file.contract, early=rule)) for name, file in found.items()}
+    return {name: open_model(name) for name in ("base", "base.int8", "small", "nano.int8")}
 
 
 @pytest.fixture(scope="module")
