@@ -31,7 +31,8 @@ def named(requirements: list[str]) -> set[str]:
 def test_whatever_pyproject_names_is_pinned() -> None:
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
     base, extras = document["project"]["dependencies"], document["project"]["optional-dependencies"]
-    wanted = named([*base, *chain(*extras.values()), *document["dependency-groups"]["dev"]])
+    build, dev = document["build-system"]["requires"], document["dependency-groups"]["dev"]
+    wanted = named([*base, *chain(*extras.values()), *build, *dev])
     assert set() == wanted - {*pins("constraints.txt")}
     assert set() == named([*base, *extras["train"], *extras["cpu"]]) - {*pins("peers.txt")}
 
