@@ -266,6 +266,8 @@ def decode(content: bytes) -> OnnxGraph:
     """
     reading = _Reading()
     model = _message(memoryview(content), _MODEL, "model", reading)
+    if model.get("ir_version") != IR_VERSION:
+        reading.foreign.append(f"ir_version {model.get('ir_version')}")
     graph = _message(model.get("graph", memoryview(b"")), _GRAPH, "graph", reading)
     opsets = [_message(part, _OPSET, "opset", reading) for part in model["opsets"]]
     entries = [_message(part, _ENTRY, "metadata", reading) for part in model["metadata"]]
