@@ -132,32 +132,6 @@ def choose(blobs: Blobs, votes: Floats, faint: bool = False) -> tuple[Ints | Non
     return members, "more than one object: read the largest" if rivals else None
 
 
-def sheet_of(blobs: Blobs, i: int, mask: Mask) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of the inside of piece ``i``, if it is a box around something else.
-
-    Either a frame with another piece in it, or a filled sheet that leaves something out.
-    """
-    top, bottom, left, right = (int(side[i]) for side in (blobs.top, blobs.bottom, blobs.left, blobs.right))
-    height, width = bottom - top, right - left
-    own = blobs.labels[top:bottom, left:right] == i
-    depth = max(2, min(height, width) // 16)
-    ends = slice(None, depth), slice(-depth, None)
-    sides = [own[end].any(axis=0) for end in ends] + [own[:, end].any(axis=1) for end in ends]
-    if min(height, width) < 24 or max(height, width) > 3 * min(height, width):
-        return None
-    if min(float(side.mean()) for side in sides) < 0.9:
-        return None
-    within = (blobs.top > top) & (blobs.bottom < bottom) & (blobs.left > left) & (blobs.right < right)
-    framed = bool((blobs.extent[within] > 0.25 * max(height, width)).any())
-    holed = 0.5 < float((own & mask[top:bottom, left:right]).mean()) < 0.97
-    if not framed and not holed:
-        return None
-    edge = depth + 2
-    while edge < min(height, width) // 4 and (own[edge].mean() > 0.9 or own[:, edge].mean() > 0.9) and framed:
-        edge += 1
-    return top + edge, bottom - edge, left + edge, right - edge
-
-
 def grown(mask: Mask) -> Mask:
     """The mask and its eight neighbours."""
     out = mask.copy()
@@ -166,53 +140,4 @@ def grown(mask: Mask) -> Mask:
     across = out.copy()
     out[:, 1:] |= across[:, :-1]
     out[:, :-1] |= across[:, 1:]
-    return out
-
-
-def without_lines(mask: Mask) -> Mask:
-    """The mask without printed lines that cross the whole picture, whatever they cross on the way."""
-    across = _without_rules(mask)
-    return _without_rules(across.T).T
-
-
-def _without_rules(mask: Mask) -> Mask:
-    """Take away near-horizontal lines. Where a stroke crosses one, the ink is too high to be a line."""
-    height, width = mask.shape
-    highest = max(3, height // 70)
-    thin = mask & ~_opened(mask, highest + 1)
-    y, x = np.nonzero(thin)
-    if len(y) < width // 2:
-        return mask
-    found: list[tuple[bool, Ints]] = []
-    room = height + width // 10 + 1  # for the steepest line, however wide the picture
-    for slope in np.arange(-0.2, 0.2001, 0.005):
-        level = y - np.rint(slope * (x - width / 2)).astype(np.int64) + room
-        counts = np.bincount(level, minlength=2 * room + height)
-        peaks = np.flatnonzero(counts[:-1] + counts[1:] > 0.5 * width)
-        if len(peaks) > height // 2:  # not lines but grain
-            return mask
-        for peak in peaks:
-            on = np.flatnonzero((level >= peak - 1) & (level <= peak + 2))
-            columns = np.bincount(x[on], minlength=width) > 0
-            edge = max(2, width // 25)
-            whole = columns[:edge].any() and columns[-edge:].any()
-            if columns.sum() > (0.55 if whole else 0.65) * width:
-                found.append((bool(whole), on))
-    n_partial = len({int(y[on].mean()) // max(4, height // 30) for _, on in found})
-    out = mask.copy()
-    for crosses, on in found:
-        if crosses or n_partial >= 3:
-            out[y[on], x[on]] = False
-    return out if out.sum() > 0.02 * mask.sum() else mask
-
-
-def _opened(mask: Mask, length: int) -> Mask:
-    """Only what lies in vertical runs of at least ``length`` pixels."""
-    padded = np.pad(mask, ((length - 1, length - 1), (0, 0)))
-    full = padded[: len(padded) - length + 1].copy()
-    for step in range(1, length):
-        full &= padded[step : len(padded) - length + 1 + step]
-    out = full[: len(mask)].copy()
-    for step in range(1, length):
-        out |= full[step : step + len(mask)]
     return out

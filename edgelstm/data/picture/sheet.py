@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.data.picture.blobs import label
+from edgelstm.data.picture.blobs import Blobs, label
+from edgelstm.data.picture.ink import median
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -17,7 +18,7 @@ MIN_SOLID = 0.7
 """What is written on a sheet leaves at least so much of it blank."""
 
 
-def sheet_only(picture: Bytes, grey: Floats) -> Bytes | None:
+def sheet_on_desk(picture: Bytes, grey: Floats) -> Bytes | None:
     """The picture cropped to its sheet, with the sheet's own rim continued over what is beside it.
 
     ``grey`` (h, w) is a smaller copy of ``picture``, (H, W) or (H, W, 3). None if there is no sheet: an
@@ -34,6 +35,54 @@ def sheet_only(picture: Bytes, grey: Floats) -> Bytes | None:
     last = np.rint(np.interp(at, np.arange(len(left)), right) * scale_x).astype(np.int64) - 1
     columns = np.arange(first.min(), last.max() + 1)[None]
     return np.asarray(picture[rows[:, None], np.clip(columns, first[:, None], last[:, None])])
+
+
+def pasted_sheet(grey: Floats) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left and right of a sheet that lies on an even margin, as a frame or a saved plot has."""
+    height, width = grey.shape
+    rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    margin = median(rim)
+    if np.mean(np.abs(rim - margin) < 8) < 0.98:
+        return None
+    other = np.abs(grey - margin) > 12
+    ys = np.flatnonzero(other.mean(axis=1) > 0.4)
+    xs = np.flatnonzero(other.mean(axis=0) > 0.4)
+    if not len(ys) or not len(xs):
+        return None
+    top, bottom, left, right = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
+    sheet = other[top:bottom, left:right]
+    full = [float(side.mean()) for side in (sheet[:3], sheet[-3:], sheet[:, :3], sheet[:, -3:])]
+    if bottom - top < 0.4 * height or right - left < 0.4 * width or min(full) < 0.9:
+        return None
+    if min(bottom - top, right - left) <= 4:  # nothing would be left of it
+        return None
+    return top + 2, bottom - 2, left + 2, right - 2
+
+
+def inside_box(blobs: Blobs, i: int, mask: Mask) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left and right of the inside of piece ``i``, if it is a box around something else.
+
+    Either a frame with another piece in it, or a filled sheet that leaves something out.
+    """
+    top, bottom, left, right = (int(side[i]) for side in (blobs.top, blobs.bottom, blobs.left, blobs.right))
+    height, width = bottom - top, right - left
+    own = blobs.labels[top:bottom, left:right] == i
+    depth = max(2, min(height, width) // 16)
+    ends = slice(None, depth), slice(-depth, None)
+    sides = [own[end].any(axis=0) for end in ends] + [own[:, end].any(axis=1) for end in ends]
+    if min(height, width) < 24 or max(height, width) > 3 * min(height, width):
+        return None
+    if min(float(side.mean()) for side in sides) < 0.9:
+        return None
+    within = (blobs.top > top) & (blobs.bottom < bottom) & (blobs.left > left) & (blobs.right < right)
+    framed = bool((blobs.extent[within] > 0.25 * max(height, width)).any())
+    holed = 0.5 < float((own & mask[top:bottom, left:right]).mean()) < 0.97
+    if not framed and not holed:
+        return None
+    edge = depth + 2
+    while edge < min(height, width) // 4 and (own[edge].mean() > 0.9 or own[:, edge].mean() > 0.9) and framed:
+        edge += 1
+    return top + edge, bottom - edge, left + edge, right - edge
 
 
 def _row_ends(grey: Floats) -> tuple[int, Floats, Floats] | None:

@@ -1,4 +1,4 @@
-"""Tests of edgelstm.data.picture: the digit is found as a person would see it, and drawn as MNIST would."""
+"""Tests of edgelstm.data.picture.find: the digit is found as a person would see it, and drawn as MNIST would."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw
 from edgelstm.data.mnist import sample_digits
 from edgelstm.data.picture import digit_from_array
 from edgelstm.data.picture.blobs import label
-from edgelstm.data.picture.sheet import sheet_only
-from edgelstm.data.picture.strokes import stroke_width
+from edgelstm.data.picture.draw import stroke_width
+from edgelstm.data.picture.sheet import sheet_on_desk
+from edgelstm.errors import PictureError
 
 SEVEN = [(95, 90), (205, 90), (140, 230)]
 
@@ -205,11 +206,44 @@ def test_label_agrees_with_flood_fill(mask: np.ndarray) -> None:
         assert len(set(seen[blobs.labels == i])) == 1
 
 
+SHAPES = st.one_of(st.tuples(*[st.integers(1, 40)] * 2), st.tuples(*[st.integers(1, 40)] * 2, st.just(3)))
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+@given(arrays(np.uint8, SHAPES))
 def test_any_array_gives_a_picture(picture: np.ndarray) -> None:
     found = digit_from_array(picture)
     assert (found.pixels.shape, found.pixels.dtype.name) == ((28, 28), "uint8")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(arrays(np.uint8, st.lists(st.integers(0, 9), max_size=4).map(tuple)))
+def test_an_array_of_any_shape_is_a_picture_or_refused(picture: np.ndarray) -> None:
+    if picture.size and picture.ndim in (2, 3) and picture.shape[2:] in ((), (3,)):
+        assert digit_from_array(picture).pixels.shape == (28, 28)
+    else:
+        with pytest.raises(PictureError, match=r"expected uint8 of shape \(H, W\) or \(H, W, 3\)"):
+            digit_from_array(picture)
+
+
+def test_an_array_of_floats_is_refused() -> None:
+    with pytest.raises(PictureError, match=r"found float64 of shape \(9, 9\), expected uint8"):
+        digit_from_array(np.zeros((9, 9)))
+
+
+@pytest.mark.parametrize("margin", [1, 2, 3, 4])
+def test_pictures_of_every_small_size_are_read(margin: int) -> None:
+    """A sheet inside a margin, of which the inset leaves nothing, was an IndexError."""
+    for height in range(1, 29):
+        for width in range(1, 29):
+            picture = np.full((height, width), 255, np.uint8)
+            picture[margin:-margin, margin:-margin] = 0
+            assert digit_from_array(picture).pixels.shape == (28, 28), (height, width)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 8), (40, 7)])
+def test_the_digit_is_drawn_at_any_size(size: tuple[int, int]) -> None:
+    assert digit_from_array(paper(drawn()), *size).pixels.shape == size
 
 
 @pytest.mark.parametrize("shape", [(12, 400), (400, 12), (20, 320), (1, 500), (3, 1000)])
@@ -257,9 +291,9 @@ def test_a_sheet_with_four_straight_sides_fills_the_picture_and_a_disc_does_not(
     image = Image.new("L", (240, 200), 60)
     ImageDraw.Draw(image).polygon([(50, 30), (200, 42), (190, 170), (42, 160)], fill=220)
     ImageDraw.Draw(image).line([(110, 70), (120, 130)], fill=10, width=6)
-    sheet = sheet_only(np.asarray(image), np.asarray(image, np.float32))
+    sheet = sheet_on_desk(np.asarray(image), np.asarray(image, np.float32))
     assert sheet is not None
     assert (set(np.unique(sheet)), sheet.shape[0] > 110) == ({10, 220}, True)  # nothing of the desk
     disc = Image.new("L", (240, 200), 60)
     ImageDraw.Draw(disc).ellipse((50, 30, 190, 170), fill=220)
-    assert sheet_only(np.asarray(disc), np.asarray(disc, np.float32)) is None
+    assert sheet_on_desk(np.asarray(disc), np.asarray(disc, np.float32)) is None

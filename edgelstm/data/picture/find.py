@@ -1,4 +1,4 @@
-"""Find the digit in a decoded picture and draw it as MNIST would have it."""
+"""Find the digit in a decoded picture: look for a sheet, tell ink from paper, choose the pieces that are the digit."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgelstm.data.picture.blobs import choose, grown, label, sheet_of, without_lines
+from edgelstm.data.picture.blobs import choose, grown, label
+from edgelstm.data.picture.draw import BOX_SHARE, drawn, stroke_width
 from edgelstm.data.picture.ink import (
     blurred,
     even_ground,
@@ -18,8 +19,9 @@ from edgelstm.data.picture.ink import (
     slope_votes,
     threshold,
 )
-from edgelstm.data.picture.sheet import sheet_only
-from edgelstm.data.picture.strokes import BOX_SHARE, drawn, stroke_width
+from edgelstm.data.picture.lines import without_lines
+from edgelstm.data.picture.sheet import inside_box, pasted_sheet, sheet_on_desk
+from edgelstm.errors import PictureError
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -46,8 +48,12 @@ class DigitPicture:
 def digit_from_array(picture: Bytes, rows: int = 28, cols: int = 28) -> DigitPicture:
     """The digit of a decoded picture: uint8 (H, W) grey or (H, W, 3) colour -> (rows, cols) uint8.
 
-    A picture that already is MNIST-like comes back bit for bit (negated if its ink is dark).
+    A picture that already is MNIST-like comes back bit for bit (negated if its ink is dark). Raises PictureError for
+    an array of another shape or type, or without pixels.
     """
+    if picture.dtype != np.uint8 or not picture.size or picture.ndim < 2 or picture.shape[2:] not in ((), (3,)):
+        what = f"{picture.dtype} of shape {picture.shape}"
+        raise PictureError("an array is no picture", found=what, expected="uint8 of shape (H, W) or (H, W, 3)")
     if picture.ndim == 3 and (picture == picture[:, :, :1]).all():
         picture = picture[:, :, 0]
     if picture.shape == (rows, cols):
@@ -101,7 +107,7 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
     chosen, note = choose(blobs, votes, faint=bool(len(ground)) and level < FAINT * float(ground.mean()))
     if chosen is None:
         return None
-    inside = sheet_of(blobs, int(chosen[0]), mask) if depth < 2 else None
+    inside = inside_box(blobs, int(chosen[0]), mask) if depth < 2 else None
     if inside is not None:
         found = _find(_cut(picture, grey, inside), depth + 1)
         if found is not None:
@@ -123,10 +129,10 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
 
 def _within(picture: Bytes, grey: Floats) -> Bytes | None:
     """What of the picture is the sheet, if that is not all; ``grey`` is its smaller copy."""
-    pasted = _pasted(grey)
+    pasted = pasted_sheet(grey)
     if pasted is not None:
         return _cut(picture, grey, pasted)
-    return sheet_only(picture, grey) if even_ground(grey) is None else None
+    return sheet_on_desk(picture, grey) if even_ground(grey) is None else None
 
 
 def _cut(picture: Bytes, grey: Floats, box: tuple[float, float, float, float]) -> Bytes:
@@ -157,26 +163,6 @@ def _inked(grey: Floats) -> tuple[Floats, Floats, float] | None:
         if soft_votes is not None and soft_level is not None:
             return softer, soft_votes, soft_level
     return ink, votes, level
-
-
-def _pasted(grey: Floats) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of a sheet that lies on an even margin, as a frame or a saved plot has."""
-    height, width = grey.shape
-    rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    margin = median(rim)
-    if np.mean(np.abs(rim - margin) < 8) < 0.98:
-        return None
-    other = np.abs(grey - margin) > 12
-    ys = np.flatnonzero(other.mean(axis=1) > 0.4)
-    xs = np.flatnonzero(other.mean(axis=0) > 0.4)
-    if not len(ys) or not len(xs):
-        return None
-    top, bottom, left, right = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
-    sheet = other[top:bottom, left:right]
-    full = [float(side.mean()) for side in (sheet[:3], sheet[-3:], sheet[:, :3], sheet[:, -3:])]
-    if bottom - top < 0.4 * height or right - left < 0.4 * width or min(full) < 0.9:
-        return None
-    return top + 2, bottom - 2, left + 2, right - 2
 
 
 def _reduce(picture: Bytes, longest: int) -> Bytes:
