@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from edgelstm import onnx_file
 from edgelstm.cli import main
 from edgelstm.config import ModelConfig
+from edgelstm.measure.machine import Rates
 from edgelstm.runtime import session
 from edgelstm.training.checkpoint import save_checkpoint
 
@@ -24,6 +25,13 @@ def _an_empty_folder(monkeypatch, tmp_path):
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
+
+
+@pytest.fixture(autouse=True)
+def _the_machine_is_known(monkeypatch):
+    """What takes seconds and has tests of its own."""
+    monkeypatch.setattr("edgelstm.measure.bench.measure_rates", lambda threads: Rates(threads, 1e11, 1e10))
+    monkeypatch.setattr("edgelstm.measure.bench.peak_memory_bytes", lambda load, pixels: 60_000_000)
 
 
 @pytest.fixture
@@ -160,6 +168,7 @@ def test_without_a_gpu_the_cpu_is_measured_and_nothing_said_of_cuda(tiny, monkey
         result = bench(tiny, "--no-torch", *QUICK, "--json", *arguments)
         assert requested(strict_json(result.stdout)) == [("tiny.onnx cpu", "cpu")]
         assert "CUDA" not in result.stderr
+        assert result.stderr.count("loading") == (2 if arguments else 1)
 
 
 def test_with_a_gpu_that_cannot_be_used_the_reason_is_said_once(tiny, monkeypatch):
@@ -225,8 +234,9 @@ def test_a_sweep_ends_in_advice_and_the_settings_to_copy(tiny, monkeypatch):
 
 
 def test_names_from_the_command_line_cannot_forge_a_line(tiny_model_bytes):
-    name = "a\x1b[2K\nbase cpu.onnx"
+    name = "a\a\nbase cpu.onnx"
     Path(name).write_bytes(tiny_model_bytes)
     result = bench(name, "--no-torch", "--provider", "cpu", *QUICK)
-    assert "\x1b" not in result.output
+    assert "\a" not in result.output
+    assert [line for line in result.output.splitlines() if line.startswith("base")] == []
     assert ascii(name) in result.output

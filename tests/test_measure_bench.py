@@ -214,32 +214,35 @@ def test_a_model_that_the_data_does_not_fit_is_timed_without_accuracy(digits, co
     assert len(np.unique(runner.seen[-1][:, 0], axis=0)) > 10
 
 
-def test_single_steps_are_timed_where_a_contestant_has_a_stream(digits, tiny_model_bytes, tiny_config, monkeypatch):
-    pushed = []
+def test_single_steps_are_timed_where_a_contestant_has_a_stream(sample, tiny_model_bytes, tiny_config, monkeypatch):
+    pushed = {}
     push = Stream.push
 
-    def counted(self, rows, *arguments):
-        pushed.append(rows)
-        return push(self, rows, *arguments)
+    def kept(self, rows):
+        pushed.setdefault(self, []).append(rows)
+        return push(self, rows)
 
-    monkeypatch.setattr(Stream, "push", counted)
+    monkeypatch.setattr(Stream, "push", kept)
     streaming = contestant(
         "a", load=lambda: OrtRunner(tiny_model_bytes, provider="cpu"), config=tiny_config,
         stream=lambda n: Stream(tiny_model_bytes, n_streams=n),
     )  # fmt: skip
+    whole, other = dataclasses.replace(streaming, stream=None), dataclasses.replace(streaming, name="c")
     lines = []
-    report = run(digits, contestant("b"), streaming, batch_sizes=(2, 1), on_progress=lines.append)
-    assert [[], [1, 2]] == [[batch.batch_size for batch in result.steps] for result in report.results]
+    report = run(sample, whole, streaming, other, batch_sizes=(2, 1), on_progress=lines.append)
+    assert [[], [1, 2], [1, 2]] == [[batch.batch_size for batch in result.steps] for result in report.results]
     assert lines[-4:] == [
         "timing batch 1", "timing one step of 1 stream", "timing batch 2", "timing one step of 2 streams"
     ]  # fmt: skip
-    assert len(pushed) >= 2 * (N_WARMUP + N_ROUNDS)
-    assert {(1, 1, 28), (2, 1, 28)} == {rows.shape for rows in pushed}
-    for row, rows in enumerate(pushed[:28]):
-        np.testing.assert_array_equal(digits.images[:1, row : row + 1], rows)
-    [step] = [batch for batch in report.results[1].steps if batch.batch_size == 1]
-    assert (step.ratio_to_first.value, step.roofline_s) == (1.0, None)
-    assert 1 / step.latency.p50.value_s == step.images_per_s
+    assert [1, 1, 2, 2] == [stream.n_streams for stream in pushed]
+    for stream, steps in pushed.items():
+        assert len(steps) > N_WARMUP + N_ROUNDS
+        for step, rows in enumerate(steps):  # from the first again after the last
+            expected = sample.images[: stream.n_streams, step % 28 : step % 28 + 1]
+            np.testing.assert_array_equal(expected, rows)
+    first, second = (result.steps[0] for result in report.results[1:])
+    assert (first.ratio_to_first.value, first.roofline_s, second.roofline_s) == (1.0, None, None)
+    assert 1 / first.latency.p50.value_s == first.images_per_s
 
 
 def test_the_machine_is_measured_only_when_asked_and_gives_each_batch_its_roofline(digits, monkeypatch):
