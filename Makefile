@@ -9,12 +9,12 @@ demo: $(READY)
 	$(BIN)/python tools/demo.py
 
 test: $(READY) lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto
 
 # needs Chromium (apt-get install chromium) and npm; leaves screenshots in build/screenshots
 browser: $(READY)
 	$(BIN)/edgelstm demo --export build/demo
-	EDGELSTM_SCREENSHOTS=build/screenshots $(BIN)/pytest tests/test_web_browser.py -rs -s
+	EDGELSTM_SCREENSHOTS=build/screenshots $(BIN)/pytest -m browser -rs -s
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
