@@ -48,7 +48,10 @@ def contract_of(
 
 
 def build_graph(checkpoint: Checkpoint, contract: ModelContract) -> OnnxGraph:
-    """The graph of a checkpoint in the precision and form of ``contract``."""
+    """The graph of a checkpoint in the precision and form of ``contract``.
+
+    Raises ModelError for weights that are not finite, or not in float16.
+    """
     config, precision = contract.config, contract.precision
     trained = numpy_weights(checkpoint.weights)
     weights: dict[str, Array] = {"head.weight": trained["head.weight"], "head.bias": trained["head.bias"]}
@@ -56,14 +59,20 @@ def build_graph(checkpoint: Checkpoint, contract: ModelContract) -> OnnxGraph:
         name = f"lstm_{layer}"
         w, r, b = onnx_lstm_weights(trained, layer, scale=PIXEL_SCALE if layer == 0 else 1.0)
         weights |= {f"{name}.W": w, f"{name}.R": r, f"{name}.B": b}
-        if precision == "int8":
-            for key, matrix in (("W", w), ("R", r)):
-                integers, scale = quantized(matrix)
-                weights[f"{name}.{key}"] = integers
-                weights[f"{name}.{key}_scale"] = scale
-                weights[f"{name}.{key}_zero_point"] = np.zeros(scale.shape, np.int8)
     if precision == "fp16":
-        weights = {name: array.astype(np.float16) for name, array in weights.items()}
+        with np.errstate(over="ignore"):  # found as infinity
+            weights = {name: array.astype(np.float16) for name, array in weights.items()}
+    wrong = [name for name, array in weights.items() if not np.isfinite(array).all()]
+    if wrong:
+        raise ModelError(
+            f"the checkpoint cannot be exported as {precision}",
+            found=f"weights that are not finite numbers in {precision}: {', '.join(wrong)}",
+            fix="export fp32" if precision == "fp16" else "train again",
+        )  # fmt: skip
+    if precision == "int8":
+        for name in [f"lstm_{layer}.{key}" for layer in range(config.n_layers) for key in "WR"]:
+            weights[name], scale = quantized(weights[name])
+            weights[f"{name}_scale"], weights[f"{name}_zero_point"] = scale, np.zeros(scale.shape, np.int8)
     picture = dataclasses.replace(contract, kind="picture")
     graph = graph_from(graph_layout(config, precision), weights, picture.to_metadata())
     if contract.kind == "picture":
