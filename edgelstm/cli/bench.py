@@ -14,12 +14,9 @@ from edgelstm.config import n_cores
 from edgelstm.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from edgelstm.measure.bench import BenchReport, Contestant
     from edgelstm.onnx_file import ModelFile
     from edgelstm.runtime.session import Provider, SessionSettings
-    from edgelstm.runtime.stream import Stream
     from edgelstm.training.model import TorchRunner
 
 
@@ -163,6 +160,7 @@ def _contestants(
     from edgelstm.measure.bench import Contestant
     from edgelstm.onnx_file import checkpoint_beside
     from edgelstm.runtime.runner import OrtRunner
+    from edgelstm.runtime.stream import Stream
 
     contract = file.contract
     contestants = [
@@ -174,7 +172,9 @@ def _contestants(
             config=contract.config,
             file_bytes=file.n_bytes,
             threads=settings.threads,
-            stream=_streams_of(file, settings) if streaming and provider == "cpu" else None,
+            stream=(lambda n: Stream(file, n_streams=n, settings=settings))
+            if streaming and provider == "cpu"
+            else None,
         )
         for provider in providers
     ]
@@ -193,12 +193,6 @@ def _contestants(
             )
         )
     return contestants
-
-
-def _streams_of(file: "ModelFile", settings: "SessionSettings") -> "Callable[[int], Stream]":
-    from edgelstm.runtime.stream import Stream
-
-    return lambda n: Stream(file, n_streams=n, settings=settings)
 
 
 def _load_torch(path: Path, weights_sha256: str | None, threads: int) -> "TorchRunner":

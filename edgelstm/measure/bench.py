@@ -1,7 +1,7 @@
 """Accuracy, latency and size of any runners, measured side by side. Prints nothing."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,7 +85,7 @@ class BenchResult:
     first_run_s: float
     accuracy: Score | None
     """None if there is no labelled data of the model's shape and classes."""
-    batches: tuple[BatchResult, ...]
+    batches: tuple[BatchResult, ...] = ()
     peak_memory_bytes: int | None = None
     """Of a process of its own that loads it and runs it once; None if not measured."""
     steps: tuple[BatchResult, ...] = ()
@@ -116,25 +116,13 @@ class BenchReport:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A contestant ready to run."""
+    """A contestant ready to run, and what is known of it so far."""
 
     contestant: Contestant
     runner: Runner
     images: Pixels
     """What it is timed on."""
-    load_s: float
-    first_run_s: float
-    accuracy: Score | None
-
-    @property
-    def provider_used(self) -> str:
-        """What the runner says; one that does not say can only run on what was requested."""
-        return str(getattr(self.runner, "provider_used", self.contestant.provider_requested))
-
-    @property
-    def name(self) -> str:
-        threads = "" if self.contestant.threads == 1 else f" {self.contestant.threads} threads"
-        return f"{self.contestant.name} {self.provider_used}{threads}"
+    result: BenchResult
 
 
 def bench(
@@ -159,30 +147,28 @@ def bench(
         rates = measure_rates(min(contestant.threads for contestant in contestants))
         environment = replace(environment, rates=rates)
     loaded = _distinct([_load(contestant, digits, on_progress) for contestant in contestants])
-    memory: list[int | None] = [None] * len(loaded)
+    results = [one.result for one in loaded]
     if with_machine:
         on_progress("measuring peak memory, each model in a process of its own")
-        memory = [peak_memory_bytes(one.contestant.load, one.images[:1]) for one in loaded]
+        peaks = [peak_memory_bytes(one.contestant.load, one.images[:1]) for one in loaded]
+        results = [replace(each, peak_memory_bytes=peak) for each, peak in zip(results, peaks, strict=True)]
     sizes = sorted(set(batch_sizes))
     streams = {i: one.contestant.stream for i, one in enumerate(loaded) if one.contestant.stream}
     budget_s = seconds / len(sizes) / (2 if streams else 1)
-    batches: list[list[BatchResult]] = [[] for _ in loaded]
-    steps: list[list[BatchResult]] = [[] for _ in loaded]
     for size in sizes:
         pixels = [_batch(one.images, size) for one in loaded]
         on_progress(f"timing batch {size}")
-        rounds = _timed({i: _call(one.runner, pixels[i]) for i, one in enumerate(loaded)}, budget_s)
-        for i, one in enumerate(loaded):
-            batches[i].append(_batch_result(size, rounds[i], rounds[0], one.contestant.config, environment.rates))
+        rounds = _timed([_call(one.runner, part) for one, part in zip(loaded, pixels, strict=True)], budget_s)
+        for i, found in enumerate(rounds):
+            timed = _batch_result(size, found, rounds[0], loaded[i].contestant.config, environment.rates)
+            results[i] = replace(results[i], batches=(*results[i].batches, timed))
         if streams:
             on_progress(f"timing one step of {size} stream{'s' if size > 1 else ''}")
-            rounds = _timed({i: stream(size).row_call(pixels[i]) for i, stream in streams.items()}, budget_s)
-            first = rounds[min(rounds)]
-            for i in rounds:
-                steps[i].append(_batch_result(size, rounds[i], first))
-    results = tuple(map(_result, loaded, batches, steps, memory))
+            rounds = _timed([stream(size).row_call(pixels[i]) for i, stream in streams.items()], budget_s)
+            for i, found in zip(streams, rounds, strict=True):
+                results[i] = replace(results[i], steps=(*results[i].steps, _batch_result(size, found, rounds[0])))
     digits_used = f"{len(digits):,} ({digits.source})"
-    return BenchReport(SCHEMA_VERSION, environment, digits_used, WHAT_IS_TIMED, N_ROUNDS, results)
+    return BenchReport(SCHEMA_VERSION, environment, digits_used, WHAT_IS_TIMED, N_ROUNDS, tuple(results))
 
 
 def _load(contestant: Contestant, digits: Digits, on_progress: Callable[[str], None]) -> _Loaded:
@@ -204,23 +190,32 @@ def _load(contestant: Contestant, digits: Digits, on_progress: Callable[[str], N
     if note := getattr(runner, "provider_note", None):
         on_progress(f"{contestant.name}: {note}")
     accuracy = Score.of(in_batches(runner, images, 1000), digits.labels) if fits else None
-    return _Loaded(contestant, runner, images, loaded - began, ran - loaded, accuracy)
+    # a runner that does not say what it runs on can only run on what was requested
+    used = str(getattr(runner, "provider_used", contestant.provider_requested))
+    threads = "" if contestant.threads == 1 else f" {contestant.threads} threads"
+    result = BenchResult(
+        name=f"{contestant.name} {used}{threads}", model=contestant.name, provider_used=used,
+        provider_requested=contestant.provider_requested, precision=contestant.precision, threads=contestant.threads,
+        n_parameters=config.n_parameters, file_bytes=contestant.file_bytes, load_s=loaded - began,
+        first_run_s=ran - loaded, accuracy=accuracy,
+    )  # fmt: skip
+    return _Loaded(contestant, runner, images, result)
 
 
 def _distinct(loaded: list[_Loaded]) -> list[_Loaded]:
-    named = {one.name for one in loaded if one.contestant.provider_requested != "auto"}
-    return [one for one in loaded if one.contestant.provider_requested != "auto" or one.name not in named]
+    named = {one.result.name for one in loaded if one.contestant.provider_requested != "auto"}
+    return [one for one in loaded if one.contestant.provider_requested != "auto" or one.result.name not in named]
 
 
 def _call(runner: Runner, pixels: Pixels) -> Callable[[], object]:
     return lambda: runner.logits(pixels)
 
 
-def _timed(calls: Mapping[int, Callable[[], object]], budget_s: float) -> dict[int, Rounds]:
-    named = {str(i): call for i, call in calls.items()}
+def _timed(calls: Sequence[Callable[[], object]], budget_s: float) -> list[Rounds]:
+    named = {str(i): call for i, call in enumerate(calls)}  # two contestants may have one name
     counts = calls_for_budget(named, budget_s=budget_s, n_rounds=N_ROUNDS)
     rounds = measure_alternating(named, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=N_WARMUP)
-    return {int(i): found for i, found in rounds.items()}
+    return [rounds[name] for name in named]
 
 
 def _batch(images: Pixels, size: int) -> Pixels:
@@ -234,17 +229,6 @@ def _batch_result(
     latency = summarize(rounds)
     least = roofline_s(config, size, rates) if config and rates else None
     return BatchResult(size, latency, size / latency.p50.value_s, median_ratio(rounds, first), least)
-
-
-def _result(one: _Loaded, batches: list[BatchResult], steps: list[BatchResult], memory: int | None) -> BenchResult:
-    known = one.contestant
-    return BenchResult(
-        name=one.name, model=known.name, provider_requested=known.provider_requested,
-        provider_used=one.provider_used, precision=known.precision, threads=known.threads,
-        n_parameters=known.config.n_parameters, file_bytes=known.file_bytes, load_s=one.load_s,
-        first_run_s=one.first_run_s, accuracy=one.accuracy, batches=tuple(batches), peak_memory_bytes=memory,
-        steps=tuple(steps),
-    )  # fmt: skip
 
 
 def advice(report: BenchReport) -> list[str]:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 FileFormat = Literal["png", "svg"]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
 """Okabe and Ito's palette, which people with any colour vision can tell apart; its yellow is too pale for lines."""
-MARKERS = "os^D"
-"""One for each time through the colours."""
+LINES = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."))
+"""Marker and line style of each time through the colours."""
 MAX_LABEL, LEGEND_CHARACTERS = 60, 180
 """Characters of a name, and of a line of the legend, that fit into 15 inches."""
 
@@ -61,7 +61,7 @@ def bench_figure(report: "BenchReport") -> "Figure":
     figure.set_layout_engine("constrained")
     distribution, throughput, front = figure.subplots(1, 3)
     styles = {
-        result.name: (COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)])
+        result.name: (COLOURS[i % len(COLOURS)], *LINES[i // len(COLOURS) % len(LINES)])
         for i, result in enumerate(report.results)
     }
     _draw_distribution(distribution, report.results, styles)
@@ -113,8 +113,8 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
     return front
 
 
-_Styles = dict[str, tuple[str, str]]
-"""Name -> colour and marker."""
+_Styles = dict[str, tuple[str, str, str]]
+"""Name -> colour, marker, line style."""
 
 
 def _draw_distribution(axes: "Axes", results: "tuple[BenchResult, ...]", styles: _Styles) -> None:
@@ -122,7 +122,8 @@ def _draw_distribution(axes: "Axes", results: "tuple[BenchResult, ...]", styles:
     for result in results:
         quantiles = result.batches[0].latency.quantiles_s
         shares = [i / (len(quantiles) - 1) for i in range(len(quantiles))]
-        axes.plot([1e6 * q for q in quantiles], shares, color=styles[result.name][0], linewidth=2)
+        colour, _, line = styles[result.name]
+        axes.plot([1e6 * q for q in quantiles], shares, color=colour, linestyle=line, linewidth=2)
     for share in (0.5, 0.9, 0.99):
         axes.axhline(share, color="0.85", linewidth=0.8, zorder=0)
         axes.annotate(f"p{100 * share:.0f}", (1, share), xycoords=("axes fraction", "data"), fontsize=8, color="0.4")
@@ -135,10 +136,10 @@ def _draw_distribution(axes: "Axes", results: "tuple[BenchResult, ...]", styles:
 
 def _draw_throughput(axes: "Axes", results: "tuple[BenchResult, ...]", styles: _Styles) -> None:
     for result in results:
-        colour, marker = styles[result.name]
+        colour, marker, line = styles[result.name]
         sizes = [batch.batch_size for batch in result.batches]
         rates = [batch.images_per_s for batch in result.batches]
-        axes.plot(sizes, rates, color=colour, marker=marker, markersize=5)
+        axes.plot(sizes, rates, color=colour, marker=marker, linestyle=line, markersize=5)
     axes.set(xscale="log", yscale="log")
     _plain_ticks(axes.xaxis)
     _plain_ticks(axes.yaxis)
@@ -159,7 +160,7 @@ def _draw_front(axes: "Axes", results: "tuple[BenchResult, ...]", styles: _Style
     front = pareto_front(list(scored.values()))
     axes.step(*zip(*front, strict=True), where="post", color="0.8", zorder=0)
     for name, (latency, accuracy) in scored.items():
-        colour, marker = styles[name]
+        colour, marker, _ = styles[name]
         axes.plot(latency, accuracy, color=colour, marker=marker, markersize=9, linestyle="none")
     axes.set(xscale="log", ylabel="% of the digits right")
     _plain_ticks(axes.xaxis)
