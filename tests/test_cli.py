@@ -1,4 +1,4 @@
-"""Tests of edgelstm.cli: what is printed where, how it exits, and one clear line for whatever is wrong."""
+"""Tests of what all commands share: help, usage, JSON, closed streams, one clear line where CUDA or a model fails."""
 
 import math
 import os
@@ -9,19 +9,17 @@ from types import SimpleNamespace
 
 import onnxruntime
 import pytest
+from commands import TIMEOUT_S, fails, process, run, strict_json
 from onnx import TensorProto, helper
 from PIL import Image
 
 import edgelstm
 from edgelstm.cli import COMMANDS
 from edgelstm.cli.options import print_json
-from edgelstm.runtime import runner as runtime
-from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime import session
 from edgelstm.training.checkpoint import save_checkpoint
 
-HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "PIL", "rich", "safetensors", "torchvision", "matplotlib")
-INFER_KEYS = ["image", "digit", "label", "confidence", "top", "note", "error"]
-TIMEOUT_S = 120
+HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "PIL", "safetensors", "torchvision", "matplotlib")
 
 
 @pytest.fixture(autouse=True)
@@ -34,15 +32,10 @@ def _an_empty_folder(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def pictures(sample):
-    """A folder of three digits, with other files between them; the paths in their order."""
-    folder = Path("scans")
-    (folder / "more").mkdir(parents=True)
-    paths = [folder / "a.png", folder / "b.PNG", folder / "more" / "c.jpg"]
-    for path, image in zip(paths, sample.images[:3], strict=True):
-        Image.fromarray(image).save(path)
-    (folder / "notes.txt").write_text("no picture")
-    return [str(path) for path in paths]
+def picture(sample):
+    """A digit in the current folder."""
+    Image.fromarray(sample.images[0]).save("digit.png")
+    return "digit.png"
 
 
 @pytest.fixture
@@ -120,6 +113,7 @@ def test_the_package_runs_as_a_module():
         "infer x.png --min-confidence 1.5",
         "infer x.png --min-confidence nan",
         "infer x.png --csv --json",
+        "infer x.png --save-input seen.jpg",
         "infer - --files0-from -",
         "infer x.png --top many",
         "infer x.png --provider tpu",
@@ -136,6 +130,18 @@ def test_usage_errors_exit_2_and_point_to_the_help(arguments):
     assert result.stdout == ""
 
 
+# Streams
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX only")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_closed_stdout_is_one_line_and_exit_1(command):
+    needed = ["digit.png"] if command in ("infer", "explain") else []
+    done = process(command, *needed, stdout=None, preexec_fn=lambda: os.close(1))
+    expected = "Error: standard output is closed: open it, or lead it into a file or a pipe\n"
+    assert (done.returncode, done.stderr) == (1, expected)
+
+
 # CUDA on a machine that cannot
 
 
@@ -148,7 +154,7 @@ def no_driver(monkeypatch):
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
-    monkeypatch.setattr(runtime, "ctypes", SimpleNamespace(CDLL=load))
+    monkeypatch.setattr(session, "ctypes", SimpleNamespace(CDLL=load))
 
 
 def no_library(monkeypatch):
@@ -156,11 +162,11 @@ def no_library(monkeypatch):
         if "onnxruntime" in name:
             raise OSError("libcudnn.so.9: cannot open shared object file")
 
-    real = OrtRunner._session_on
+    real = session.open_session
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
-    monkeypatch.setattr(runtime, "ctypes", SimpleNamespace(CDLL=load))
-    monkeypatch.setattr(OrtRunner, "_session_on", lambda self, provider, content: real(self, "cpu", content))
+    monkeypatch.setattr(session, "ctypes", SimpleNamespace(CDLL=load))
+    monkeypatch.setattr(session, "open_session", lambda content, settings, provider: real(content, settings, "cpu"))
 
 
 CAUSES = [
@@ -173,10 +179,10 @@ CAUSES = [
 @pytest.mark.parametrize(("cause", "why", "fix"), CAUSES, ids=lambda value: getattr(value, "__name__", ""))
 @pytest.mark.parametrize("command", ["infer", "bench", "verify"])
 def test_cuda_that_cannot_be_had_exits_1_and_says_why_and_what_to_install(
-    request, monkeypatch, tiny, checkpoint, pictures, command, cause, why, fix
+    monkeypatch, tiny, checkpoint, picture, command, cause, why, fix
 ):
     arguments = {
-        "infer": [pictures[0], "--model", tiny], "bench": [tiny, "--no-torch"], "verify": [checkpoint, tiny]
+        "infer": [picture, "--model", tiny], "bench": [tiny, "--no-torch"], "verify": [checkpoint, tiny]
     }  # fmt: skip
     cause(monkeypatch)
     error = fails(command, *arguments[command], "--provider", "cuda")
@@ -191,18 +197,18 @@ MODELS = {
     "stranger.onnx": (stranger(), "stranger.onnx is not an edgelstm model"),
     "damaged.onnx": (b"\x08\x0a" + bytes(range(256)) * 4, "damaged.onnx cannot be loaded as an ONNX model"),
     "text.onnx": (b"this is no model\n", "text.onnx cannot be loaded as an ONNX model"),
-    "empty.onnx": (b"", "empty.onnx is not a model: found 0 bytes"),
+    "empty.onnx": (b"", "empty.onnx is not an ONNX model: found an empty file"),
     "missing.onnx": (None, "no model missing.onnx: found no such file"),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("command", ["infer", "bench", "inspect"])
-def test_a_bad_model_gets_one_clear_line_and_exit_1(pictures, command, name):
+def test_a_bad_model_gets_one_clear_line_and_exit_1(picture, command, name):
     content, expected = MODELS[name]
     if content is not None:
         Path(name).write_bytes(content)
-    arguments = [pictures[0], "--model", name] if command == "infer" else [name]
+    arguments = [picture, "--model", name] if command == "infer" else [name]
     assert fails(command, *arguments).startswith(expected)
 
 

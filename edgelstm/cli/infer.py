@@ -23,8 +23,6 @@ MANY_BYTES = 2**20
 """Worker processes are started for more: 3,000 pictures of MNIST's size or a few photos, about a second's work.
 Each costs 0.3 s of a core before its first answer."""
 MAX_NAMES_BYTES = 256 * 2**20
-UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".svg", ".pdf")
-"""Endings of pictures that cannot be read: a search through a folder names them all the same, for their error."""
 
 
 @click.command(epilog="Example: edgelstm infer digit.png scans/ --top 3")
@@ -212,14 +210,14 @@ def _in_folder(folder: str, problems: dict[str, str]) -> list[str]:
 
     A folder that cannot be searched, or holds none, is named itself, with its error in ``problems``.
     """
-    from edgelstm.data.picture import SUFFIXES
+    from edgelstm.data.picture import SUFFIXES, UNREADABLE_SUFFIXES
 
     unsearched: list[OSError] = []
     names = [
         os.path.join(place, name)
         for place, _, files in os.walk(folder, onerror=unsearched.append)
         for name in files
-        if name.lower().endswith((*SUFFIXES, *UNREAD_SUFFIXES))
+        if name.lower().endswith((*SUFFIXES, *UNREADABLE_SUFFIXES))
     ]
     for error in unsearched:
         names.append(str(error.filename))

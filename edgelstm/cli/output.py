@@ -62,7 +62,16 @@ class Answers:
         lines, self._lines = self._lines, []  # a write that fails is not tried again
         if lines:
             with _whole():
-                click.echo("\n".join(lines))
+                _write("\n".join(lines) + "\n")
+
+
+def _write(text: str) -> None:
+    """All of the text on stdout: with PYTHONUNBUFFERED, a write that a signal interrupts takes only a part of it."""
+    stream, left = sys.stdout, memoryview(text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
+    stream.flush()
+    while left:
+        left = left[stream.buffer.write(left) :]
+    stream.buffer.flush()
 
 
 @contextmanager
@@ -76,7 +85,8 @@ def _whole() -> Iterator[None]:
             raise KeyboardInterrupt
         held = True
 
-    if threading.current_thread() is not threading.main_thread():  # Ctrl-C does not come here
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # Ctrl-C does not come here
         yield
         return
     before = signal.signal(signal.SIGINT, hold)
@@ -93,7 +103,8 @@ def with_bar(predictions: "Iterator[Prediction]", n: int) -> "Iterator[Predictio
     if n < BAR_FROM or not _is_terminal(sys.stderr) or _is_terminal(sys.stdout):
         yield from predictions
         return
-    with click.progressbar(predictions, length=n, show_pos=True, file=sys.stderr) as bar:
+    step = max(1, n // 100)  # drawn a hundred times at most
+    with click.progressbar(predictions, n, show_pos=True, file=sys.stderr, update_min_steps=step) as bar:
         yield from bar
 
 
