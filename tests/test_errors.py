@@ -1,11 +1,12 @@
 """Tests of edgelstm.errors: one line that says what failed, what was found and expected, what to do."""
 
 import inspect
+from pathlib import Path
 
 import pytest
 
 from edgelstm import errors
-from edgelstm.errors import EdgeLstmError, MissingDependencyError
+from edgelstm.errors import EdgeLstmError, MissingDependencyError, printable
 
 BUILTIN = {
     "DataError": OSError,
@@ -45,6 +46,35 @@ def test_nothing_found_is_told_from_not_looked_for():
 
 def test_a_library_message_of_many_lines_becomes_one():
     assert str(EdgeLstmError("it\nfailed", found="a\n\n   b\r\nc\n")) == "it failed: found a b c"
+
+
+HOSTILE = {
+    "\x1b[31mred": r"\x1b[31mred",
+    "two\nlines\r": r"two\nlines\r",
+    "\ud800": r"\ud800",
+    "back\u202ewards": r"back\u202ewards",
+    "\x9b31m\x07\0": r"\x9b31m\x07\x00",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_foreign_text_becomes_one_line_that_no_terminal_obeys(text):
+    assert f"'{HOSTILE[text]}'" == printable(text)
+    assert printable(text).isprintable()
+    error = str(EdgeLstmError("it failed", found=text, fix=text))
+    assert error.isprintable()
+    assert len(error.splitlines()) == 1
+
+
+def test_a_harmless_text_is_shown_as_it_is_and_a_path_as_its_name():
+    assert ["Ωmega 7", "a/b c.png", "''"] == [printable("Ωmega 7"), printable(Path("a/b c.png")), printable("")]
+
+
+@pytest.mark.parametrize("text", ["x" * 1000, "\n" * 1000])
+def test_a_long_text_is_cut(text):
+    assert (200, 50) == (len(printable(text)), len(printable(text, 50)))
+    assert printable(text).endswith("...")
+    assert printable("x" * 200) == "x" * 200
 
 
 def test_what_failed_can_be_read_apart():

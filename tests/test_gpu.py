@@ -8,7 +8,9 @@ from click.testing import CliRunner
 
 from edgelstm.cli import main
 from edgelstm.runtime.parity import compare
-from edgelstm.runtime.runner import OrtRunner, cuda_problem, import_onnxruntime, lstm_placement
+from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime.session import cuda_problem, import_onnxruntime
+from edgelstm.runtime.stream import Stream
 
 PROBLEM = cuda_problem(import_onnxruntime())
 ATOL, RTOL = 1e-4, 1e-4
@@ -22,9 +24,13 @@ def model(request, tiny_model_bytes):
     return tiny_model_bytes if request.param == "tiny" else "base"
 
 
+def test_a_stream_runs_on_the_cpu_whatever_else_is_there(model):
+    assert {place for _, place in Stream(model).nodes()} == {"CPUExecutionProvider"}
+
+
 def test_the_lstm_is_placed_on_cuda(model):
     runner = OrtRunner(model, provider="cuda")
-    places = set(lstm_placement(runner._session).values())
+    places = {place for operator, place in runner.nodes() if "LSTM" in operator}
     assert ("cuda", {"CUDAExecutionProvider"}) == (runner.provider_used, places)
 
 
