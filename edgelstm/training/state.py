@@ -8,14 +8,7 @@ from typing import Any
 import torch
 
 from edgelstm.config import ModelConfig, TrainConfig, model_config_from, train_config_from
-from edgelstm.training.checkpoint import (
-    Tensors,
-    check_epoch,
-    check_run_name,
-    load_tensors,
-    save_tensors,
-    weight_shapes,
-)
+from edgelstm.training.checkpoint import Tensors, check_run, load_tensors, save_tensors, weight_shapes
 from edgelstm.training.model import RowLstm
 
 ADAM_BETAS = (0.9, 0.999)
@@ -88,8 +81,7 @@ def load_state(path: Path, device: torch.device) -> tuple[RunPlan, TrainState]:
 
 def _plan_from(values: dict[str, Any]) -> tuple[RunPlan, int]:
     plan = RunPlan(values["name"], model_config_from(values["config"]), train_config_from(values["train"]))
-    check_run_name(plan.name)
-    check_epoch(values["epoch"], plan.train.epochs)
+    check_run(plan.name, values["epoch"], plan.train.epochs)
     return plan, values["epoch"]
 
 
