@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
-from edgelstm.errors import printable
+from edgelstm.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
     from edgelstm.runtime.session import Provider
@@ -49,6 +49,11 @@ def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_fold
 
     model = find_model(paths[-1] if paths else default_model())
     checkpoint = Path(paths[0]) if len(paths) == 2 else checkpoint_beside(model)
+    if len(paths) < 2 and not checkpoint.exists():
+        raise CheckpointError(
+            f"no checkpoint at {printable(checkpoint)}", expected=f"the one that {printable(model)} was exported from",
+            fix="name it: edgelstm verify CHECKPOINT MODEL",
+        )  # fmt: skip
     digits, trained = evaluation_digits(data_folder), load_checkpoint(checkpoint)
     fit = fits(digits, trained.config)
     what = f"{len(digits):,} digits ({digits.source})" if fit else "random pixels, as no data here has its shape"

@@ -79,9 +79,9 @@ def explain(picture: Source, model: ModelSource | None = None) -> Explanation:
     assert prediction.pixels is not None, "classify raises where there are no pixels"
     if prediction.confidence is None:
         raise PictureError(
-            f"{printable(prediction.image)} holds nothing to explain", found=prediction.note or "no ink",
+            f"{printable(prediction.image)} holds nothing to explain ({prediction.note})",
             expected="a picture with a digit",
-        )  # fmt: skip
+        )
     config = file.contract.config
     logits = logits_of_beginnings(Stream(file), prediction.pixels)
     shares = probabilities(logits, file.contract.temperature)
