@@ -78,10 +78,7 @@ def test_a_checkpoint_says_what_to_do(tiny):
 
 def test_class_names_cannot_forge_a_line(checkpoint_of, model_bytes_of):
     names = ("a\ntest        10,000/10,000 (100.00 %)", "\x1b[2Jb")
-    try:
-        config = ModelConfig(hidden_size=4, class_names=names)
-    except ValueError:
-        return  # refused even earlier
+    config = ModelConfig(hidden_size=4, class_names=names)
     Path("m.onnx").write_bytes(model_bytes_of(checkpoint_of(config)))
     text = run("inspect", "m.onnx").stdout
     assert ("\x1b" in text, text.count("\ntest  ")) == (False, 1)
