@@ -1,4 +1,4 @@
-"""Digits as people photograph, scan and paint them: what is drawn, on what, and how it is photographed."""
+"""Draws a digit as people photograph, scan and paint it, for hard_pictures.py: the pen, the paper, the camera."""
 
 from dataclasses import dataclass
 
@@ -79,9 +79,6 @@ class Scene:
     """Each pixel becomes so many, each way: what a camera with more pixels gives."""
 
 
-# --- strokes ----------------------------------------------------------------------------------------
-
-
 def skeleton(mask: Mask) -> Mask:
     """Thin a mask to its middle lines (Guo and Hall 1989)."""
     mask = np.pad(mask, 1)
@@ -154,9 +151,6 @@ def coverage(points: Floats, pen: float, width: int, height: int) -> Floats:
 def strokes(digit: Bytes, scene: Scene, rng: Rng) -> Floats:
     """The digit's coverage, drawn anew with the scene's pen: (height, width), 0 to 1."""
     return coverage(placed(middle_line(digit), scene, rng), scene.pen, scene.width, scene.height)
-
-
-# --- paper and light --------------------------------------------------------------------------------
 
 
 def smooth(shape: tuple[int, int], cell: int, rng: Rng) -> Floats:
@@ -234,27 +228,33 @@ def draw(digit: Bytes, scene: Scene, rng: Rng, back: Bytes | None = None) -> Ima
 
 def photograph(cover: Floats, scene: Scene, rng: Rng, back: Bytes | None = None) -> Image.Image:
     """Ink of this coverage on the scene's paper, in its light, through its camera."""
-    height, width = scene.height, scene.width
     paper, ink = np.array(scene.paper, np.float32), np.array(scene.ink, np.float32)
-    sheet = np.broadcast_to(paper, (height, width, 3))
+    sheet = np.broadcast_to(paper, (scene.height, scene.width, 3))
     if scene.printed:
         sheet = sheet + print_cover(scene, rng)[:, :, None] * (ink + np.float32([10, 15, 40]) - paper)
     if back is not None:
         seen = strokes(back, scene, rng)[:, ::-1, None]
         sheet = sheet + scene.behind * seen * (ink - paper)
     picture = (sheet * (1 - cover[:, :, None]) + ink * cover[:, :, None]) * light(scene, rng)[:, :, None]
+    _cover_partly(picture, scene, rng)
+    if scene.sheet:
+        picture = _on_desk(picture, scene, rng)
+    return _camera(Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)), scene, rng)
+
+
+def _cover_partly(picture: Floats, scene: Scene, rng: Rng) -> None:
+    """Draw what lies on the sheet or beside it, in place."""
+    height, width = scene.height, scene.width
     if scene.box:
         cy, cx = scene.place[0] * height, scene.place[1] * width
         far = np.maximum(np.abs(np.arange(height) - cy)[:, None], np.abs(np.arange(width) - cx)[None])
-        picture[np.abs(far - 0.75 * scene.extent) < scene.box / 2] = ink
+        picture[np.abs(far - 0.75 * scene.extent) < scene.box / 2] = scene.ink
     if scene.specks:
-        spots = rng.uniform((0, 0, 0.7), (height, width, 3.5), (scene.specks, 3))
-        _discs(picture, spots, scene.ink)
+        _discs(picture, rng.uniform((0, 0, 0.7), (height, width, 3.5), (scene.specks, 3)), scene.ink)
     if scene.holes:
         _discs(picture, np.array([[share * height, 0.05 * width, 0.022 * height] for share in (0.25, 0.75)]), (30,) * 3)
     if scene.thumb:
-        spot = np.array([[height * 1.02, rng.uniform(0.2, 0.8) * width, 0.17 * height]])
-        _discs(picture, spot, (196, 140, 118))
+        _discs(picture, np.array([[height * 1.02, rng.uniform(0.2, 0.8) * width, 0.17 * height]]), (196, 140, 118))
     if scene.glare:
         y, x = _grid(scene)
         y0, x0 = rng.uniform(-0.8, 0.8, 2)
@@ -263,9 +263,6 @@ def photograph(cover: Floats, scene: Scene, rng: Rng, back: Bytes | None = None)
     if scene.desk is not None:
         slant = rng.uniform(-0.1, 0.1) * (np.arange(height) - height / 2)
         picture[np.arange(width)[None] < (0.12 * width + slant)[:, None]] = scene.desk
-    if scene.sheet:
-        picture = _on_desk(picture, scene, rng)
-    return _camera(Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)), scene, rng)
 
 
 def _on_desk(picture: Floats, scene: Scene, rng: Rng) -> Floats:
