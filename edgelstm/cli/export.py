@@ -8,11 +8,11 @@ import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
 from edgelstm.config import DEFAULT_MODEL, RUNS_DIR
+from edgelstm.errors import DataError
 
 if TYPE_CHECKING:
     from edgelstm.contract import Precision
     from edgelstm.export.export import Exported
-    from edgelstm.training.checkpoint import Checkpoint
 
 
 @click.command(epilog="Example: edgelstm export runs/base --precision int8 -o base.int8.onnx")
@@ -63,37 +63,19 @@ def command(
         raise click.UsageError("--force is for int8 and fp16: fp32 is never written unless it is exact")
     if streaming and precision == "fp16":
         raise click.UsageError("--streaming goes with fp32 or int8: a stream runs on the CPU, which has no fp16 LSTM")
+    from edgelstm.data.mnist import evaluation_digits, find_mnist, validation_digits
+    from edgelstm.export.export import export, fits
     from edgelstm.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 
     source = checkpoint / CHECKPOINT_FILE if checkpoint.is_dir() else checkpoint
     suffix = (".stream" if streaming else "") + ("" if precision == "fp32" else f".{precision}") + ".onnx"
-    target = output or source.with_suffix(suffix)
-    done = _export(load_checkpoint(source), target, precision, streaming, force, data_folder)
-    if as_json:
-        print_json(dataclasses.asdict(done))
-        return
-    _print(done)
-    say(f"next: edgelstm verify {done.path}")
-
-
-def _export(
-    checkpoint: "Checkpoint",
-    target: Path,
-    precision: "Precision",
-    streaming: bool,
-    force: bool,
-    data_folder: Path,
-) -> "Exported":
-    from edgelstm.data.mnist import evaluation_digits, find_mnist, validation_digits
-    from edgelstm.errors import DataError
-    from edgelstm.export.export import export, fits
-
-    config, digits = checkpoint.config, evaluation_digits(data_folder)
-    fit, evaluation = fits(digits, config), None if precision == "fp32" else digits
+    loaded, digits = load_checkpoint(source), evaluation_digits(data_folder)
+    fit, evaluation = fits(digits, loaded.config), None if precision == "fp32" else digits
     if evaluation and not fit:
         raise DataError(
             f"{precision} is judged by its accuracy, and no data here has this model's shape",
-            found=f"a model of {config.rows} rows x {config.cols} columns and {config.n_classes} classes",
+            found=f"a model of {loaded.config.rows} rows x {loaded.config.cols} columns and "
+            f"{loaded.config.n_classes} classes",
             expected="MNIST's 28 x 28 and 10", fix="export fp32",
         )  # fmt: skip
     if evaluation:
@@ -101,9 +83,15 @@ def _export(
     validation = validation_digits(data_folder) if fit and find_mnist(data_folder) else None
     if validation:
         say("choosing the rule for early exit on the validation images")
-    return export(
-        checkpoint, target, precision, streaming=streaming, evaluation=evaluation, validation=validation, force=force
-    )
+    done = export(
+        loaded, output or source.with_suffix(suffix), precision, streaming=streaming, evaluation=evaluation,
+        validation=validation, force=force,
+    )  # fmt: skip
+    if as_json:
+        print_json(dataclasses.asdict(done))
+        return
+    _print(done)
+    say(f"next: edgelstm verify {done.path}")
 
 
 def _print(done: "Exported") -> None:

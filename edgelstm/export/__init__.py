@@ -6,6 +6,6 @@ try:
     import onnx
     import torch
 except ImportError as error:
-    raise MissingDependencyError(error.name or "onnx", "train", purpose="export and verify") from error
+    raise MissingDependencyError(error.name or "onnx", "train", purpose="exporting and verifying") from error
 
 __all__ = ["onnx", "torch"]
