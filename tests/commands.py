@@ -42,7 +42,11 @@ def process(*arguments, **options):
     """The result of a real process, with its output as text."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     with started(*arguments, **options) as one:
-        out, err = one.communicate(timeout=TIMEOUT_S)
+        try:
+            out, err = one.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            one.kill()
+            raise
     return subprocess.CompletedProcess(one.args, one.returncode, out, err)
 
 
