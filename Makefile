@@ -22,7 +22,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 wheel: $(READY)
-	$(BIN)/python -m build --wheel --outdir dist
+	PIP_CONSTRAINT=tools/constraints.txt $(BIN)/python -m build --wheel --outdir dist
 
 models: $(READY)
 	$(BIN)/python tools/build_models.py
@@ -33,5 +33,5 @@ clean:
 $(READY): pyproject.toml tools/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade --constraint tools/constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint tools/constraints.txt --editable '.[train,gpu]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint tools/constraints.txt --build-constraint tools/constraints.txt --editable '.[train,gpu]' --group dev
 	touch $(READY)

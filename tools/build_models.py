@@ -8,12 +8,13 @@ number of cores; as many run at a time as there are cores.
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from seeds import median_seed
 
 from edgelstm.config import FAMILY, n_cores
 from edgelstm.contract import Score
@@ -70,12 +71,6 @@ def train_all(seeds: list[int]) -> dict[tuple[str, int], str]:
             train, RUNS / f"early-{seeds[0]}", "base", "--recipe", "early", *taught, "--seed", str(seeds[0])
         )
         return {key: run.result() for key, run in runs.items()}
-
-
-def median_seed(scores: dict[int, Score]) -> int:
-    """The seed whose validation score is nearest the median; of several the lowest."""
-    median = statistics.median(score.n_right for score in scores.values())
-    return min(sorted(scores), key=lambda seed: abs(scores[seed].n_right - median))
 
 
 def ship(name: str, commands: dict[int, str]) -> dict[str, Any]:

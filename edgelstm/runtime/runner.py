@@ -44,9 +44,10 @@ class OrtRunner:
         config, size = self.contract.config, len(check_pixels(pixels, self.contract.config))
         if not size:  # onnxruntime's LSTM ends the whole process on an empty batch
             return np.empty((0, config.n_classes), np.float32)
-        chunk = size if self.provider_used == "cuda" else self.settings.chunk
-        parts = [self._run(pixels[at : at + chunk]) for at in range(0, size, chunk)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        chunk = self.settings.chunk
+        if size <= chunk or self.provider_used == "cuda":
+            return self._run(pixels)
+        return np.concatenate([self._run(pixels[at : at + chunk]) for at in range(0, size, chunk)])
 
     def _run(self, pixels: Pixels) -> Logits:
         shape = (len(pixels), self.contract.config.n_classes)

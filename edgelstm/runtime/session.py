@@ -4,9 +4,9 @@ import ctypes
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -71,7 +71,8 @@ class BoundSession:
         if provider not in get_args(Provider):
             raise ValueError(f"provider: found {provider!r}, expected one of {', '.join(get_args(Provider))}")
         self._ort = import_onnxruntime()
-        self._errors = onnxruntime_errors(self._ort)
+        self.errors = onnxruntime_errors(self._ort)
+        """What onnxruntime raises."""
         self._settings, self._source = settings, source
         self.provider_note: str | None = None
         self.provider_used, self._session = self._open(content, provider)
@@ -84,35 +85,36 @@ class BoundSession:
         On the CPU through buffers that are bound once for each set of shapes, so that nothing is looked up and
         nothing allocated inside: a small model's call takes half the time. What comes back is the caller's own.
         """
-        with self._wrapped():
+        try:
             if self.provider_used == "cpu" and self._lock.acquire(blocking=False):
                 try:
                     return self._run_bound(feeds, outputs)
                 finally:
                     self._lock.release()
             return dict(zip(outputs, self._session.run([*outputs], dict(feeds)), strict=True))
+        except self.errors as error:
+            raise self.cannot_run(error) from error
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
-        """A call that reads and writes exactly these arrays, which the caller keeps; CPU only."""
+        """A call that reads and writes exactly these arrays, which the caller keeps; CPU only. It raises ``errors``."""
         binding = self._session.io_binding()
         value = self._ort.OrtValue.ortvalue_from_numpy  # on the CPU an OrtValue shares NumPy's memory
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, value(array))
         for name, array in outputs.items():
             binding.bind_ortvalue_output(name, value(array))
+        return partial(self._session.run_with_iobinding, binding)
 
-        def call() -> None:
-            with self._wrapped():
-                self._session.run_with_iobinding(binding)
-
-        return call
+    def cannot_run(self, error: Exception) -> ModelError:
+        """What one of ``errors`` means to the user."""
+        return ModelError(f"{self._source} cannot be run", found=short_text(error), fix="export the checkpoint again")
 
     def nodes(self) -> list[tuple[str, str]]:
         """(operator, execution provider) of every node, in running order, after onnxruntime's own fusions."""
         return [(node.op_type, provider) for provider, node in _assigned_nodes(self._session)]
 
     def _run_bound(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Mapping[str, tuple[int, ...]]) -> Arrays:
-        key = tuple((name, array.shape) for name, array in feeds.items())
+        key = tuple([(name, array.shape) for name, array in feeds.items()])
         bound = self._bound.get(key)
         if bound is None:
             inputs = {name: np.zeros(array.shape, array.dtype) for name, array in feeds.items()}
@@ -124,15 +126,6 @@ class BoundSession:
             bound.inputs[name][...] = array
         bound.binding()
         return {name: array.copy() for name, array in bound.outputs.items()}
-
-    @contextmanager
-    def _wrapped(self) -> Iterator[None]:
-        try:
-            yield
-        except self._errors as error:
-            raise ModelError(
-                f"{self._source} cannot be run", found=short_text(error), fix="export the checkpoint again"
-            ) from error
 
     def _open(self, content: bytes, provider: Provider) -> tuple[Literal["cpu", "cuda"], Any]:
         if provider == "cpu":
@@ -160,7 +153,7 @@ class BoundSession:
     def _session_on(self, provider: Literal["cpu", "cuda"], content: bytes) -> Any:
         try:
             return open_session(content, self._settings, provider)
-        except self._errors as error:
+        except self.errors as error:
             raise ModelError(
                 f"{self._source} cannot be loaded as an ONNX model", found=short_text(error),
                 expected="an undamaged file written by `edgelstm export`", fix="export it again",

@@ -228,7 +228,10 @@ class Stream:
         """Through buffers that are bound once for each number of rows: nothing to look up, no state to copy."""
         bound = self._bound.get(rows.shape[1]) or self._bind(rows.shape[1])
         bound.row[...] = rows
-        bound.calls[self._now]()
+        try:
+            bound.calls[self._now]()
+        except self._session.errors as error:
+            raise self._session.cannot_run(error) from error
         self._now = 1 - self._now
         return bound.logits.copy()
 
