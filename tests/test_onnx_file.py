@@ -253,6 +253,7 @@ FOREIGN = {
     "activations": (set_node(3, activations=["Relu"] * 3), "parts: found .*attribute field 9"),
     "input_forget": (set_node(3, input_forget=1), "nodes: found .*'input_forget': 1"),
     "layout": (set_node(3, layout=1), "nodes: found .*'layout': 1"),
+    "a negative attribute": (set_node(3, layout=-1), "nodes: found .*'layout': -1"),
     "another hidden size": (set_node(3, hidden_size=4), "nodes: found .*'hidden_size': 4"),
     "another order of axes": (set_node(2, perm=[0, 1, 2]), "nodes: found .*'perm': \\(0, 1, 2\\)"),
     "a dropped bias of the head": (lambda m: m.graph.node[7].input.pop(), "nodes: found Gemm"),
@@ -351,6 +352,22 @@ def test_an_int8_graph_is_held_as_strictly(change, expected, checkpoint_of, mode
     content = model_bytes_of(checkpoint_of(ModelConfig(rows=2, cols=3, hidden_size=2)), "int8")
     with pytest.raises(ModelError, match=expected):
         open_model(changed(content, change))
+
+
+@pytest.mark.parametrize("graph", [b"", field_bytes(2, "other")])
+def test_a_second_graph_is_refused(graph, content):
+    """Protobuf would merge the two."""
+    with pytest.raises(ModelError, match=r"parts: found \['model field 7'\]"):
+        open_model(content + field_bytes(7, graph))
+
+
+@pytest.mark.parametrize(("side", "index"), [("input", 0), ("input", 1), ("output", 0), ("output", 2)])
+def test_a_stateful_graph_is_held_as_strictly(side, index, checkpoint_of, model_bytes_of):
+    def rename(model):
+        getattr(model.graph, side)[index].name = "other"
+
+    with pytest.raises(ModelError, match=f"in its {side}s: found .*'other'"):
+        open_model(changed(model_bytes_of(checkpoint_of(TWO_LAYERS), "fp32", "stream"), rename))
 
 
 def test_an_axis_with_a_size_and_a_name_is_refused(content):

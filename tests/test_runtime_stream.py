@@ -324,6 +324,14 @@ def with_state(state, **values):
     return state
 
 
+def test_a_state_within_a_step_is_refused(model_of):
+    stream = Stream(model_of(CONFIGS["two rows a step, two layers"]))
+    state = stream.save()
+    with pytest.raises(ModelError, match="the saved state is damaged"):
+        stream.restore(with_number(state, "rows_read", 1))
+    stream.restore(with_number(state, "rows_read", 2))
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -383,6 +391,9 @@ def test_the_last_row_decides_what_is_still_open_and_only_that_streams(content):
     stream.push(np.zeros((2, 20, 28), np.uint8))
     stream.push(np.zeros((1, 8, 28), np.uint8), [1])
     assert stream.decided.tolist() == [False, True]
+    stream.reset([1])
+    stream.push(np.zeros((2, 8, 28), np.uint8))
+    assert stream.decided.tolist() == [True, False], "also where all are pushed and one of them ends"
 
 
 def test_skipped_rows_are_counted_and_not_run(content):
