@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from edgelstm.data.picture import read_pixels
-from edgelstm.errors import OutputError
+from edgelstm.errors import OutputError, printable
 from edgelstm.files import replacing
-from edgelstm.runtime.classifier import Prediction, Source
+from edgelstm.runtime.classifier import Prediction, Source, pixels_from
 
 SIDE_PX = 224
 """Side of a picture and of what was seen of it: eight times MNIST's 28."""
@@ -24,7 +23,8 @@ Pairs = list[tuple[Source, Prediction]]
 def save_pairs(pairs: Pairs, target: Path) -> None:
     """Write the readable ones of the pictures, each left of what the network saw, with the answer above.
 
-    Into one PNG if ``target`` ends in .png, else one PNG a picture into that folder, numbered in order.
+    Into one PNG if ``target`` ends in .png, else one PNG a picture into that folder, numbered in order. The pictures
+    are read again, so none may be a file object that has been read to its end.
     Raises OutputError if it cannot be written, or would take the place of one of the pictures.
     """
     shown = [(source, prediction) for source, prediction in pairs if prediction.pixels is not None]
@@ -52,7 +52,7 @@ def check_target(target: Path, pictures: list[str]) -> None:
 def _pair(source: Source, prediction: Prediction) -> Image.Image:
     assert prediction.pixels is not None
     page = Image.new("RGB", (2 * SIDE_PX + 2, SIDE_PX + CAPTION_PX), "white")
-    original = Image.fromarray(read_pixels(source)).convert("RGB")
+    original = Image.fromarray(pixels_from(source)).convert("RGB")
     original.thumbnail((SIDE_PX, SIDE_PX))
     page.paste(original, ((SIDE_PX - original.width) // 2, CAPTION_PX + (SIDE_PX - original.height) // 2))
     seen = Image.fromarray(np.ascontiguousarray(prediction.pixels)).convert("RGB")
@@ -64,7 +64,8 @@ def _pair(source: Source, prediction: Prediction) -> Image.Image:
 def _caption(prediction: Prediction) -> str:
     answer = "no digit" if prediction.confidence is None else prediction.label or "unsure"
     sure = "" if prediction.confidence is None else f"  {100 * prediction.confidence:.1f} %"
-    return f"{answer}{sure}" + (f"  ({prediction.note})" if prediction.note else "")
+    note = f"  ({printable(prediction.note, 60)})" if prediction.note else ""
+    return f"{printable(answer, 30)}{sure}{note}"
 
 
 def _page(pairs: list[Image.Image]) -> Image.Image:
