@@ -117,6 +117,21 @@ def test_the_rule_is_chosen_by_the_validation_sequences_alone(
     assert (done.early.validation.n, done.early.temperature) == (180, 0.5)
 
 
+@pytest.mark.parametrize(("precision", "n_streams"), [("fp32", 100), ("fp16", 100), ("int8", 1)])
+def test_int8_reads_validation_alone_because_its_logits_depend_on_the_streams_beside(
+    tiny_checkpoint, model_bytes_of, validation, monkeypatch, precision, n_streams
+):
+    asked = []
+
+    def stream(file, n_streams):
+        asked.append(n_streams)
+        return Stream(file, n_streams=n_streams)
+
+    monkeypatch.setattr(export_module, "Stream", stream)
+    choose_early_rule(open_model(model_bytes_of(tiny_checkpoint, precision)), validation)
+    assert asked == [n_streams]
+
+
 def test_a_few_sequences_that_settle_early_give_a_rule_that_reads_less(tmp_path, checkpoint_of):
     """Classes that the first rows tell apart: not every row need be read."""
     checkpoint = checkpoint_of(ModelConfig(rows=12, cols=4, hidden_size=8, class_names=("a", "b", "c")), 1.0)
