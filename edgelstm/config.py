@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +50,12 @@ def _check_ranges(config: object, ranges: Ranges) -> None:
             raise ValueError(f"{name}: found {_shown(value)}, expected {kind} from {least} to {shown}")
 
 
+def _check_texts(name: str, texts: Iterable[object]) -> None:
+    for text in texts:
+        if not is_text(text, MAX_NAME):
+            raise ValueError(f"{name}: found {_shown(text)}, expected text of at most {MAX_NAME} characters")
+
+
 def is_text(value: object, limit: int) -> bool:
     """Whether it is a text of at most ``limit`` characters that UTF-8 can hold: no lone surrogates."""
     return isinstance(value, str) and len(value) <= limit and not any("\ud800" <= c <= "\udfff" for c in value)
@@ -88,9 +95,7 @@ class ModelConfig:
         if not isinstance(names, tuple) or not 1 <= len(names) <= MAX_CLASSES:
             found = f"{len(names)} names" if isinstance(names, tuple) else _shown(names)
             raise ValueError(f"class_names: found {found}, expected a tuple of 1 to {MAX_CLASSES}")
-        for text in names:
-            if not is_text(text, MAX_NAME):
-                raise ValueError(f"class_names: found {_shown(text)}, expected text of at most {MAX_NAME} characters")
+        _check_texts("class_names", names)
         if self.n_parameters > MAX_PARAMETERS:
             raise ValueError(f"found a model of {self.n_parameters:,} parameters, expected at most {MAX_PARAMETERS:,}")
 
@@ -112,20 +117,20 @@ class ModelConfig:
     @property
     def n_parameters(self) -> int:
         """Trained numbers, both LSTM biases counted, as in torch and in ONNX."""
-        hidden, inputs, count = self.hidden_size, self.step_size, 0
-        for _ in range(self.n_layers):
-            count += 4 * hidden * (inputs + hidden + 2)
-            inputs = hidden
-        return count + (hidden + 1) * self.n_classes
+        hidden = self.hidden_size
+        return sum(4 * hidden * (inputs + hidden + 2) for inputs in self._inputs) + (hidden + 1) * self.n_classes
 
     @property
     def flops(self) -> int:
         """Floating-point operations of the matrix products for one picture, 2 per multiply-add."""
-        hidden, inputs, count = self.hidden_size, self.step_size, 0
-        for _ in range(self.n_layers):
-            count += self.n_steps * 2 * 4 * hidden * (inputs + hidden)
-            inputs = hidden
-        return count + 2 * hidden * self.n_classes
+        hidden = self.hidden_size
+        per_step = sum(4 * hidden * (inputs + hidden) for inputs in self._inputs)
+        return 2 * (self.n_steps * per_step + hidden * self.n_classes)
+
+    @property
+    def _inputs(self) -> list[int]:
+        """What each LSTM layer reads at one time step: so many values."""
+        return [self.step_size] + [self.hidden_size] * (self.n_layers - 1)
 
 
 FAMILY = {
@@ -208,11 +213,13 @@ class TrainConfig:
                 raise ValueError(f"{name}: found {_shown(getattr(self, name))}, expected {' or '.join(choices)}")
         if not isinstance(self.bf16, bool):
             raise ValueError(f"bf16: found {_shown(self.bf16)}, expected true or false")
-        for text in (self.recipe, *self.teachers):
-            if not is_text(text, MAX_NAME):
-                raise ValueError(f"recipe or teachers: found {_shown(text)}, expected text")
+        _check_texts("recipe or teachers", (self.recipe, *self.teachers))
 
 
+_BEST = TrainConfig(
+    recipe="best", epochs=80, learning_rate=3e-3, schedule="onecycle", weight_decay=0.01, clip_norm=1.0,
+    ema_decay=0.999, augment=AugmentConfig(),
+)  # fmt: skip
 RECIPES = {
     # The classic exercise: 100,000 samples, Adam 0.001, normal-initialised linear layer.
     "tutorial": TrainConfig(recipe="tutorial", epochs=2, n_samples=100_000, head_init="normal"),
@@ -222,28 +229,19 @@ RECIPES = {
         label_smoothing=0.05,
     ),
     # The shipped models (with --teacher) and, with fewer epochs, their teachers.
-    "best": TrainConfig(
-        recipe="best", epochs=80, learning_rate=3e-3, schedule="onecycle", weight_decay=0.01,
-        clip_norm=1.0, ema_decay=0.999, augment=AugmentConfig(),
-    ),
+    "best": _BEST,
     # To decide before the last row: the answer after every row is trained, not only the last.
-    "early": TrainConfig(
-        recipe="early", epochs=80, learning_rate=3e-3, schedule="onecycle", weight_decay=0.01,
-        step_loss=0.5, clip_norm=1.0, ema_decay=0.999, augment=AugmentConfig(),
-    ),
+    "early": dataclasses.replace(_BEST, recipe="early", step_loss=0.5),
 }  # fmt: skip
-
-BEST_CHANGES: dict[str, dict[str, Any]] = {
-    # A model that cannot follow its teachers everywhere does better on their sharper answers, and takes longer.
-    "nano": {"epochs": 120, "learning_rate": 8e-3, "temperature": 1.0},
-}
-"""What the recipe ``best`` does otherwise for a member of the family; chosen on the validation images."""
 
 
 def recipe_for(model: str, recipe: str) -> TrainConfig:
     """The training recipe of that name for a member of the family. Raises KeyError for an unknown recipe."""
-    changes = BEST_CHANGES.get(model, {}) if recipe == "best" else {}
-    return dataclasses.replace(RECIPES[recipe], **changes)
+    if (model, recipe) == ("nano", "best"):
+        # A model that cannot follow its teachers everywhere does better on their sharper answers, and takes longer;
+        # chosen on the validation images.
+        return dataclasses.replace(_BEST, epochs=120, learning_rate=8e-3, temperature=1.0)
+    return RECIPES[recipe]
 
 
 N_VALIDATION = 5_000
@@ -279,36 +277,33 @@ def shipped_dir() -> Path:
 
 
 def model_config_from(values: dict[str, Any]) -> ModelConfig:
-    """A ModelConfig from JSON values. Raises ValueError if the fields are not exactly its own."""
+    """A ModelConfig from JSON values. Raises ValueError if a field is unknown, missing or out of its range."""
     _check_fields(ModelConfig, values)
-    names = values["class_names"]
-    if not isinstance(names, list | tuple):
-        raise ValueError(f"class_names: found {_shown(names)}, expected a list")
-    return ModelConfig(**{**values, "class_names": tuple(names)})
+    return ModelConfig(**values | {"class_names": _tuple_of(values, "class_names")})
 
 
 def train_config_from(values: dict[str, Any]) -> TrainConfig:
     """A TrainConfig from JSON values. Raises ValueError if a field is unknown, missing or out of its range.
 
-    A field that is younger than the checkpoint has its default, which is what was done before it was there; one
-    that was renamed since is read under its old name.
+    A field that is younger than the checkpoint has its default, which is what was done before it was there.
     """
     if isinstance(values, dict):
-        values = {_NEW_NAMES.get(name, name): value for name, value in values.items()}
-        defaults = dataclasses.asdict(TrainConfig(recipe="", epochs=1))
-        values = {name: value for name, value in defaults.items() if name not in ("recipe", "epochs")} | values
+        optional = (field for field in dataclasses.fields(TrainConfig) if field.name not in ("recipe", "epochs"))
+        values = {field.name: field.default for field in optional} | values
+        if "n_lessons" in values:  # its name in checkpoints that lie around
+            values["teacher_copies"] = values.pop("n_lessons")
     _check_fields(TrainConfig, values)
-    augment, teachers = values["augment"], values["teachers"]
+    augment = values["augment"]
     if augment is not None:
         _check_fields(AugmentConfig, augment)
         augment = AugmentConfig(**augment)
-    if not isinstance(teachers, list | tuple) or len(teachers) > MAX_CLASSES:
-        raise ValueError(f"teachers: found {_shown(teachers)}, expected a list")
-    return TrainConfig(**{**values, "augment": augment, "teachers": tuple(teachers)})
+    return TrainConfig(**values | {"augment": augment, "teachers": _tuple_of(values, "teachers")})
 
 
-_NEW_NAMES = {"n_lessons": "teacher_copies"}
-"""The old name of a field, in checkpoints that lie around -> its name."""
+def _tuple_of(values: dict[str, Any], name: str) -> tuple[Any, ...]:
+    if not isinstance(values[name], list | tuple):
+        raise ValueError(f"{name}: found {_shown(values[name])}, expected a list")
+    return tuple(values[name])
 
 
 def _check_fields(kind: type, values: object) -> None:

@@ -1,12 +1,10 @@
 """Write beside the target, then rename: a failed write leaves the old file as it was."""
 
 import contextlib
-import hashlib
 import os
 import re
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,13 +47,15 @@ def read_bounded(
 
 
 def _check_size(status: os.stat_result, name: str, max_bytes: int, what: str, error: type[EdgeLstmError]) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise error(f"{name} is not {what}", found="a folder", expected="a file")
     if not stat.S_ISREG(status.st_mode):
-        raise error(f"{name} is not {what}", found="not a regular file", expected="a file")
+        raise error(f"{name} is not {what}", found=_kind(status), expected="a file")
     if not 0 < status.st_size <= max_bytes:
-        found = "an empty file" if not status.st_size else f"{status.st_size:,} bytes"
+        found = f"{status.st_size:,} bytes" if status.st_size else "an empty file"
         raise error(f"{name} is not {what}", found=found, expected=f"1 to {max_bytes:,} bytes")
+
+
+def _kind(status: os.stat_result) -> str:
+    return "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
 
 
 @contextmanager
@@ -66,18 +66,17 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     untouched. A symbolic link is followed: the file that it names is replaced. Raises OutputError if the folder
     or the file cannot be written, or if the target is a folder, a device or anything else but a file.
     """
+    import tempfile  # with its five modules, only where something is written: infer starts faster
+
     target = Path(target)
     try:
         if target.is_symlink():
             target = Path(os.path.realpath(target))
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            mode = target.stat().st_mode
-            if not stat.S_ISREG(mode):  # to rename over a device would put a file in its place
-                found = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-                raise OutputError(
-                    f"cannot write {target}", found=found, expected="a file name", fix="choose another -o"
-                )
+            status = target.stat()
+            if not stat.S_ISREG(status.st_mode):  # to rename over a device would put a file in its place
+                raise _cannot_write(target, _kind(status), "choose another -o", expected="a file name")
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=_PART, dir=target.parent)
         os.close(handle)
     except OSError as error:
@@ -145,6 +144,8 @@ class FolderLock:
 
 def check_writable(folder: Path) -> None:
     """Make the folder if it is missing; raise OutputError if no file can be written there."""
+    import tempfile
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -155,6 +156,8 @@ def check_writable(folder: Path) -> None:
 
 def sha256_of(content: bytes) -> str:
     """The sha256 of the bytes, as 64 hexadecimal digits."""
+    import hashlib
+
     return hashlib.sha256(content).hexdigest()
 
 
@@ -162,11 +165,10 @@ def _output_error(target: Path, error: OSError) -> OutputError:
     if isinstance(error, OutputError):
         return error
     if isinstance(error, FileExistsError | NotADirectoryError):
-        return OutputError(
-            f"cannot write {target}", found="a file in place of one of its folders", fix="choose another -o"
-        )
-    return OutputError(
-        f"cannot write {target}",
-        found=error.strerror or type(error).__name__,
-        fix="free some space or choose a folder that can be written",
-    )
+        return _cannot_write(target, "a file in place of one of its folders", "choose another -o")
+    found = error.strerror or type(error).__name__
+    return _cannot_write(target, found, "free some space or choose a folder that can be written")
+
+
+def _cannot_write(target: Path, found: str, fix: str, expected: str | None = None) -> OutputError:
+    return OutputError(f"cannot write {target}", found=found, expected=expected, fix=fix)
