@@ -31,10 +31,10 @@ def fails(*arguments, **options):
     return error.removeprefix("Error: ")
 
 
-def started(*arguments, flags=("-W", "error"), **options):
-    """A real process of the command line."""
+def started(*arguments, flags=("-W", "error", "-m", "edgelstm"), **options):
+    """A real process of the command line, with Python's own ``flags`` before its arguments."""
     environment = {**os.environ, "PYTHONPATH": str(Path(edgelstm.__file__).parents[1]), "TERM": "xterm"}
-    command = [sys.executable, *flags, "-m", "edgelstm", *map(str, arguments)]
+    command = [sys.executable, *flags, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, **options)
 
 

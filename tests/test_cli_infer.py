@@ -330,6 +330,29 @@ def test_infer_says_that_auto_fell_back_to_the_cpu_only_where_there_is_a_gpu(tin
     assert run("infer", pictures[0], "--model", tiny).stderr == NAMED + note
 
 
+# Start-up
+
+UNNEEDED = {
+    "asyncio", "bz2", "concurrent", "csv", "glob", "hashlib", "lzma", "multiprocessing", "random", "rich", "shutil",
+    "socket", "subprocess", "tempfile", "urllib.request", "edgelstm.runtime.scoring", "edgelstm.runtime.stream",
+    "edgelstm.show", "edgelstm.measure", "edgelstm.training", "edgelstm.export",
+}  # fmt: skip
+"""Modules that one picture needs none of; each costs a part of the time until its answer."""
+
+
+def test_one_picture_imports_nothing_that_it_does_not_need(pictures):
+    code = (
+        "import sys\nfrom edgelstm.cli import main\n"
+        "try: main(sys.argv[1:], prog_name='edgelstm')\n"
+        "finally: print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    done = process(*INFER, pictures[0], flags=("-c", code))
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
+    *_, modules = done.stderr.splitlines()
+    assert "edgelstm.runtime.classifier" in modules.split()
+    assert UNNEEDED & set(modules.split()) == set()
+
+
 # Which model
 
 
@@ -493,8 +516,8 @@ def test_what_was_answered_before_workers_broke_off_is_written(tiny, crowd, pool
 def many_in_a_process(*arguments):
     """A process that has read some of very many pictures; its stderr ends when its workers have ended too."""
     one = started(
-        *INFER, *["crowd"] * 400, *arguments, flags=(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
-        start_new_session=True,
+        *INFER, *["crowd"] * 400, *arguments, flags=("-m", "edgelstm"), bufsize=0, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     one.first = one.stdout.readline()
     return one
