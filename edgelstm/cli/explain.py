@@ -1,4 +1,4 @@
-"""edgelstm explain: what the network saw of a picture, row by row, as text or drawn."""
+"""What the network saw of a picture, row by row, as text or drawn: python -m edgelstm explain digit.png"""
 
 import sys
 from pathlib import Path
@@ -50,22 +50,21 @@ def command(image: str, model: str | None, output: Path | None, as_json: bool) -
 
 def _lines(explanation: "Explanation") -> list[str]:
     """The answer, then a line a row: its ink, and the best class where a step ends."""
-    prediction, names = explanation.prediction, explanation.class_names
-    note = f"  ({prediction.note})" if prediction.note else ""
+    prediction, names, leaders = explanation.prediction, explanation.class_names, explanation.leaders
+    best = [
+        f"{printable(names[leader])}  {100 * shares[leader]:5.1f} %"
+        for leader, shares in zip(leaders, explanation.probabilities, strict=True)
+    ]
     rows = drawing(prediction).split("\n")
     width = max(len("input"), *map(len, rows))
     lines = [
-        f"{printable(prediction.image)}  {printable(names[explanation.leaders[-1]])}  "
+        f"{printable(prediction.image)}  {printable(names[leaders[-1]])}  "
         f"{100 * explanation.probabilities[-1].max():.1f} %, settled at row {explanation.settled_at_row} of "
-        f"{explanation.n_rows}{note}",
+        f"{explanation.n_rows}" + (f"  ({prediction.note})" if prediction.note else ""),
         f"row  {'input':<{width}}  best",
     ]
     for number, row in enumerate(rows, start=1):
         step, left = divmod(number, explanation.rows_per_step)
-        best = ""
-        if not left:
-            leader = explanation.leaders[step - 1]
-            best = f"{printable(names[leader])}  {100 * explanation.probabilities[step - 1, leader]:5.1f} %"
-            best += "  settled" if number == explanation.settled_at_row else ""
-        lines.append(f"{number:>3}  {row:<{width}}  {best}".rstrip())
+        settled = "  settled" if number == explanation.settled_at_row else ""
+        lines.append(f"{number:>3}  {row:<{width}}  {'' if left else best[step - 1] + settled}".rstrip())
     return lines

@@ -45,27 +45,24 @@ class Explanation:
     @property
     def settled_at_row(self) -> int:
         """The row, counted from 1, from which on the most probable class is the answer and stays it."""
-        leaders = self.leaders
-        n_after = next((n for n, leader in enumerate(reversed(leaders)) if leader != leaders[-1]), len(leaders))
-        return (len(leaders) - n_after + 1) * self.rows_per_step
+        others = [step for step, leader in enumerate(self.leaders, 1) if leader != self.leaders[-1]]
+        return (max(others, default=0) + 1) * self.rows_per_step
 
     @property
     def n_rows(self) -> int:
-        """Rows of the picture."""
         return len(self.probabilities) * self.rows_per_step
 
     def to_json(self) -> dict[str, Any]:
         """The answer, and what it would have been after each row."""
-        answers = [
+        rows = [
             {
-                "row": (step + 1) * self.rows_per_step,
-                "best": self.class_names[leader],
+                "row": (step + 1) * self.rows_per_step, "best": self.class_names[leader],
                 "probability": float(shares[leader]),
-                "probabilities": {name: float(share) for name, share in zip(self.class_names, shares, strict=True)},
+                "probabilities": dict(zip(self.class_names, shares.tolist(), strict=True)),
             }
             for step, (leader, shares) in enumerate(zip(self.leaders, self.probabilities, strict=True))
-        ]
-        return {**self.prediction.to_json(), "settled_at_row": self.settled_at_row, "rows": answers}
+        ]  # fmt: skip
+        return {**self.prediction.to_json(), "settled_at_row": self.settled_at_row, "rows": rows}
 
 
 def explain(picture: Source, model: ModelSource | None = None) -> Explanation:
@@ -83,8 +80,7 @@ def explain(picture: Source, model: ModelSource | None = None) -> Explanation:
             expected="a picture with a digit",
         )
     config = file.contract.config
-    logits = logits_of_beginnings(Stream(file), prediction.pixels)
-    shares = probabilities(logits, file.contract.temperature)
+    shares = probabilities(logits_of_beginnings(Stream(file), prediction.pixels), file.contract.temperature)
     return Explanation(prediction, config.class_names, config.rows_per_step, shares)
 
 
@@ -104,29 +100,30 @@ def logits_of_beginnings(stream: Stream, pixels: Pixels) -> Logits:
 
 def explanation_plot(explanation: Explanation, file_format: FileFormat = "png") -> bytes:
     """The picture's bytes. Raises MissingDependencyError without matplotlib."""
-    pixels = explanation.prediction.pixels
-    assert pixels is not None, "an explanation is of a picture that could be read"
     figure = new_figure(10, 5.6)
     digit, streams = figure.subplots(
         1, 2, width_ratios=(1, 1.25),
         gridspec_kw={"left": 0.05, "right": 0.985, "top": 0.83, "bottom": 0.1, "wspace": 0.04},
     )  # fmt: skip
     colours = [COLOURS[index % len(COLOURS)] for index in range(len(explanation.class_names))]
-    _draw_digit(digit, explanation, pixels, colours)
+    _draw_digit(digit, explanation, colours)
     _draw_streams(streams, explanation, colours)
-    _draw_settled(digit, streams, explanation)
+    if row := explanation.settled_at_row - explanation.rows_per_step:  # a line above it, unless it is the first
+        for axes in (digit, streams):
+            axes.plot([0, 1], [row, row], transform=axes.get_yaxis_transform(), color=INK, linewidth=0.8, zorder=3)
     _draw_title(figure, explanation, colours)
     return figure_bytes(figure, file_format, dpi=120)
 
 
-def _draw_digit(axes: "Axes", explanation: Explanation, pixels: Pixels, colours: list[str]) -> None:
+def _draw_digit(axes: "Axes", explanation: Explanation, colours: list[str]) -> None:
     """The input, each row in the colour of the class that was ahead once it had been read; its name beside it."""
-    from matplotlib.colors import to_rgb
+    from matplotlib.colors import to_rgba_array
 
+    pixels, leaders, n = explanation.prediction.pixels, explanation.leaders, explanation.rows_per_step
+    assert pixels is not None, "an explanation is of a picture that could be read"
     rows, cols = pixels.shape
-    n, leaders = explanation.rows_per_step, explanation.leaders
-    image = np.ones((rows, cols, 4))
-    image[:, :, :3] = np.repeat([to_rgb(colours[leader]) for leader in leaders], n, axis=0)[:, None]
+    row_colours = np.repeat(to_rgba_array([colours[leader] for leader in leaders]), n, axis=0)  # (rows, RGBA)
+    image = np.repeat(row_colours[:, None], cols, axis=1)
     image[:, :, 3] = pixels / 255
     axes.set_facecolor("#f5f5f3")
     axes.imshow(image, extent=(0, cols, rows, 0), aspect="equal", interpolation="nearest")
@@ -145,34 +142,19 @@ def _draw_digit(axes: "Axes", explanation: Explanation, pixels: Pixels, colours:
 
 def _draw_streams(axes: "Axes", explanation: Explanation, colours: list[str]) -> None:
     """A stream for each class, at each row as wide as its probability there."""
-    shares, rows, answer = explanation.probabilities, explanation.n_rows, explanation.leaders[-1]
-    at = np.concatenate([[0], (np.arange(len(shares)) + 0.5) * explanation.rows_per_step, [rows]])
+    n_steps, rows, answer = len(explanation.probabilities), explanation.n_rows, explanation.leaders[-1]
+    shares = np.pad(explanation.probabilities, ((1, 1), (0, 0)), mode="edge")  # known amid a step; drawn to both ends
+    at = np.clip(np.arange(n_steps + 2) - 0.5, 0, n_steps) * explanation.rows_per_step
     for index, (name, colour) in enumerate(zip(explanation.class_names, colours, strict=True)):
-        half = 0.46 * np.concatenate([shares[:1, index], shares[:, index], shares[-1:, index]])
-        half = np.maximum(half, 0.012)  # a thread where there is next to nothing, so that the eye can follow
+        half = np.maximum(0.46 * shares[:, index], 0.012)  # a thread at least, so that the eye can follow
         axes.fill_betweenx(at, index - half, index + half, color=colour, linewidth=0, zorder=2)
-        style: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": "bold" if index == answer else "normal"}
+        weight, ink = ("bold", INK) if index == answer else ("normal", FAINT)
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": weight}
         axes.text(index, -1.1, name, fontsize=14, color=colour, **style)
-        if shares[-1, index] >= 0.005:
-            axes.text(
-                index,
-                rows + 1.1,
-                f"{100 * shares[-1, index]:.0f} %",
-                fontsize=9,
-                color=INK if index == answer else FAINT,
-                **style,
-            )
+        if (share := shares[-1, index]) >= 0.005:
+            axes.text(index, rows + 1.1, f"{100 * share:.0f} %", fontsize=9, color=ink, **style)
     axes.set(xlim=(-0.6, len(colours) - 0.4), ylim=(rows, 0))
     axes.axis("off")
-
-
-def _draw_settled(digit: "Axes", streams: "Axes", explanation: Explanation) -> None:
-    """A line through both above the row that settled the answer; none if the first row did."""
-    row = explanation.settled_at_row - explanation.rows_per_step
-    if not row:
-        return
-    for axes in (digit, streams):
-        axes.plot([0, 1], [row, row], transform=axes.get_yaxis_transform(), color=INK, linewidth=0.8, zorder=3)
 
 
 def _draw_title(figure: "Figure", explanation: Explanation, colours: list[str]) -> None:
