@@ -602,14 +602,17 @@ def test_workers_end_with_a_process_that_is_killed(tiny, crowd):
         assert one.stderr.read().startswith(NAMED.encode())
 
 
-def test_a_bar_counts_on_a_terminal_and_leaves_the_answers_alone(tiny, crowd):
+def test_a_bar_counts_on_a_terminal_and_leaves_answers_and_errors_alone(tiny, crowd):
     pty = pytest.importorskip("pty")
     terminal, stderr = pty.openpty()
-    done = process(*INFER, *good(crowd), "--model", tiny, stderr=stderr)
+    done = process(*INFER, "crowd", "--model", tiny, stderr=stderr)
     os.close(stderr)
-    bar = ""
+    shown = b""
     with os.fdopen(terminal, "rb", buffering=0) as seen, contextlib.suppress(OSError):  # EIO: the end of a terminal
         while part := seen.read(4_096):
-            bar += part.decode()
+            shown += part
     assert infer_lines(tiny, good(crowd)) == done.stdout.splitlines()
-    assert re.search(rf"{len(good(crowd))}/{len(good(crowd))}\D", bar), bar
+    assert re.search(rb"129/129\D", shown), shown
+    errors = [line.decode() for line in shown.split(b"\n") if b"Error: " in line]
+    for path, line in zip(crowd[49::50], errors, strict=True):
+        assert f"\r\x1b[KError: {path} is no" in line

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelstm.cli.options import json_option, model_option, model_to_use, provider_option, say
-from edgelstm.cli.output import Answers, Form, with_bar
+from edgelstm.cli.output import Answers, Form
 from edgelstm.errors import DataError, PictureError, printable
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _infer(
             say(classifier.runner.provider_note)
         predictions = classifier.classify_many(pictures, workers.prepare_each if workers else prepare_each)
         try:
-            for prediction in with_bar(predictions, len(pictures)):
+            for prediction in answers.with_bar(predictions, len(pictures)):
                 if prediction.image in problems:
                     prediction = replace(prediction, error=problems[prediction.image])
                 answers.add(prediction)

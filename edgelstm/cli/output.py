@@ -34,6 +34,7 @@ class Answers:
     def __init__(self, form: Form, with_top: bool, show_input: bool) -> None:
         self.n = self.n_failed = self.n_abstained = 0
         self._form, self._with_top, self._show_input = form, with_top, show_input
+        self._above_bar = ""
         self._lines: list[str] = [_csv_line(CSV_COLUMNS)] if form == "csv" else []
 
     def add(self, prediction: "Prediction") -> None:
@@ -47,7 +48,7 @@ class Answers:
             self.n_failed += 1
             if self._form == "text":
                 self.write()  # first, for those who send both to one place
-                say(f"Error: {prediction.error}")
+                say(f"{self._above_bar}Error: {prediction.error}")
         self.n_abstained += prediction.abstained
         if self._show_input and prediction.pixels is not None:
             if self._form == "text":
@@ -57,6 +58,16 @@ class Answers:
         self.n += 1  # last: what is counted can be written, if Ctrl-C comes here
         if self.n % BLOCK == 0:
             self.write()
+
+    def with_bar(self, predictions: "Iterator[Prediction]", n: int) -> "Iterator[Prediction]":
+        """The predictions, counted by a bar on stderr if it is a terminal and the answers go elsewhere."""
+        if n < BAR_FROM or not _is_terminal(sys.stderr) or _is_terminal(sys.stdout):
+            yield from predictions
+            return
+        self._above_bar = "\r\x1b[K"  # clears the line, where the bar is drawn anew after it
+        step = max(1, n // 100)  # drawn a hundred times at most
+        with click.progressbar(predictions, n, show_pos=True, file=sys.stderr, update_min_steps=step) as bar:
+            yield from bar
 
     def write(self) -> None:
         lines, self._lines = self._lines, []  # a write that fails is not tried again
@@ -96,16 +107,6 @@ def _whole() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if held:
         raise KeyboardInterrupt
-
-
-def with_bar(predictions: "Iterator[Prediction]", n: int) -> "Iterator[Prediction]":
-    """The predictions, counted by a bar on stderr if it is a terminal and the answers go elsewhere."""
-    if n < BAR_FROM or not _is_terminal(sys.stderr) or _is_terminal(sys.stdout):
-        yield from predictions
-        return
-    step = max(1, n // 100)  # drawn a hundred times at most
-    with click.progressbar(predictions, n, show_pos=True, file=sys.stderr, update_min_steps=step) as bar:
-        yield from bar
 
 
 def _is_terminal(stream: "TextIO | None") -> bool:
