@@ -1,9 +1,12 @@
 """Reports as pictures: latency, throughput, accuracy against latency; accuracy against rows read."""
 
 import io
+import itertools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from edgelstm.errors import MissingDependencyError
 
@@ -18,8 +21,11 @@ if TYPE_CHECKING:
 FileFormat = Literal["png", "svg"]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
 """Okabe and Ito's palette, which people with any colour vision can tell apart; its yellow is too pale for lines."""
-LINES = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."))
-"""Marker and line style of each time through the colours."""
+STYLES = [
+    {"color": colour, "marker": marker, "linestyle": line}
+    for marker, line in (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-.")) for colour in COLOURS
+]  # fmt: skip
+"""Every colour with the first marker and line, then every colour with the second, ..."""
 MAX_LABEL, LEGEND_CHARACTERS = 60, 180
 """Characters of a name, and of a line of the legend, that fit into 15 inches."""
 
@@ -49,7 +55,7 @@ def format_of(path: Path) -> FileFormat:
 
 
 def bench_plot(report: "BenchReport", file_format: FileFormat = "png") -> bytes:
-    """The picture's bytes, ``png`` or ``svg``. Raises MissingDependencyError without matplotlib."""
+    """The picture's bytes. Raises MissingDependencyError without matplotlib."""
     return figure_bytes(bench_figure(report), file_format)
 
 
@@ -60,20 +66,15 @@ def bench_figure(report: "BenchReport") -> "Figure":
     figure = new_figure(15, 5.4 + 0.2 * math.ceil(len(names) / columns))
     figure.set_layout_engine("constrained")
     distribution, throughput, front = figure.subplots(1, 3)
-    styles = {
-        result.name: (COLOURS[i % len(COLOURS)], *LINES[i // len(COLOURS) % len(LINES)])
-        for i, result in enumerate(report.results)
-    }
-    _draw_distribution(distribution, report.results, styles)
-    _draw_throughput(throughput, report.results, styles)
-    _draw_front(front, report.results, styles)
+    styled: _Styled = list(zip(report.results, itertools.cycle(STYLES), strict=False))
+    _draw_distribution(distribution, styled)
+    _draw_throughput(throughput, styled)
+    _draw_front(front, styled)
     # one legend for all: names beside the points would lie on each other and run out of the picture
     figure.legend(throughput.lines, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
-    environment = report.environment
-    versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
-    figure.suptitle(
-        f"{environment.cpu}, {environment.cores} cores, {environment.gpu or 'no GPU'} - {versions}", fontsize=9
-    )
+    machine = report.environment
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    figure.suptitle(f"{machine.cpu}, {machine.cores} cores, {machine.gpu or 'no GPU'} - {versions}", fontsize=9)
     return figure
 
 
@@ -88,11 +89,11 @@ def early_plot(report: "EarlyReport", file_format: FileFormat = "png") -> bytes:
     figure = new_figure(8, 5)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
-    wrong = [(point.rows, 100 * (1 - point.score.accuracy)) for point in report.curve]
+    curve = [(point.rows, 100 * (1 - point.score.accuracy)) for point in report.curve]
     trade = [(rows, 100 * (1 - score.accuracy)) for rows, score in report.trade]
-    axes.plot(*zip(*wrong, strict=True), "o-", color=COLOURS[0], markersize=3, label="all stopped at the same row")
-    axes.plot(*zip(*trade, strict=True), "-", color=COLOURS[1], label="each stopped by a rule, other probabilities")
     here = report.mean_rows, 100 * (1 - report.early.accuracy)
+    axes.plot(*zip(*curve, strict=True), "o-", color=COLOURS[0], markersize=3, label="all stopped at the same row")
+    axes.plot(*zip(*trade, strict=True), "-", color=COLOURS[1], label="each stopped by a rule, other probabilities")
     axes.plot(*here, "D", color=COLOURS[1], markersize=8, label=f"the rule: a {report.rule}")
     axes.axhline(100 * (1 - report.full.accuracy), color="0.6", linewidth=0.9, linestyle="--", label="every row read")
     axes.set(yscale="log", xlim=(0, report.rows + 0.5))
@@ -113,33 +114,29 @@ def pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]
     return front
 
 
-_Styles = dict[str, tuple[str, str, str]]
-"""Name -> colour, marker, line style."""
+_Styled = list[tuple["BenchResult", dict[str, Any]]]
+"""Each result with the options of its lines: colour, marker, line style."""
 
 
-def _draw_distribution(axes: "Axes", results: "tuple[BenchResult, ...]", styles: _Styles) -> None:
-    size = results[0].batches[0].batch_size
-    for result in results:
-        quantiles = result.batches[0].latency.quantiles_s
-        shares = [i / (len(quantiles) - 1) for i in range(len(quantiles))]
-        colour, _, line = styles[result.name]
-        axes.plot([1e6 * q for q in quantiles], shares, color=colour, linestyle=line, linewidth=2)
+def _draw_distribution(axes: "Axes", styled: _Styled) -> None:
+    for result, style in styled:
+        quantiles_us = 1e6 * np.array(result.batches[0].latency.quantiles_s)
+        axes.plot(quantiles_us, np.linspace(0, 1, len(quantiles_us)), **{**style, "marker": ""}, linewidth=2)
     for share in (0.5, 0.9, 0.99):
         axes.axhline(share, color="0.85", linewidth=0.8, zorder=0)
         axes.annotate(f"p{100 * share:.0f}", (1, share), xycoords=("axes fraction", "data"), fontsize=8, color="0.4")
     # p99: the last hundredth would squeeze the rest
-    slowest = max(result.batches[0].latency.quantiles_s[-2] for result in results)
+    slowest = max(result.batches[0].latency.quantiles_s[-2] for result, _ in styled)
+    size = styled[0][0].batches[0].batch_size
     axes.set(xscale="log", ylim=(0, 1), xlim=(None, 1.5e6 * slowest))
     _plain_ticks(axes.xaxis)
     axes.set(xlabel=f"microseconds a call, batch {size}", ylabel="share of calls within", title="Latency")
 
 
-def _draw_throughput(axes: "Axes", results: "tuple[BenchResult, ...]", styles: _Styles) -> None:
-    for result in results:
-        colour, marker, line = styles[result.name]
-        sizes = [batch.batch_size for batch in result.batches]
-        rates = [batch.images_per_s for batch in result.batches]
-        axes.plot(sizes, rates, color=colour, marker=marker, linestyle=line, markersize=5)
+def _draw_throughput(axes: "Axes", styled: _Styled) -> None:
+    for result, style in styled:
+        rates = [(batch.batch_size, batch.images_per_s) for batch in result.batches]
+        axes.plot(*zip(*rates, strict=True), **style, markersize=5)
     axes.set(xscale="log", yscale="log")
     _plain_ticks(axes.xaxis)
     _plain_ticks(axes.yaxis)
@@ -147,21 +144,18 @@ def _draw_throughput(axes: "Axes", results: "tuple[BenchResult, ...]", styles: _
     axes.grid(color="0.92", which="both", linewidth=0.6)
 
 
-def _draw_front(axes: "Axes", results: "tuple[BenchResult, ...]", styles: _Styles) -> None:
-    axes.set(xlabel=f"p50 microseconds, batch {results[0].batches[0].batch_size}", title="Accuracy against latency")
-    scored = {
-        result.name: (1e6 * result.batches[0].latency.p50.value_s, 100 * result.accuracy.accuracy)
-        for result in results
-        if result.accuracy
-    }
-    if not scored:
+def _draw_front(axes: "Axes", styled: _Styled) -> None:
+    size = styled[0][0].batches[0].batch_size
+    axes.set(xlabel=f"p50 microseconds, batch {size}", title="Accuracy against latency")
+    points = []
+    for result, style in styled:
+        if result.accuracy:
+            points.append((1e6 * result.batches[0].latency.p50.value_s, 100 * result.accuracy.accuracy))
+            axes.plot(*points[-1], **{**style, "linestyle": "none"}, markersize=9)
+    if not points:
         axes.text(0.5, 0.5, "no labelled data", transform=axes.transAxes, ha="center", color="0.4")
         return
-    front = pareto_front(list(scored.values()))
-    axes.step(*zip(*front, strict=True), where="post", color="0.8", zorder=0)
-    for name, (latency, accuracy) in scored.items():
-        colour, marker, _ = styles[name]
-        axes.plot(latency, accuracy, color=colour, marker=marker, markersize=9, linestyle="none")
+    axes.step(*zip(*pareto_front(points), strict=True), where="post", color="0.8", zorder=0)
     axes.set(xscale="log", ylabel="% of the digits right")
     _plain_ticks(axes.xaxis)
     axes.margins(x=0.1, y=0.1)
