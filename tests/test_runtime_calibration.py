@@ -1,4 +1,4 @@
-"""Tests of edgelstm.runtime.calibration: temperature, reliability bins, expected calibration error."""
+"""Tests of edgelstm.runtime.calibration: probabilities and temperature."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from edgelstm.runtime.calibration import (
     fit_temperature,
     negative_log_likelihood,
     probabilities,
-    reliability,
 )
 
 
@@ -62,23 +61,3 @@ def test_a_temperature_is_a_number_within_bounds_whatever_the_logits(
 def test_a_temperature_of_nothing_or_of_nan_is_refused(logits: np.ndarray, labels: np.ndarray) -> None:
     with pytest.raises(ValueError, match="a temperature for"):
         fit_temperature(logits.astype(np.float32), labels)
-
-
-def test_the_reliability_of_four_answers_by_hand() -> None:
-    shares = np.array([[0.95, 0.05], [0.95, 0.05], [0.25, 0.75], [0.3, 0.7]])
-    found = reliability(shares, np.array([0, 1, 1, 0]))
-    filled = {part.low: (part.n, round(part.confidence, 3), part.accuracy) for part in found.bins if part.n}
-    assert filled == {0.6: (1, 0.7, 0.0), 0.7: (1, 0.75, 1.0), 0.9: (2, 0.95, 0.5)}
-    assert found.ece == pytest.approx((0.7 + 0.25 + 2 * 0.45) / 4)
-    assert found.nll == pytest.approx(-np.log([0.95, 0.05, 0.75, 0.3]).mean())
-
-
-def test_labels_drawn_with_the_probabilities_have_almost_no_calibration_error() -> None:
-    logits, labels = drawn(1.0)
-    right, wrong = (reliability(probabilities(logits, t), labels).ece for t in (1.0, 0.4))
-    assert right < 0.02 < 0.05 < wrong, (right, wrong)
-
-
-def test_the_reliability_of_no_answers_is_refused() -> None:
-    with pytest.raises(ValueError, match="no answers"):
-        reliability(np.zeros((0, 10)), np.zeros(0, int))

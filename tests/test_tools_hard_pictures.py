@@ -9,6 +9,7 @@ import pytest
 
 from edgelstm.data.mnist import Digits
 from edgelstm.data.picture import decode, read_picture
+from edgelstm.runtime.calibration import probabilities
 from edgelstm.runtime.classifier import Classifier
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
@@ -72,3 +73,25 @@ def test_a_digit_on_a_sheet_that_lies_askew_and_one_of_dots_are_seen(tool: Modul
 def test_the_edge_of_a_shadow_is_no_ink(tool: ModuleType) -> None:
     n_empty = sum(read_picture(content).empty for content in tool.no_digit_pictures("blank, shadowed", "test", 6, 0))
     assert n_empty >= 4, f"{n_empty}/6"
+
+
+def test_the_reliability_of_four_answers_by_hand(tool: ModuleType) -> None:
+    shares = np.array([[0.95, 0.05], [0.95, 0.05], [0.25, 0.75], [0.3, 0.7]])
+    found = tool.reliability(shares, np.array([0, 1, 1, 0]))
+    filled = {part.low: (part.n, round(part.confidence, 3), part.accuracy) for part in found.bins if part.n}
+    assert filled == {0.6: (1, 0.7, 0.0), 0.7: (1, 0.75, 1.0), 0.9: (2, 0.95, 0.5)}
+    assert found.ece == pytest.approx((0.7 + 0.25 + 2 * 0.45) / 4)
+    assert found.nll == pytest.approx(-np.log([0.95, 0.05, 0.75, 0.3]).mean())
+
+
+def test_labels_drawn_with_the_probabilities_have_almost_no_calibration_error(tool: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (4_000, 10)).astype(np.float32)
+    labels = (probabilities(logits).cumsum(axis=1) < rng.random((4_000, 1))).sum(axis=1).clip(0, 9)
+    right, wrong = (tool.reliability(probabilities(logits, t), labels).ece for t in (1.0, 0.4))
+    assert right < 0.02 < 0.05 < wrong, (right, wrong)
+
+
+def test_the_reliability_of_no_answers_is_refused(tool: ModuleType) -> None:
+    with pytest.raises(ValueError, match="no answers"):
+        tool.reliability(np.zeros((0, 10)), np.zeros(0, int))

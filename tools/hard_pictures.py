@@ -9,7 +9,7 @@ The same seed gives the same files. To tune, use --split train; test is for repo
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,10 @@ from edgelstm import Classifier, Prediction
 from edgelstm.config import DEFAULT_MODEL, N_VALIDATION
 from edgelstm.contract import Logits, in_batches
 from edgelstm.data.mnist import load_mnist
-from edgelstm.runtime.calibration import Reliability, fit_temperature, probabilities, reliability
+from edgelstm.runtime.calibration import Shares, fit_temperature, probabilities
 from edgelstm.show.contact_sheet import save_pairs
 
+N_BINS = 10
 LOW = 0.8
 """Confidence below which an answer counts as doubtful in the table of what is no digit."""
 
@@ -77,6 +78,48 @@ def table(classifier: Classifier, args: argparse.Namespace) -> tuple[Logits, npt
         print(f"{kind:28}{score:>10}{100 * right.mean():8.1f} %{noted:7d}  {parts:>20}", flush=True)
     print(f"{'all':28}{f'{n_right}/{n_all}':>10}{100 * n_right / n_all:8.1f} %")
     return in_batches(classifier.runner, np.stack(pixels), 256), np.array(labels)
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The answers whose confidence lies in (low, high]."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    """Mean confidence of its answers, 0 to 1; nan if there are none."""
+    accuracy: float
+    """Share of them that are right; nan if there are none."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far confidence and accuracy are apart."""
+
+    bins: tuple[ReliabilityBin, ...]
+    ece: float
+    """Expected calibration error (Naeini and others 2015): mean |confidence - accuracy| over the answers, by bin."""
+    nll: float
+    """Mean negative log probability of the true class, nats."""
+    n: int
+
+
+def reliability(shares: Shares, labels: npt.NDArray[np.integer], n_bins: int = N_BINS) -> Reliability:
+    """Bins of equal width over (N, classes) probabilities and (N,) labels; ValueError if N is 0."""
+    if not len(labels):
+        raise ValueError("the reliability of no answers")
+    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == labels
+    true = shares[np.arange(len(labels)), labels.astype(np.int64)]
+    which = np.minimum(np.ceil(confidence * n_bins).astype(int) - 1, n_bins - 1)
+    bins = []
+    for i in range(n_bins):
+        own = which == i
+        means = (float(confidence[own].mean()), float(right[own].mean())) if own.any() else (np.nan, np.nan)
+        bins.append(ReliabilityBin(i / n_bins, (i + 1) / n_bins, int(own.sum()), *means))
+    ece = sum(part.n * abs(part.confidence - part.accuracy) for part in bins if part.n) / len(labels)
+    nll = float(-np.log(np.maximum(true, np.finfo(float).tiny)).mean())
+    return Reliability(tuple(bins), float(ece), nll, len(labels))
 
 
 def calibration_table(classifier: Classifier, logits: Logits, labels: npt.NDArray[np.int64], split: str) -> None:

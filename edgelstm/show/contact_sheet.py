@@ -1,6 +1,7 @@
 """Pictures beside what the network saw of them, as one PNG."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ COLUMNS = 4
 MAX_PICTURES = 400
 """More make a sheet that few programs open."""
 
-Pairs = list[tuple[Source, Prediction]]
+Pairs = Sequence[tuple[Source, Prediction]]
 
 
 def save_pairs(pairs: Pairs, target: Path) -> None:
