@@ -1,6 +1,6 @@
 """The figures of a report for people: aligned tables as text, or one self-contained page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from edgelstm.measure.bench import BatchResult, BenchReport, BenchResult
@@ -13,10 +13,8 @@ def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 
     def line(row: Sequence[str]) -> str:
-        cells = [
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
+        cells = [cell.ljust(width) for cell, width in zip(row[:left], widths, strict=False)]
+        cells += [cell.rjust(width) for cell, width in zip(row[left:], widths[left:], strict=True)]
         return "  ".join(cells).rstrip()
 
     head, *body = rows
@@ -25,21 +23,20 @@ def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
 
 def bench_text(report: BenchReport) -> str:
     """A bench report as header, tables and warnings."""
-    blocks = ["\n".join(f"{name:<9} {value}" for name, value in header(report))]
+    blocks = ["\n".join(f"{name:<9} {value}" for name, value in header(report).items())]
     blocks += [f"{title}\n{table(rows)}" for title, rows in bench_tables(report)]
-    blocks += ["\n".join(notes)] if (notes := warnings(report)) else []
-    return "\n\n".join(blocks)
+    blocks += ["\n".join(warnings(report))]
+    return "\n\n".join(blocks).rstrip()
 
 
 def bench_html(report: BenchReport, svg: str, notes: Sequence[str] = ()) -> str:
     """The same as one self-contained page: ``svg`` is the plot, ``notes`` are lines of advice."""
-    parts = ["<dl>" + "".join(f"<dt>{escape(name)}<dd>{escape(value)}" for name, value in header(report)) + "</dl>"]
-    parts.append(svg[svg.index("<svg") :])
+    about = "".join(f"<dt>{escape(name)}<dd>{escape(value)}" for name, value in header(report).items())
+    parts = [f"<dl>{about}</dl>", svg[svg.index("<svg") :]]
     for title, (head, *body) in bench_tables(report):
-        rows = [_html_row("th", head), *(_html_row("td", row) for row in body)]
-        parts.append(f"<h2>{escape(title)}</h2><table>{''.join(rows)}</table>")
-    lines = [*notes, *warnings(report)]
-    if lines:
+        rows = _html_row("th", head) + "".join(_html_row("td", row) for row in body)
+        parts.append(f"<h2>{escape(title)}</h2><table>{rows}</table>")
+    if lines := [*notes, *warnings(report)]:
         parts.append("<h2>notes</h2><ul>" + "".join(f"<li>{escape(line)}" for line in lines) + "</ul>")
     return _PAGE.replace("@BODY@", "\n".join(parts))
 
@@ -84,42 +81,37 @@ def early_text(report: EarlyReport) -> str:
     return "\n".join(lines) + "\n\n" + table(rows, left=0)
 
 
-def header(report: BenchReport) -> list[tuple[str, str]]:
-    """What the figures depend on, as names and values."""
-    environment = report.environment
-    rates = environment.rates
-    load = "unknown" if environment.load_average is None else f"{environment.load_average:.2f}"
-    speeds = "not measured" if rates is None else (
-        f"sgemm {rates.flops_per_s / 1e9:,.0f} GFLOP/s with {rates.threads} thread(s), "
-        f"copy {rates.bytes_per_s / 1e9:,.1f} GB/s"
-    )  # fmt: skip
-    return [
-        ("machine", f"{environment.cpu}, {environment.cores} cores, {environment.system}, load {load}"),
-        ("gpu", environment.gpu or "none found"),
-        ("rates", speeds),
-        ("versions", ", ".join(f"{name} {version}" for name, version in environment.versions.items())),
-        ("digits", report.digits),
-        ("timed", report.what_is_timed),
-        ("rounds", f"{report.n_rounds}, the models in turn within each; 95 % intervals in brackets"),
-    ]
+def header(report: BenchReport) -> dict[str, str]:
+    """What the figures depend on, by name."""
+    machine, rates = report.environment, report.environment.rates
+    load = "unknown" if machine.load_average is None else f"{machine.load_average:.2f}"
+    speeds = "not measured"
+    if rates:
+        product = f"sgemm {rates.flops_per_s / 1e9:,.0f} GFLOP/s with {rates.threads} thread(s)"
+        speeds = f"{product}, copy {rates.bytes_per_s / 1e9:,.1f} GB/s"
+    return {
+        "machine": f"{machine.cpu}, {machine.cores} cores, {machine.system}, load {load}",
+        "gpu": machine.gpu or "none found",
+        "rates": speeds,
+        "versions": ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
+        "digits": report.digits,
+        "timed": report.what_is_timed,
+        "rounds": f"{report.n_rounds}, the models in turn within each; 95 % intervals in brackets",
+    }
 
 
-def bench_tables(report: BenchReport) -> list[tuple[str, list[tuple[str, ...]]]]:
+def bench_tables(report: BenchReport) -> Iterator[tuple[str, list[Sequence[str]]]]:
     """Title and rows of each table, the first row being its head."""
     results = report.results
-    tables = [
-        ("models", [_MODEL_HEAD, *map(_model_row, results)]),
-        ("scenarios, by MLPerf's names", [_SCENARIO_HEAD, *map(_scenario_row, results)]),
-    ]
-    for title, head, lists in (
-        ("batch", _BATCH_HEAD, [(result.name, result.batches) for result in results]),
-        ("one step of a stream, batch", _STEP_HEAD, [(result.name, result.steps) for result in results]),
+    yield "models", _rows(map(_model_cells, results))
+    yield "scenarios, by MLPerf's names", _rows(map(_scenario_cells, results))
+    for title, rate, lists in (
+        ("batch", "images/s", [(result.name, result.batches) for result in results]),
+        ("one step of a stream, batch", "steps/s", [(result.name, result.steps) for result in results if result.steps]),
     ):
-        measured = [(name, batches) for name, batches in lists if batches]
-        for index, batch in enumerate(measured[0][1] if measured else ()):
-            rows = [_batch_row(name, batches[index])[: len(head)] for name, batches in measured]
-            tables.append((f"{title} {batch.batch_size}", [head, *rows]))
-    return tables
+        for i, batch in enumerate(lists[0][1] if lists else ()):
+            cells = (_batch_cells(name, batches[i], rate) for name, batches in lists)
+            yield f"{title} {batch.batch_size}", _rows(cells)
 
 
 def warnings(report: BenchReport) -> list[str]:
@@ -133,57 +125,50 @@ def warnings(report: BenchReport) -> list[str]:
     ]  # fmt: skip
 
 
-_MODEL_HEAD = (
-    "model", "right", "requested", "used", "threads", "precision", "parameters", "file kB", "load ms", "first ms",
-    "peak MB",
-)  # fmt: skip
+def _rows(cells: Iterable[dict[str, str]]) -> list[Sequence[str]]:
+    """The names of the columns, then the values of each row."""
+    rows = list(cells)
+    return [list(rows[0]), *(list(row.values()) for row in rows)]
 
 
-def _model_row(result: BenchResult) -> tuple[str, ...]:
-    return (
-        result.name, str(result.accuracy or "-"), result.provider_requested, result.provider_used,
-        str(result.threads), result.precision, f"{result.n_parameters:,}", _scaled(result.file_bytes, 1e-3, 0),
-        _scaled(result.load_s, 1e3, 1), _scaled(result.first_run_s, 1e3, 2),
-        _scaled(result.peak_memory_bytes, 1e-6, 0),
-    )  # fmt: skip
+def _model_cells(result: BenchResult) -> dict[str, str]:
+    return {
+        "model": result.name, "right": str(result.accuracy or "-"), "requested": result.provider_requested,
+        "used": result.provider_used, "threads": str(result.threads), "precision": result.precision,
+        "parameters": f"{result.n_parameters:,}", "file kB": _scaled(result.file_bytes, 1e-3, 0),
+        "load ms": _scaled(result.load_s, 1e3, 1), "first ms": _scaled(result.first_run_s, 1e3, 2),
+        "peak MB": _scaled(result.peak_memory_bytes, 1e-6, 0),
+    }  # fmt: skip
 
 
-_SCENARIO_HEAD = ("model", "SingleStream p90 us", "Offline images/s", "at batch")
-
-
-def _scenario_row(result: BenchResult) -> tuple[str, ...]:
+def _scenario_cells(result: BenchResult) -> dict[str, str]:
     best = result.offline
-    return (
-        result.name, _scaled(result.single_stream_p90_s, 1e6, 1), f"{best.images_per_s:,.0f}", str(best.batch_size)
-    )  # fmt: skip
+    return {
+        "model": result.name, "SingleStream p90 us": _scaled(result.single_stream_p90_s, 1e6, 1),
+        "Offline images/s": f"{best.images_per_s:,.0f}", "at batch": str(best.batch_size),
+    }  # fmt: skip
 
 
-_BATCH_HEAD = ("model", "p50 us", "p90 us", "p99 us", "images/s", "times the first", "times roofline")
-
-_STEP_HEAD = tuple("steps/s" if name == "images/s" else name for name in _BATCH_HEAD[:-1])
-"""Without the roofline: the weights and the state stay in the caches, which it does not know."""
-
-
-def _batch_row(name: str, batch: BatchResult) -> tuple[str, ...]:
-    latency, ratio = batch.latency, batch.ratio_to_first
-    return (
-        name, *(_percentile(p) for p in (latency.p50, latency.p90, latency.p99)), f"{batch.images_per_s:,.0f}",
-        f"{ratio.value:.2f} [{_end(ratio.low)} {_end(ratio.high)}]",
-        "-" if batch.roofline_s is None else f"{latency.p50.value_s / batch.roofline_s:.2f}",
-    )  # fmt: skip
-
-
-def _end(value: float | None) -> str:
-    return "?" if value is None else f"{value:.2f}"
-
-
-def _scaled(value: float | None, factor: float, digits: int) -> str:
-    """A value in the unit of its column; - for what is not known."""
-    return "-" if value is None else f"{value * factor:,.{digits}f}"
+def _batch_cells(name: str, batch: BatchResult, rate: str) -> dict[str, str]:
+    p50, ratio = batch.latency.p50, batch.ratio_to_first
+    cells = {
+        "model": name, "p50 us": _percentile(p50), "p90 us": _percentile(batch.latency.p90),
+        "p99 us": _percentile(batch.latency.p99), rate: f"{batch.images_per_s:,.0f}",
+        "times the first": f"{ratio.value:.2f} [{_scaled(ratio.low, 1, 2, '?')} {_scaled(ratio.high, 1, 2, '?')}]",
+    }  # fmt: skip
+    if rate == "images/s":  # a step's weights and state stay in the caches, which the roofline does not know
+        cells["times roofline"] = "-" if batch.roofline_s is None else f"{p50.value_s / batch.roofline_s:.2f}"
+    return cells
 
 
 def _percentile(percentile: Percentile) -> str:
     """Microseconds with their interval; ? where there are too few calls for an end of it."""
     decimals = 1 if percentile.value_s < 1e-4 else 0
-    ends = ["?" if end is None else f"{1e6 * end:,.{decimals}f}" for end in (percentile.low_s, percentile.high_s)]
-    return f"{1e6 * percentile.value_s:,.{decimals}f} [{ends[0]} {ends[1]}]"
+    ends = (percentile.value_s, percentile.low_s, percentile.high_s)
+    value, low, high = (_scaled(seconds, 1e6, decimals, "?") for seconds in ends)
+    return f"{value} [{low} {high}]"
+
+
+def _scaled(value: float | None, factor: float, digits: int, unknown: str = "-") -> str:
+    """A value in the unit of its column."""
+    return unknown if value is None else f"{value * factor:,.{digits}f}"
