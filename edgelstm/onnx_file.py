@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -171,19 +171,15 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     if text in shipped:
         return shipped[text]
     shown, is_folder = printable(path), os.path.isdir(path)
-    if is_folder and os.path.isfile(path / ONNX_FILE):
-        return path / ONNX_FILE
-    if not is_folder and os.path.exists(path):
-        if path.suffix == ".safetensors":
-            fix = f"write one with `edgelstm export {shown}`"
-            raise ModelError(f"{shown} is a checkpoint", expected="an ONNX file", fix=fix)
-        return path
-    raise ModelError(
-        f"no model {shown}",
-        found=f"a folder without {ONNX_FILE}" if is_folder else "no such file",
-        expected=f"an .onnx file, a run folder, or a shipped model ({', '.join(sorted(shipped)) or 'none here'})",
-        fix="export one with `edgelstm export`",
-    )
+    file = path / ONNX_FILE if is_folder else path
+    if os.path.isfile(file) or (not is_folder and os.path.exists(file)):
+        if file.suffix != ".safetensors":
+            return file
+        fix = f"write one with `edgelstm export {shown}`"
+        raise ModelError(f"{shown} is a checkpoint", expected="an ONNX file", fix=fix)
+    found = f"a folder without {ONNX_FILE}" if is_folder else "no such file"
+    expected = f"an .onnx file, a run folder, or a shipped model ({', '.join(sorted(shipped)) or 'none here'})"
+    raise ModelError(f"no model {shown}", found=found, expected=expected, fix="export one with `edgelstm export`")
 
 
 def shipped_models() -> dict[str, Path]:
@@ -212,50 +208,52 @@ def checkpoint_beside(model: Path) -> Path:
 
 # --- the wire format: https://protobuf.dev/programming-guides/encoding, field numbers of onnx.proto -----
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_FLOAT, _INT, _INTS = 1, 2, 7  # AttributeProto.AttributeType
 
-# field number -> (name, wire type, may come several times); fields of other numbers are foreign
-_MODEL = {
-    1: ("ir_version", _VARINT, False), 2: ("producer", _BYTES, False), 3: ("producer_version", _BYTES, False),
-    7: ("graph", _BYTES, False), 8: ("opsets", _BYTES, True), 14: ("metadata", _BYTES, True),
-}  # fmt: skip
-_GRAPH = {
-    1: ("nodes", _BYTES, True), 2: ("name", _BYTES, False), 5: ("initializers", _BYTES, True),
-    11: ("inputs", _BYTES, True), 12: ("outputs", _BYTES, True),
-}  # fmt: skip
-_NODE = {
-    1: ("inputs", _BYTES, True), 2: ("outputs", _BYTES, True), 3: ("name", _BYTES, False),
-    4: ("operator", _BYTES, False), 5: ("attributes", _BYTES, True), 7: ("domain", _BYTES, False),
-}  # fmt: skip
-_ATTRIBUTE = {
-    1: ("name", _BYTES, False),
-    2: ("f", _FIXED32, False), 3: ("i", _VARINT, False), 8: ("ints", _VARINT, True), 20: ("type", _VARINT, False)
-}  # fmt: skip
-_TENSOR = {
-    1: ("dims", _VARINT, True), 2: ("dtype", _VARINT, False), 8: ("name", _BYTES, False), 9: ("raw", _BYTES, False)
-}  # fmt: skip
-_OPSET = {1: ("domain", _BYTES, False), 2: ("version", _VARINT, False)}
-_ENTRY = {1: ("key", _BYTES, False), 2: ("value", _BYTES, False)}
-_VALUE = {1: ("name", _BYTES, False), 2: ("type", _BYTES, False)}
-_TYPE = {1: ("tensor", _BYTES, False)}
-_TENSOR_TYPE = {1: ("dtype", _VARINT, False), 2: ("shape", _BYTES, False)}
-_SHAPE = {1: ("axes", _BYTES, True)}
-_AXIS = {1: ("size", _VARINT, False), 2: ("name", _BYTES, False)}
-_Fields = dict[int, tuple[str, int, bool]]
+@dataclass(frozen=True, eq=False)
+class _Message:
+    """A kind of message: number -> (name, kind) of the fields that export writes, in the order it writes them."""
+
+    name: str
+    """How ``foreign`` calls it."""
+    fields: Mapping[int, tuple[str, Any]]
+    """A kind is int, float, str, bytes or a message; [kind] may come several times."""
+
+    def field(self, number: int) -> tuple[str, Any, bool]:
+        """Name, kind, and whether it may come several times; a number that export does not write has no wire type."""
+        name, kind = self.fields.get(number, ("", None))
+        return (name, kind[0], True) if isinstance(kind, list) else (name, kind, False)
 
 
-class _Reading:
-    """What a file has shown of itself so far."""
+_AXIS = _Message("axis", {1: ("size", int), 2: ("name", str)})
+_SHAPE = _Message("shape", {1: ("axes", [_AXIS])})
+_TENSOR_TYPE = _Message("type", {1: ("dtype", int), 2: ("shape", _SHAPE)})
+_TYPE = _Message("type", {1: ("tensor", _TENSOR_TYPE)})
+_VALUE = _Message("value", {1: ("name", str), 2: ("type", _TYPE)})
+_TENSOR = _Message("initializer", {1: ("dims", [int]), 2: ("dtype", int), 8: ("name", str), 9: ("raw", bytes)})
+_ATTRIBUTE = _Message(
+    "attribute", {1: ("name", str), 2: ("f", float), 3: ("i", int), 8: ("ints", [int]), 20: ("type", int)}
+)
+_NODE = _Message("node", {
+    1: ("inputs", [str]), 2: ("outputs", [str]), 3: ("name", str), 4: ("operator", str),
+    5: ("attributes", [_ATTRIBUTE]), 7: ("domain", str),
+})  # fmt: skip
+_GRAPH = _Message("graph", {
+    1: ("nodes", [_NODE]), 2: ("name", bytes), 5: ("initializers", [_TENSOR]), 11: ("inputs", [_VALUE]),
+    12: ("outputs", [_VALUE]),
+})  # fmt: skip
+_OPSET = _Message("opset", {1: ("domain", str), 2: ("version", int)})
+_ENTRY = _Message("metadata", {1: ("key", str), 2: ("value", str)})
+_MODEL = _Message("model", {
+    1: ("ir_version", int), 2: ("producer", bytes), 3: ("producer_version", bytes), 7: ("graph", _GRAPH),
+    8: ("opsets", [_OPSET]), 14: ("metadata", [_ENTRY]),
+})  # fmt: skip
 
-    def __init__(self) -> None:
-        self.n_fields = 0
-        self.foreign: list[str] = []
-
-    def count_field(self) -> None:
-        self.n_fields += 1
-        if self.n_fields > MAX_FIELDS:
-            raise ValueError(f"more than {MAX_FIELDS:,} fields")
+_VARINT, _BYTES, _FIXED32 = 0, 2, 5
+_FIXED_SIZES = {1: 8, _FIXED32: 4}
+_WIRE_TYPES = {int: _VARINT, float: _FIXED32, None: -1}
+"""Of all other kinds: _BYTES."""
+_FLOAT, _INT, _INTS = 1, 2, 7
+"""Of AttributeProto.AttributeType."""
 
 
 def decode(content: bytes) -> OnnxGraph:
@@ -264,43 +262,51 @@ def decode(content: bytes) -> OnnxGraph:
     Only what `edgelstm export` writes is read; anything else (functions, sparse or external initializers, values in
     other fields than raw_data, types it does not use) is named in ``foreign``.
     """
-    reading = _Reading()
-    model = _message(memoryview(content), _MODEL, "model", reading)
+    reader = _Reader()
+    model = reader.message(memoryview(content), _MODEL)
+    foreign, graph = reader.foreign, model.get("graph", {})
     if model.get("ir_version") != IR_VERSION:
-        reading.foreign.append(f"ir_version {model.get('ir_version')}")
-    graph = _message(model.get("graph", memoryview(b"")), _GRAPH, "graph", reading)
-    opsets = [_message(part, _OPSET, "opset", reading) for part in model["opsets"]]
-    entries = [_message(part, _ENTRY, "metadata", reading) for part in model["metadata"]]
+        foreign.append(f"ir_version {model.get('ir_version')}")
     return OnnxGraph(
-        nodes=tuple(_node(part, reading) for part in graph["nodes"]),
-        initializers=_once((_tensor(part, reading) for part in graph["initializers"]), "initializer"),
-        inputs=tuple(_value(part, reading) for part in graph["inputs"]),
-        outputs=tuple(_value(part, reading) for part in graph["outputs"]),
-        opsets=_once(((_text(part, "domain"), part.get("version", 0)) for part in opsets), "opset"),
-        metadata=_once(((_text(part, "key"), _text(part, "value")) for part in entries), "metadata"),
-        foreign=tuple(dict.fromkeys(reading.foreign)),
+        nodes=tuple(map(_node, graph.get("nodes", []))),
+        initializers=_once([_tensor(part, foreign) for part in graph.get("initializers", [])], "initializer"),
+        inputs=tuple(_value(part, foreign) for part in graph.get("inputs", [])),
+        outputs=tuple(_value(part, foreign) for part in graph.get("outputs", [])),
+        opsets=_once([(part.get("domain", ""), part.get("version", 0)) for part in model.get("opsets", [])], "opset"),
+        metadata=_once(
+            [(part.get("key", ""), part.get("value", "")) for part in model.get("metadata", [])], "metadata"
+        ),
+        foreign=tuple(dict.fromkeys(foreign)),
     )
 
 
-def _message(content: memoryview, fields: _Fields, what: str, reading: _Reading) -> dict[str, Any]:
-    """The known fields of a message by name; a list for each that may come several times."""
-    found: dict[str, Any] = {name: [] for name, _, several in fields.values() if several}
-    for number, wire, value in _wire(content):
-        reading.count_field()
-        name, expected, several = fields.get(number, ("", -1, False))
-        if several and expected == _VARINT and wire == _BYTES:  # packed
-            at = 0
-            while at < len(value):
-                reading.count_field()
-                item, at = _varint(value, at)
-                found[name].append(item)
-        elif wire != expected or (name in found and not several):
-            reading.foreign.append(f"{what} field {number}")
-        elif several:
-            found[name].append(value)
-        else:
-            found[name] = value
-    return found
+class _Reader:
+    """Messages as dicts; a field that is not in the file is not in the dict."""
+
+    def __init__(self) -> None:
+        self.foreign: list[str] = []
+        self._n_fields = 0
+
+    def message(self, content: memoryview, message: _Message) -> dict[str, Any]:
+        """Read one message and all within."""
+        found: dict[str, Any] = {}
+        for number, wire, value in _wire(content):
+            self._n_fields += 1
+            if self._n_fields > MAX_FIELDS:
+                raise ValueError(f"more than {MAX_FIELDS:,} fields")
+            name, kind, several = message.field(number)
+            if wire != _WIRE_TYPES.get(kind, _BYTES) or (name in found and not several):
+                self.foreign.append(f"{message.name} field {number}")
+                continue
+            if isinstance(kind, _Message):
+                value = self.message(value, kind)
+            elif kind is str:
+                value = str(value, "utf-8")
+            if several:
+                found.setdefault(name, []).append(value)
+            else:
+                found[name] = value
+        return found
 
 
 def _wire(message: memoryview) -> Iterator[tuple[int, int, Any]]:
@@ -313,12 +319,9 @@ def _wire(message: memoryview) -> Iterator[tuple[int, int, Any]]:
             value, at = _varint(message, at)
             yield key >> 3, wire, value
             continue
-        if wire == _BYTES:
-            size, at = _varint(message, at)
-        elif wire in (_FIXED64, _FIXED32):
-            size = 8 if wire == _FIXED64 else 4
-        else:
+        if wire not in (_BYTES, *_FIXED_SIZES):
             raise ValueError(f"wire type {wire}")
+        size, at = _varint(message, at) if wire == _BYTES else (_FIXED_SIZES[wire], at)
         if at + size > len(message):
             raise IndexError("a field longer than its message")
         yield key >> 3, wire, message[at : at + size]
@@ -338,11 +341,7 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
             raise ValueError("a number of more than 64 bits")
 
 
-def _text(message: dict[str, Any], name: str) -> str:
-    return bytes(message.get(name, b"")).decode()
-
-
-def _once(pairs: Iterator[tuple[str, Any]], what: str) -> dict[str, Any]:
+def _once(pairs: Iterable[tuple[str, Any]], what: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -351,48 +350,40 @@ def _once(pairs: Iterator[tuple[str, Any]], what: str) -> dict[str, Any]:
     return found
 
 
-def _node(content: memoryview, reading: _Reading) -> Node:
-    part = _message(content, _NODE, "node", reading)
-    attributes = _once((_attribute(each, reading) for each in part["attributes"]), "attribute")
-    inputs, outputs = (tuple(bytes(name).decode() for name in part[side]) for side in ("inputs", "outputs"))
-    return Node(_text(part, "operator"), inputs, outputs, _text(part, "name"), attributes, _text(part, "domain"))
+def _node(part: dict[str, Any]) -> Node:
+    attributes = _once([_attribute(each) for each in part.get("attributes", [])], "attribute")
+    inputs, outputs = tuple(part.get("inputs", ())), tuple(part.get("outputs", ()))
+    return Node(part.get("operator", ""), inputs, outputs, part.get("name", ""), attributes, part.get("domain", ""))
 
 
-def _attribute(content: memoryview, reading: _Reading) -> tuple[str, Any]:
-    part = _message(content, _ATTRIBUTE, "attribute", reading)
+def _attribute(part: dict[str, Any]) -> tuple[str, Any]:
     values = {
         _FLOAT: struct.unpack("<f", part.get("f", b"0000"))[0],  # none that export writes: only to be shown
         _INT: _signed(part.get("i", 0)),
-        _INTS: tuple(map(_signed, part["ints"])),
+        _INTS: tuple(map(_signed, part.get("ints", ()))),
     }
-    return _text(part, "name"), values.get(part.get("type", 0), "?")
-
-
-def _tensor(content: memoryview, reading: _Reading) -> tuple[str, Array]:
-    part = _message(content, _TENSOR, "initializer", reading)
-    name, dtype = _text(part, "name"), NUMPY_DTYPES.get(part.get("dtype", 0))
-    if dtype is None:
-        reading.foreign.append(f"initializer of element type {part.get('dtype')}")
-        return name, np.empty(0, np.float32)
-    if "raw" not in part:
-        reading.foreign.append("initializer without raw_data")
-        return name, np.empty(0, dtype)
-    return name, np.frombuffer(part["raw"], dtype).reshape(part["dims"])
-
-
-def _value(content: memoryview, reading: _Reading) -> Value:
-    part = _message(content, _VALUE, "value", reading)
-    kind = _message(part.get("type", memoryview(b"")), _TYPE, "type", reading)
-    tensor = _message(kind.get("tensor", memoryview(b"")), _TENSOR_TYPE, "type", reading)
-    shape = _message(tensor.get("shape", memoryview(b"")), _SHAPE, "shape", reading)
-    axes = [_message(axis, _AXIS, "axis", reading) for axis in shape["axes"]]
-    reading.foreign += ["axis with a size and a name" for axis in axes if len(axis) > 1]
-    sizes = tuple(_text(axis, "name") if "name" in axis else axis.get("size", 0) for axis in axes)
-    return Value(_text(part, "name"), tensor.get("dtype", 0), sizes)
+    return part.get("name", ""), values.get(part.get("type", 0), "?")
 
 
 def _signed(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
+
+
+def _tensor(part: dict[str, Any], foreign: list[str]) -> tuple[str, Array]:
+    name, dtype = part.get("name", ""), NUMPY_DTYPES.get(part.get("dtype", 0))
+    if dtype is not None and "raw" in part:
+        return name, np.frombuffer(part["raw"], dtype).reshape(part.get("dims", []))
+    lack = f"of element type {part.get('dtype')}" if dtype is None else "without raw_data"
+    foreign.append(f"initializer {lack}")
+    return name, np.empty(0, np.float32)
+
+
+def _value(part: dict[str, Any], foreign: list[str]) -> Value:
+    tensor = part.get("type", {}).get("tensor", {})
+    axes = tensor.get("shape", {}).get("axes", [])
+    foreign += ["axis with a size and a name" for axis in axes if len(axis) > 1]
+    sizes = tuple(axis.get("name", axis.get("size", 0)) for axis in axes)
+    return Value(part.get("name", ""), tensor.get("dtype", 0), sizes)
 
 
 # --- writing ----------------------------------------------------------------------------------------
@@ -409,21 +400,47 @@ def graph_from(layout: GraphLayout, weights: Mapping[str, Array], metadata: Mapp
 
 def encode(graph: OnnxGraph) -> bytes:
     """The ONNX file of a graph: the bytes that protobuf itself would write, fields in the order of their numbers."""
-    parts = [field_bytes(1, _encoded_node(node)) for node in graph.nodes]
-    parts.append(field_bytes(2, PRODUCER))
-    parts += [field_bytes(5, _encoded_tensor(name, array)) for name, array in graph.initializers.items()]
-    parts += [field_bytes(11, _encoded_value(value)) for value in graph.inputs]
-    parts += [field_bytes(12, _encoded_value(value)) for value in graph.outputs]
-    opsets = [field_bytes(1, domain) + field_number(2, version) for domain, version in graph.opsets.items()]
-    entries = [field_bytes(1, key) + field_bytes(2, value) for key, value in graph.metadata.items()]
-    return b"".join(
-        [
-            field_number(1, IR_VERSION), field_bytes(2, PRODUCER), field_bytes(3, __version__),
-            field_bytes(7, b"".join(parts)),
-            *(field_bytes(8, opset) for opset in opsets),
-            *(field_bytes(14, entry) for entry in entries),
-        ]
-    )  # fmt: skip
+    numbers = {dtype: number for number, dtype in NUMPY_DTYPES.items()}
+    initializers = [
+        {"dims": array.shape, "dtype": numbers[array.dtype], "name": name, "raw": array.tobytes()}
+        for name, array in graph.initializers.items()
+    ]
+    inputs, outputs = ([_value_fields(value) for value in side] for side in (graph.inputs, graph.outputs))
+    nodes = [_node_fields(node) for node in graph.nodes]
+    parts = {"nodes": nodes, "name": PRODUCER, "initializers": initializers, "inputs": inputs, "outputs": outputs}
+    opsets = [{"domain": domain, "version": version} for domain, version in graph.opsets.items()]
+    metadata = [{"key": key, "value": value} for key, value in graph.metadata.items()]
+    versions = {"ir_version": IR_VERSION, "producer": PRODUCER, "producer_version": __version__}
+    return _written(_MODEL, {**versions, "graph": parts, "opsets": opsets, "metadata": metadata})
+
+
+def _node_fields(node: Node) -> dict[str, Any]:
+    fields = vars(node) | {"attributes": [
+        {"name": name, "ints": value, "type": _INTS} if isinstance(value, tuple)
+        else {"name": name, "i": value, "type": _INT}
+        for name, value in sorted(node.attributes.items())
+    ]}  # fmt: skip
+    if not node.domain:
+        del fields["domain"]
+    return fields
+
+
+def _value_fields(value: Value) -> dict[str, Any]:
+    axes = [{"name" if isinstance(size, str) else "size": size} for size in value.shape]
+    return {"name": value.name, "type": {"tensor": {"dtype": value.dtype, "shape": {"axes": axes}}}}
+
+
+def _written(message: _Message, values: Mapping[str, Any]) -> bytes:
+    """The bytes of a message with these fields."""
+    parts = []
+    for number in message.fields:
+        name, kind, several = message.field(number)
+        for value in (values[name] if several else [values[name]]) if name in values else []:
+            if kind is int:
+                parts.append(field_number(number, value))
+            else:
+                parts.append(field_bytes(number, _written(kind, value) if isinstance(kind, _Message) else value))
+    return b"".join(parts)
 
 
 def field_bytes(number: int, content: bytes | str) -> bytes:
@@ -440,30 +457,3 @@ def field_number(number: int, value: int) -> bytes:
 def _encoded_varint(value: int) -> bytes:
     low, rest = value & 127, value >> 7
     return bytes([low | 128]) + _encoded_varint(rest) if rest else bytes([low])
-
-
-def _encoded_node(node: Node) -> bytes:
-    content = b"".join(field_bytes(1, name) for name in node.inputs)
-    content += b"".join(field_bytes(2, name) for name in node.outputs)
-    content += field_bytes(3, node.name) + field_bytes(4, node.operator)
-    for name in sorted(node.attributes):
-        value = node.attributes[name]
-        if isinstance(value, tuple):
-            kind, encoded = _INTS, b"".join(field_number(8, one) for one in value)
-        else:
-            kind, encoded = _INT, field_number(3, value)
-        content += field_bytes(5, field_bytes(1, name) + encoded + field_number(20, kind))
-    return content + (field_bytes(7, node.domain) if node.domain else b"")
-
-
-def _encoded_tensor(name: str, array: Array) -> bytes:
-    dtype = next(number for number, known in NUMPY_DTYPES.items() if known == array.dtype)
-    dims = b"".join(field_number(1, size) for size in array.shape)
-    return dims + field_number(2, dtype) + field_bytes(8, name) + field_bytes(9, array.tobytes())
-
-
-def _encoded_value(value: Value) -> bytes:
-    axes = (field_bytes(2, size) if isinstance(size, str) else field_number(1, size) for size in value.shape)
-    shape = b"".join(field_bytes(1, axis) for axis in axes)
-    tensor = field_number(1, value.dtype) + field_bytes(2, shape)
-    return field_bytes(1, value.name) + field_bytes(2, field_bytes(1, tensor))
