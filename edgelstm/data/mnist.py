@@ -25,19 +25,19 @@ SAMPLE_FILE = Path(__file__).with_name("mnist_sample.npz")
 
 Split = Literal["train", "test"]
 
-
 FILES = {
-    key: PinnedFile(name, f"data/{name}", n_bytes, sha256)
-    for key, name, n_bytes, sha256 in (
-        (("train", "images"), "train-images-idx3-ubyte", 47_040_016,
-         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
-        (("train", "labels"), "train-labels-idx1-ubyte", 60_008,
-         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
-        (("test", "images"), "t10k-images-idx3-ubyte", 7_840_016,
-         "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
-        (("test", "labels"), "t10k-labels-idx1-ubyte", 10_008,
-         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
-    )
+    ("train", "images"): PinnedFile(
+        "train-images-idx3-ubyte", "data/train-images-idx3-ubyte", 47_040_016,
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+    ("train", "labels"): PinnedFile(
+        "train-labels-idx1-ubyte", "data/train-labels-idx1-ubyte", 60_008,
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+    ("test", "images"): PinnedFile(
+        "t10k-images-idx3-ubyte", "data/t10k-images-idx3-ubyte", 7_840_016,
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+    ("test", "labels"): PinnedFile(
+        "t10k-labels-idx1-ubyte", "data/t10k-labels-idx1-ubyte", 10_008,
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
 }  # fmt: skip
 
 
@@ -83,11 +83,9 @@ def load_mnist(split: Split, folder: Path | None = None) -> Digits:
     folder = folder or data_dir()
     place = find_mnist(folder)
     if place is None:
-        present = sorted(file.name for file in FILES.values() if (folder / file.name).is_file())
+        present = ", ".join(sorted(file.name for file in FILES.values() if (folder / file.name).is_file()))
         raise DataError(
-            f"MNIST is not in {folder}",
-            found=", ".join(present) or "none of its files",
-            expected=", ".join(file.name for file in FILES.values()),
+            f"MNIST is not in {folder}", found=present or "none of its files", expected=_names(),
             fix="`edgelstm train` fetches them; or put the four files there by hand",
         )  # fmt: skip
     # an IDX file begins with a magic number and its sizes, 4 bytes each
@@ -102,12 +100,14 @@ def load_splits(folder: Path | None = None) -> Splits:
     Raises DataError as ``load_mnist`` does.
     """
     train, at = load_mnist("train", folder), -N_VALIDATION
-    return Splits(
-        Digits(train.images[:at], train.labels[:at], train.source),
-        Digits(train.images[at:], train.labels[at:], f"the last {N_VALIDATION:,} {train.source}"),
-        load_mnist("test", folder),
-        FILES["train", "images"].sha256,
-    )
+    fitting = Digits(train.images[:at], train.labels[:at], train.source)
+    validation = Digits(train.images[at:], train.labels[at:], f"the last {N_VALIDATION:,} training images")
+    return Splits(fitting, validation, load_mnist("test", folder), FILES["train", "images"].sha256)
+
+
+def validation_digits(folder: Path | None = None) -> Digits:
+    """The last training images, held out to choose by. Raises DataError as ``load_mnist`` does."""
+    return load_splits(folder).validation
 
 
 def sample_digits() -> Digits:
@@ -134,21 +134,13 @@ def check_folder(folder: Path) -> None:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        raise DataError(
-            f"cannot read the data folder {folder}", found=error.strerror, expected=expected, fix=fix
-        ) from error
+        what = f"cannot read the data folder {folder}"
+        raise DataError(what, found=error.strerror, expected=expected, fix=fix) from error
     own = {file.name for file in FILES.values()}
     others = [printable(name) for name in names if name not in own and not name.startswith(FETCHING)]
     if others:
         found = ", ".join(others[:3]) + (f" and {len(others) - 3:,} more" if len(others) > 3 else "")
         raise DataError(f"MNIST is not in {folder}", found=found, expected=expected, fix=fix)
-
-
-def validation_digits(folder: Path | None = None) -> Digits:
-    """The last training images, held out to choose by. Raises DataError as load_mnist does."""
-    training = load_mnist("train", folder)
-    held_out = slice(-N_VALIDATION, None)
-    return Digits(training.images[held_out], training.labels[held_out], f"the last {N_VALIDATION:,} training images")
 
 
 def ensure_mnist(folder: Path | None = None, report: Report = lambda line: None) -> Path:
@@ -176,11 +168,12 @@ def ensure_mnist(folder: Path | None = None, report: Report = lambda line: None)
         else:
             report(f"MNIST is complete, checksums right: {folder}")
             return folder
-    names = ", ".join(file.name for file in FILES.values())
-    raise DataError(
-        f"MNIST could not be fetched ({'; '.join(tried)})",
-        fix=f"put the four files {names} into {folder} by hand, or name their folder with --data DIR",
-    )
+    fix = f"put the four files {_names()} into {folder} by hand, or name their folder with --data DIR"
+    raise DataError(f"MNIST could not be fetched ({'; '.join(tried)})", fix=fix)
+
+
+def _names() -> str:
+    return ", ".join(file.name for file in FILES.values())
 
 
 def _read_checked(place: Path, file: PinnedFile) -> npt.NDArray[np.uint8]:

