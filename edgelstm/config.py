@@ -21,11 +21,11 @@ AUGMENT_RANGES: Ranges = {
     "rotate_deg": (0.0, 180.0), "scale": (0.0, 1.0), "shear": (0.0, 10.0), "shift_px": (0.0, 4096.0),
     "elastic_px": (0.0, 4096.0),
 }  # fmt: skip
-MAX_EPOCHS, MAX_SEED, MAX_THREADS = 1_000_000, 2**32 - 1, 1024
+MAX_EPOCHS = 1_000_000
 FLOAT32_MAX = 3e38
 TRAIN_RANGES: Ranges = {
     "epochs": (1, MAX_EPOCHS), "n_samples": (1, 2**53), "batch_size": (1, 2**20), "log_every": (1, 2**20),
-    "teacher_copies": (1, 10_000), "seed": (0, MAX_SEED), "threads": (1, MAX_THREADS),
+    "teacher_copies": (1, 10_000), "seed": (0, 2**32 - 1), "threads": (1, 1024),
     "learning_rate": (0.0, FLOAT32_MAX), "weight_decay": (0.0, FLOAT32_MAX), "clip_norm": (0.0, FLOAT32_MAX),
     "label_smoothing": (0.0, 1.0), "step_loss": (0.0, 1.0), "ema_decay": (0.0, 1.0), "forget_bias": (-1000.0, 1000.0),
     "temperature": (0.01, 100.0),
@@ -52,13 +52,13 @@ def _check_ranges(config: object, ranges: Ranges) -> None:
 
 def _check_texts(name: str, texts: Iterable[object]) -> None:
     for text in texts:
-        if not is_text(text, MAX_NAME):
+        if not is_text(text):
             raise ValueError(f"{name}: found {_shown(text)}, expected text of at most {MAX_NAME} characters")
 
 
-def is_text(value: object, limit: int) -> bool:
-    """Whether it is a text of at most ``limit`` characters that UTF-8 can hold: no lone surrogates."""
-    return isinstance(value, str) and len(value) <= limit and not any("\ud800" <= c <= "\udfff" for c in value)
+def is_text(value: object) -> bool:
+    """Whether it is a text of at most MAX_NAME characters that UTF-8 can hold: no lone surrogates."""
+    return isinstance(value, str) and len(value) <= MAX_NAME and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _shown(value: object) -> str:

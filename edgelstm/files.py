@@ -105,7 +105,7 @@ def write_bytes(target: str | os.PathLike[str], content: bytes) -> None:
 def remove_parts(folder: Path, names: Iterable[str]) -> None:
     """Remove what killed writes of these files left in ``folder``; call it only where nobody else writes them."""
     ours = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.[a-z0-9_]{{8}}{re.escape(_PART)}")
-    for path in folder.iterdir():
+    for path in folder.glob(f".*{_PART}"):
         if ours.fullmatch(path.name):
             path.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 WINDOW_S = 3.0
 """Seconds of training to look at: more than a passing disturbance, few enough to begin again."""
@@ -10,19 +11,16 @@ MIN_SHARE = 0.85
 """An idle machine runs the main thread nearly all the time: it computes, or waits for the others without sleeping."""
 
 
-@dataclass(frozen=True)
-class Times:
-    """Seconds since some moment."""
+class Times(NamedTuple):
+    """Seconds since some moment: of the clock, and of CPU time of this thread and of all threads."""
 
     wall: float
     main_thread: float
-    """CPU time of this thread."""
     process: float
-    """CPU time of all threads."""
 
 
 def now() -> Times:
-    """What the system's clocks say."""
+    """What the system's clocks say now."""
     return Times(time.perf_counter(), time.thread_time(), time.process_time())
 
 
@@ -44,7 +42,7 @@ class BusyCheck:
     def __init__(self, threads: int, clock: Callable[[], Times] = now) -> None:
         self._threads, self._clock = threads, clock
         self._since: Times | None = None
-        self._wall = self._main_thread = self._process = 0.0
+        self._spent = Times(0.0, 0.0, 0.0)
         self._done = threads == 1  # fewer than one thread cannot be tried
 
     def pause(self) -> None:
@@ -58,14 +56,12 @@ class BusyCheck:
         times, since = self._clock(), self._since
         self._since = times
         if since:
-            self._wall += times.wall - since.wall
-            self._main_thread += times.main_thread - since.main_thread
-            self._process += times.process - since.process
-        if self._wall < WINDOW_S:
+            self._spent = Times(*(spent + b - a for spent, a, b in zip(self._spent, since, times, strict=True)))
+        wall, main_thread, process = self._spent
+        if wall < WINDOW_S:
             return None
         self._done = True
-        share = self._main_thread / self._wall
-        if share >= MIN_SHARE:
+        if main_thread / wall >= MIN_SHARE:
             return None
-        suggested = max(1, min(self._threads - 1, int(self._process / self._wall)))
-        return BusyMachine(share, self._wall, self._threads, suggested)
+        suggested = max(1, min(self._threads - 1, int(process / wall)))
+        return BusyMachine(main_thread / wall, wall, self._threads, suggested)

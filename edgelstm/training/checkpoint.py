@@ -94,15 +94,14 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if path.is_dir():
         path = path / CHECKPOINT_FILE
     if path.name == STATE_FILE and path.is_file():
-        raise CheckpointError(
-            f"{path} is the state to resume a run from", expected=f"the weights, {path.with_name(CHECKPOINT_FILE)}"
-        )
-    checkpoint, weights = load_tensors(path, _checkpoint_from, lambda found: weight_shapes(found.config))
+        expected = f"the weights, {path.with_name(CHECKPOINT_FILE)}"
+        raise CheckpointError(f"{path} is the state to resume a run from", expected=expected)
+    checkpoint, weights = load_tensors(path, _checkpoint_from)
     return dataclasses.replace(checkpoint, weights=weights)
 
 
-def _checkpoint_from(values: dict[str, Any]) -> Checkpoint:
-    """Without its weights; raises ValueError, TypeError or KeyError for what no run writes."""
+def _checkpoint_from(values: dict[str, Any]) -> tuple[Checkpoint, Shapes]:
+    """A checkpoint without its weights, and their shapes."""
     for key in ("validation", "test"):
         values[key] = Score(**values[key]) if values[key] else None
     values["config"] = model_config_from(values["config"])
@@ -111,15 +110,15 @@ def _checkpoint_from(values: dict[str, Any]) -> Checkpoint:
     check_run(checkpoint.name, checkpoint.epoch, MAX_EPOCHS)
     versions = checkpoint.versions
     texts = (checkpoint.data_sha256, *versions.keys(), *versions.values())
-    if len(texts) > 100 or not all(is_text(text, MAX_NAME) for text in texts):
+    if len(texts) > 100 or not all(is_text(text) for text in texts):
         raise ValueError(f"data_sha256 or versions: found something else than texts of at most {MAX_NAME} characters")
     check_temperature(checkpoint.temperature)
-    return checkpoint
+    return checkpoint, weight_shapes(checkpoint.config)
 
 
 def check_run(name: object, epoch: object, most: int) -> None:
     """Raise ValueError unless the name fits one line of a terminal and the epoch is one from 0 to ``most``."""
-    if not is_text(name, MAX_NAME):
+    if not is_text(name):
         raise ValueError(f"name: found something else than a text of at most {MAX_NAME} characters")
     if type(epoch) is not int or not 0 <= epoch <= most:
         raise ValueError(f"epoch: found {epoch!r:.100}, expected a whole number from 0 to {most:,}")
@@ -139,13 +138,12 @@ def save_tensors(path: Path, tensors: Tensors, values: dict[str, Any]) -> None:
     write_bytes(path, safetensors.torch.save(contiguous, metadata=header))
 
 
-def load_tensors(
-    path: Path, values_from: Callable[[dict[str, Any]], Values], shapes_of: Callable[[Values], Shapes]
-) -> tuple[Values, Tensors]:
+def load_tensors(path: Path, values_from: Callable[[dict[str, Any]], tuple[Values, Shapes]]) -> tuple[Values, Tensors]:
     """What ``save_tensors`` wrote: the values, as ``values_from`` makes them of JSON, and the float32 tensors.
 
-    Tensors are read only when their names and shapes are those of ``shapes_of(values)``, so that a file costs
-    neither time nor memory for what it only claims. Raises CheckpointError for whatever is wrong with the file.
+    ``values_from`` raises ValueError, TypeError, KeyError or AttributeError for values that no run writes, and gives
+    the shapes that tensors must have to be read, so that a file costs neither time nor memory for what it only
+    claims. Raises CheckpointError for whatever is wrong with the file.
     """
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}", fix="train one with `edgelstm train`")
@@ -165,21 +163,17 @@ def load_tensors(
             read = json.loads(header[FORMAT])
             if not isinstance(read, dict):
                 raise TypeError(f"{type(read).__name__} instead of an object")
-            values = values_from(read)
-            _check_shapes(path, stream, shapes_of(values))
+            values, shapes = values_from(read)
+            _check_shapes(path, stream, shapes)
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
     except CheckpointError:
         raise
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint", found=str(error),
-            expected="a safetensors file written by `edgelstm train`", fix=fix,
-        ) from error  # fmt: skip
+        what, expected = f"{path} cannot be read as a checkpoint", "a safetensors file written by `edgelstm train`"
+        raise CheckpointError(what, found=error, expected=expected, fix=fix) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} has damaged metadata", found=f"{type(error).__name__}: {error}",
-            expected="what `edgelstm train` writes", fix=fix,
-        ) from error  # fmt: skip
+        what, found = f"{path} has damaged metadata", f"{type(error).__name__}: {error}"
+        raise CheckpointError(what, found=found, expected="what `edgelstm train` writes", fix=fix) from error
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise CheckpointError(f"{path} holds numbers that are not finite", found=", ".join(broken[:5]), fix=fix)
     return values, tensors
@@ -195,8 +189,6 @@ def _check_shapes(path: Path, stream: Any, expected: Shapes) -> None:
         if (dtype, shape) != ("F32", expected[name]):
             problems.append(f"weight {name} is {dtype} {shape} instead of F32 {expected[name]}")
     if problems:
-        raise CheckpointError(
-            f"{path} does not hold the weights of its own config",
-            found=", ".join(problems[:5]) + (f" and {len(problems) - 5} more" if len(problems) > 5 else ""),
-            fix="take an undamaged checkpoint or train again",
-        )
+        named = ", ".join(problems[:5]) + (f" and {len(problems) - 5} more" if len(problems) > 5 else "")
+        what, fix = f"{path} does not hold the weights of its own config", "take an undamaged checkpoint or train again"
+        raise CheckpointError(what, found=named, fix=fix)

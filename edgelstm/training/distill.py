@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from edgelstm.config import ModelConfig, TrainConfig
-from edgelstm.contract import Logits, Pixels, Runner, in_batches
+from edgelstm.contract import Pixels, Runner, in_batches
 from edgelstm.errors import CheckpointError
 from edgelstm.files import sha256_of, write_bytes
 from edgelstm.runtime.runner import OrtRunner
@@ -34,16 +34,6 @@ class Teacher:
     runner: Runner
 
 
-@dataclass(frozen=True)
-class TaughtImages:
-    """One augmented copy of the training images and the mean of the teachers' logits."""
-
-    images: torch.Tensor
-    """(N, R, C) uint8."""
-    logits: torch.Tensor
-    """(N, classes) float32, rounded to float16."""
-
-
 def load_teacher(path: Path, device: str = "cpu") -> Teacher:
     """A teacher from a checkpoint or a run folder, to run on ``device``, or from an ONNX file.
 
@@ -60,21 +50,16 @@ def load_teacher(path: Path, device: str = "cpu") -> Teacher:
 def check_teachers(teachers: Sequence[Teacher], config: ModelConfig, expected: Sequence[str]) -> None:
     """Raise CheckpointError unless they read the student's pictures and are the ``expected`` ones by sha256."""
     for teacher in teachers:
-        found, wanted = ((c.rows, c.cols, c.class_names) for c in (teacher.config, config))
-        if found != wanted:
-            raise CheckpointError(
-                "a teacher reads other pictures than the student",
-                found=f"{found[0]} rows, {found[1]} columns, classes {', '.join(found[2])}",
-                expected=f"{wanted[0]} rows, {wanted[1]} columns, classes {', '.join(wanted[2])}",
-            )
-    given = tuple(teacher.sha256 for teacher in teachers)
-    if given != tuple(expected):
-        raise CheckpointError(
-            "the run was begun with other teachers",
-            found=", ".join(sha256[:12] for sha256 in given) or "none",
-            expected=", ".join(sha256[:12] for sha256 in expected) or "none",
-            fix="give the same files in the same order with --teacher",
+        found, wanted = (
+            f"{c.rows} rows, {c.cols} columns, classes {', '.join(c.class_names)}" for c in (teacher.config, config)
         )
+        if found != wanted:
+            raise CheckpointError("a teacher reads other pictures than the student", found=found, expected=wanted)
+    given = [teacher.sha256 for teacher in teachers]
+    if given != list(expected):
+        found, wanted = (", ".join(sha256[:12] for sha256 in digests) or "none" for digests in (given, expected))
+        fix = "give the same files in the same order with --teacher"
+        raise CheckpointError("the run was begun with other teachers", found=found, expected=wanted, fix=fix)
 
 
 class TeacherLogits:
@@ -89,24 +74,25 @@ class TeacherLogits:
         """``images`` are (N, R, C) uint8."""
         self._images, self._train, self._teachers, self._folder = images, train, teachers, folder
 
-    def copy_for(self, epoch: int) -> TaughtImages:
-        """The copy of an epoch, counted from 0. Raises OutputError if the folder cannot be written."""
-        images = self._augmented(epoch % self._train.teacher_copies)
+    def copy_for(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The (N, R, C) uint8 images of an epoch, counted from 0, and the (N, classes) mean of the teachers' logits.
+
+        The logits are float32, rounded to float16. Raises OutputError if the folder cannot be written.
+        """
+        images = self._images
+        if self._train.augment:
+            generator = torch.Generator().manual_seed(epoch % self._train.teacher_copies)
+            images = torch.cat([augment(part, self._train.augment, generator) for part in images.split(CHUNK)])
         pixels = images.cpu().numpy()
         path = self._folder / f"{self._key(pixels)}.f16"
         shape = (len(pixels), self._teachers[0].config.n_classes)
         if path.is_file() and path.stat().st_size == 2 * shape[0] * shape[1]:
             logits = np.frombuffer(path.read_bytes(), np.float16).reshape(shape)
         else:
-            logits = np.asarray(self._mean_logits(pixels), np.float16)
+            total = reduce(np.add, [in_batches(teacher.runner, pixels, CHUNK) for teacher in self._teachers])
+            logits = np.asarray(total / np.float32(len(self._teachers)), np.float16)
             write_bytes(path, logits.tobytes())
-        return TaughtImages(images, torch.from_numpy(logits.astype(np.float32)).to(images.device))
-
-    def _augmented(self, copy: int) -> torch.Tensor:
-        if not self._train.augment:
-            return self._images
-        generator = torch.Generator().manual_seed(copy)
-        return torch.cat([augment(part, self._train.augment, generator) for part in self._images.split(CHUNK)])
+        return images, torch.from_numpy(logits.astype(np.float32)).to(images.device)
 
     def _key(self, pixels: Pixels) -> str:
         """By content, not by how it was made: a changed augmentation must not meet the logits of the old images."""
@@ -115,10 +101,6 @@ class TeacherLogits:
             digest.update(f"{teacher.sha256}\n".encode())
         digest.update(np.ascontiguousarray(pixels).data)
         return digest.hexdigest()
-
-    def _mean_logits(self, pixels: Pixels) -> Logits:
-        total: Logits = reduce(np.add, [in_batches(teacher.runner, pixels, CHUNK) for teacher in self._teachers])
-        return total / np.float32(len(self._teachers))
 
 
 def distillation_loss(logits: torch.Tensor, taught: torch.Tensor, temperature: float) -> torch.Tensor:

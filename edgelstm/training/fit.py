@@ -68,9 +68,8 @@ class EpochResult:
 def n_steps(train: TrainConfig, n_images: int) -> int:
     """Optimizer steps of the whole run; the last incomplete batch of an epoch is left out."""
     if n_images < train.batch_size:
-        raise TrainingError(
-            "too few training images", found=n_images, expected=f"at least one batch of {train.batch_size}"
-        )
+        expected = f"at least one batch of {train.batch_size}"
+        raise TrainingError("too few training images", found=n_images, expected=expected)
     steps = train.epochs * (n_images // train.batch_size)
     return min(steps, train.n_samples // train.batch_size) if train.n_samples else steps
 
@@ -103,26 +102,20 @@ def fit(
         generator = torch.Generator().manual_seed(train.seed * SEED_STRIDE + state.epoch + 1)
         order = torch.randperm(len(fitting), generator=generator)
         batches = order.split(train.batch_size)[: min(steps_per_epoch, total - step)]
-        copy = teacher.copy_for(state.epoch) if teacher else None
+        images, taught = teacher.copy_for(state.epoch) if teacher else (fitting.images, None)
         began, loss_sum, n_right, n_seen = time.perf_counter(), 0.0, 0, 0
         state.model.train()
         for batch in batches:
-            labels = fitting.labels[batch]
-            if copy:  # augmented before the teachers saw it
-                images, taught = copy.images[batch], copy.logits[batch]
-            else:
-                images, taught = fitting.images[batch], None
-                if train.augment:
-                    images = augment(images, train.augment, generator)
+            shown, targets = images[batch], None if taught is None else taught[batch]
+            if train.augment and taught is None:  # a copy with logits was augmented before the teachers saw it
+                shown = augment(shown, train.augment, generator)
             rate = learning_rate_at(step, train, total)
-            loss, right = _take_step(state, train, images, labels, taught, rate)
+            loss, right = _take_step(state, train, shown, fitting.labels[batch], targets, rate)
             step += 1
             _update_average(state.average, live, train.ema_decay, step)
             if not math.isfinite(loss):
-                raise TrainingError(
-                    f"training stopped in epoch {state.epoch + 1}, step {step}", found=f"a loss of {loss}",
-                    expected="a finite loss", fix="lower the learning rate",
-                )  # fmt: skip
+                what, found = f"training stopped in epoch {state.epoch + 1}, step {step}", f"a loss of {loss}"
+                raise TrainingError(what, found=found, expected="a finite loss", fix="lower the learning rate")
             loss_sum, n_right, n_seen = loss_sum + loss, n_right + right, n_seen + len(batch)
             if step % train.log_every == 0:
                 yield StepResult(step, state.epoch + 1, loss, Score(right, len(batch)), rate)

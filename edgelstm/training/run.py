@@ -11,10 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-import numpy as np
 import torch
 
 from edgelstm import __version__
@@ -70,27 +67,20 @@ Event = RunStart | StepResult | BusyMachine | EpochResult | RunEnd
 
 
 def begin_run(
-    plan: RunPlan,
-    folder: Path,
-    data_folder: Path,
-    device: str = "auto",
-    *,
-    teachers: Sequence[Path] = (),
+    plan: RunPlan, folder: Path, data_folder: Path, device: str = "auto", *, teachers: Sequence[Path] = (),
     overwrite: bool = False,
-) -> Iterator[Event]:
+) -> Iterator[Event]:  # fmt: skip
     """Train from the beginning into ``folder``, on the labels or on the logits of the ``teachers``.
 
     Raises OutputError if the folder cannot be written, if another training writes there, or if it already holds a
     run and ``overwrite`` is not given; then the old run is removed. Raises CheckpointError or ModelError for a bad
     teacher, and while it is iterated DataError for missing data.
-    """  # fmt: skip
+    """
     check_writable(folder)
     with _locked(folder) as lock:
         if not overwrite and any((folder / name).exists() for name in RUN_FILES):
-            raise OutputError(
-                f"{folder} already holds a run",
-                fix="go on with --resume, choose another folder with -o, or give --overwrite to train anew",
-            )
+            fix = "go on with --resume, choose another folder with -o, or give --overwrite to train anew"
+            raise OutputError(f"{folder} already holds a run", fix=fix)
         if plan.train.threads:
             torch.set_num_threads(plan.train.threads)
         on = _device(device)
@@ -99,10 +89,9 @@ def begin_run(
             plan.train, threads=torch.get_num_threads(), teachers=tuple(teacher.sha256 for teacher in loaded)
         )
         check_teachers(loaded, plan.config, train.teachers)
-        model = new_model(
-            plan.config, torch.Generator().manual_seed(train.seed), forget_bias=train.forget_bias,
-            normal_head=train.head_init == "normal",
-        )  # fmt: skip
+        generator = torch.Generator().manual_seed(train.seed)
+        normal_head = train.head_init == "normal"
+        model = new_model(plan.config, generator, forget_bias=train.forget_bias, normal_head=normal_head)
         plan = dataclasses.replace(plan, train=train)
         return _run(plan, new_state(model.to(on), train), folder, data_folder, loaded, lock)
 
@@ -126,11 +115,8 @@ def resume_run(
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[FolderLock | None]:
+def _locked(folder: Path) -> Iterator[FolderLock]:
     """The lock of a run's folder, without what killed runs left there; it is given back only if the block raises."""
-    if not folder.is_dir():
-        yield None
-        return
     lock = FolderLock(folder, "another training writes into")
     try:
         remove_parts(folder, RUN_FILES)
@@ -140,35 +126,32 @@ def _locked(folder: Path) -> Iterator[FolderLock | None]:
         raise
 
 
-def _remove_run(folder: Path) -> None:
-    for name in RUN_FILES:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / BOARD_DIR, ignore_errors=True)
-
-
 def _run(
-    plan: RunPlan, state: TrainState, folder: Path, data_folder: Path, teachers: Sequence[Teacher],
-    lock: FolderLock | None,
-) -> Iterator[Event]:  # fmt: skip
-    with contextlib.closing(lock) if lock else contextlib.nullcontext():
-        device = state.model.head.weight.device
+    plan: RunPlan, state: TrainState, folder: Path, data_folder: Path, teachers: Sequence[Teacher], lock: FolderLock
+) -> Iterator[Event]:
+    device = state.model.head.weight.device
+    with contextlib.closing(lock):
         splits = load_splits(data_folder)
-        for digits in (splits.fitting, splits.validation, splits.test):
-            _check_digits(digits, plan.config)
-        fitting, validation, test = (_on(device, s) for s in (splits.fitting, splits.validation, splits.test))
-        teacher = (
-            TeacherLogits(fitting.images, plan.train, teachers, cache_dir() / TEACHER_LOGITS_DIR) if teachers else None
+        fitting, validation, test = (
+            _split_on(device, digits, plan.config) for digits in (splits.fitting, splits.validation, splits.test)
         )
+        kept = cache_dir() / TEACHER_LOGITS_DIR
+        teacher = TeacherLogits(fitting.images, plan.train, teachers, kept) if teachers else None
         checkpoint = Checkpoint(
             weights=state.average, config=plan.config, train=plan.train, name=plan.name, epoch=state.epoch,
             data_sha256=splits.sha256, versions=_versions(),
         )  # fmt: skip
         total = n_steps(plan.train, len(fitting))
         steps_done = min(total, state.epoch * (len(fitting) // plan.train.batch_size))
-        if not state.epoch:
-            _remove_run(folder)  # only now that nothing is missing for the new one
+        if not state.epoch:  # the old run goes only now that nothing is missing for the new one
+            for name in RUN_FILES:
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / BOARD_DIR, ignore_errors=True)
         last: EpochResult | None = None
-        with _RunLog(folder, steps_done, state.model) as log, _denormals_flushed():
+        with contextlib.ExitStack() as stack:
+            log = stack.enter_context(contextlib.closing(_RunLog(folder, steps_done, state.model)))
+            stack.callback(torch.set_flush_denormal, False)
+            torch.set_flush_denormal(True)  # gates near 0 make denormals, and each costs a CPU a hundredfold
             yield RunStart(len(fitting), total, state.epoch, steps_done, str(device), torch.get_num_threads())
             busy = BusyCheck(torch.get_num_threads())
             for result in fit(state, plan.train, fitting, validation, teacher):
@@ -191,27 +174,14 @@ def _end(
     """Score the trained weights, fit the temperature, and write both into the run's checkpoint."""
     model = averaged_model(state)
     logits = last.validation_logits if last else logits_of(model, validation.images)
-    test_logits = logits_of(model, test.images)
-    first = Split(test.images[:N_FIRST], test.labels[:N_FIRST])
-    end = RunEnd(
-        file, last.train if last else None, score_of(logits, validation), score_of(test_logits, test),
-        score_of(test_logits[:N_FIRST], first),
-    )  # fmt: skip
+    test_logits, labels = logits_of(model, test.images), test.labels.cpu().numpy()
+    first = Score.of(test_logits[:N_FIRST], labels[:N_FIRST])
+    end = RunEnd(file, last.train if last else None, score_of(logits, validation), Score.of(test_logits, labels), first)
     temperature = fit_temperature(logits, validation.labels.cpu().numpy())
     save_checkpoint(
         file, dataclasses.replace(checkpoint, validation=end.validation, test=end.test, temperature=temperature)
     )
     return end
-
-
-@contextlib.contextmanager
-def _denormals_flushed() -> Iterator[None]:
-    """Round denormals to 0 on the CPU: gates near 0 make them, and each costs a hundredfold."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 class _RunLog:
@@ -232,30 +202,22 @@ class _RunLog:
                 warnings.filterwarnings("ignore", "Converting a tensor")
                 self._board.add_graph(model, pixels.to(model.head.weight.device))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._lines.close()
         self._board.close()
 
     def write(self, result: StepResult | EpochResult) -> None:
-        kind = "step" if isinstance(result, StepResult) else "epoch"
         values = dataclasses.asdict(result)
         values.pop("validation_logits", None)
-        self._lines.write(json.dumps({"kind": kind, **values}) + "\n")
-        self._lines.flush()
         scalars = {"loss": result.loss, "accuracy/train": result.train.accuracy}
         if isinstance(result, StepResult):
-            scalars["learning_rate"] = result.learning_rate
+            kind, more = "step", {"learning_rate": result.learning_rate}
         else:
-            scalars |= {
-                "accuracy/validation": result.validation.accuracy,
-                "images_per_s": result.images_per_s,
-            }
-        for name, value in scalars.items():
+            kind = "epoch"
+            more = {"accuracy/validation": result.validation.accuracy, "images_per_s": result.images_per_s}
+        self._lines.write(json.dumps({"kind": kind, **values}) + "\n")
+        self._lines.flush()
+        for name, value in (scalars | more).items():
             self._board.add_scalar(f"{kind}/{name}", value, result.step)
 
 
@@ -270,19 +232,17 @@ def _lines_until(path: Path, steps_done: int) -> Iterator[bytes]:
                 yield line
 
 
-def _check_digits(digits: Digits, config: ModelConfig) -> None:
-    """Raise DataError unless images and labels are such as the model reads and tells apart."""
+def _split_on(device: torch.device, digits: Digits, config: ModelConfig) -> Split:
+    """The digits on the device. Raises DataError if the model does not read such images or tell apart such labels."""
     shape, expected = digits.images.shape[1:], (config.rows, config.cols)
     if shape != expected:
         raise DataError(f"{digits.source} do not fit the model", found=f"shape {shape}", expected=expected)
-    if len(digits) and int(digits.labels.max()) >= config.n_classes:
-        found = f"class {int(digits.labels.max())}"
-        raise DataError(f"{digits.source} do not fit the model", found=found, expected=f"{config.n_classes} classes")
-
-
-def _on(device: torch.device, digits: Digits) -> Split:
-    images, labels = torch.from_numpy(digits.images.copy()), torch.from_numpy(digits.labels.astype(np.int64))
-    return Split(images.to(device), labels.to(device))
+    largest = int(digits.labels.max(initial=0))
+    if largest >= config.n_classes:
+        what, expected_classes = f"{digits.source} do not fit the model", f"{config.n_classes} classes"
+        raise DataError(what, found=f"class {largest}", expected=expected_classes)
+    labels = torch.tensor(digits.labels, dtype=torch.int64, device=device)
+    return Split(torch.tensor(digits.images, device=device), labels)
 
 
 def _device(name: str) -> torch.device:
@@ -296,6 +256,5 @@ def _device(name: str) -> torch.device:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("torch", "numpy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return {"edgelstm": __version__, "python": platform.python_version(), **versions}
+    libraries = {name: importlib.metadata.version(name) for name in ("torch", "numpy")}
+    return {"edgelstm": __version__, "python": platform.python_version(), **libraries}

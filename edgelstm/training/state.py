@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from edgelstm.config import ModelConfig, TrainConfig, model_config_from, train_config_from
-from edgelstm.training.checkpoint import Tensors, check_run, load_tensors, save_tensors, weight_shapes
+from edgelstm.training.checkpoint import Shapes, Tensors, check_run, load_tensors, save_tensors, weight_shapes
 from edgelstm.training.model import RowLstm
 
 ADAM_BETAS = (0.9, 0.999)
@@ -70,7 +70,7 @@ def save_state(path: Path, plan: RunPlan, state: TrainState) -> None:
 
 def load_state(path: Path, device: torch.device) -> tuple[RunPlan, TrainState]:
     """Read what ``save_state`` wrote. Raises CheckpointError if the file is missing or anything in it is wrong."""
-    (plan, epoch), tensors = load_tensors(path, _plan_from, lambda values: _state_shapes(values[0].config))
+    (plan, epoch), tensors = load_tensors(path, _plan_from)
     state = new_state(RowLstm(plan.config).to(device), plan.train)
     state.epoch = epoch
     with torch.no_grad():
@@ -79,14 +79,12 @@ def load_state(path: Path, device: torch.device) -> tuple[RunPlan, TrainState]:
     return plan, state
 
 
-def _plan_from(values: dict[str, Any]) -> tuple[RunPlan, int]:
+def _plan_from(values: dict[str, Any]) -> tuple[tuple[RunPlan, int], Shapes]:
+    """The plan, the epochs done, and the shapes of ``TrainState.tensors``."""
     plan = RunPlan(values["name"], model_config_from(values["config"]), train_config_from(values["train"]))
     check_run(plan.name, values["epoch"], plan.train.epochs)
-    return plan, values["epoch"]
-
-
-def _state_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    weights = weight_shapes(config)
-    parts = ("model", "average", "adamw.exp_avg", "adamw.exp_avg_sq")
-    shapes = {f"{part}.{name}": shape for part in parts for name, shape in weights.items()}
-    return shapes | {f"adamw.step.{name}": () for name in weights}
+    weights = weight_shapes(plan.config)
+    shapes: dict[str, tuple[int, ...]] = {f"adamw.step.{name}": () for name in weights}
+    for part in ("model", "average", "adamw.exp_avg", "adamw.exp_avg_sq"):
+        shapes |= {f"{part}.{name}": shape for name, shape in weights.items()}
+    return (plan, values["epoch"]), shapes
