@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from typing import get_args
 
 import numpy as np
 
@@ -20,13 +19,7 @@ from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.session import Provider
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
-MINIMUMS = {
-    "onnx": (1, 21),
-    "torch": (2, 10),
-    "onnxruntime": (1, 29),
-    "onnxruntime-gpu": (1, 29),
-    "pillow": (12, 3),
-}
+MINIMUMS = {"onnx": (1, 21), "torch": (2, 10), "onnxruntime": (1, 29), "onnxruntime-gpu": (1, 29), "pillow": (12, 3)}
 """Older versions have known holes: path traversal, unsafe loading, unchecked LSTM shapes, decoders."""
 PACKAGES = (*MINIMUMS, "numpy", "onnxscript", "safetensors", "tensorboard", "matplotlib")
 LIBRARIES = {"NVIDIA driver": "cuda", "CUDA runtime": "cudart", "cuBLAS": "cublas", "cuDNN": "cudnn"}
@@ -46,15 +39,20 @@ class Finding:
 def examine() -> list[Finding]:
     """Everything, in the order a person would check it. Raises nothing: what fails is a finding."""
     telemetry = list(_telemetry())  # before onnxruntime is imported here, which sets the variable
+    models = sorted(path.name for path in shipped_dir().glob("*.onnx"))
+    mnist, missing = find_mnist(data_dir()), f"not in {printable(data_dir())}; `edgelstm train` fetches it"
     return [
         Finding("edgelstm", None, f"{__version__} on Python {platform.python_version()}, {platform.platform()}"),
         *_packages(),
-        _wheels(installed_runtimes()),
+        _wheels(),
         *telemetry,
         *_providers(),
         *_cuda(),
-        _models(),
-        _data(),
+        Finding(
+            "shipped models", bool(models), ", ".join(models) or f"none in {shipped_dir()}",
+            None if models else "reinstall edgelstm; its wheel holds the models",
+        ),
+        Finding("MNIST", None, printable(mnist) if mnist else missing),
     ]  # fmt: skip
 
 
@@ -75,15 +73,16 @@ def _packages() -> Iterator[Finding]:
             yield Finding(name, None, version)
 
 
-def _wheels(installed: list[str]) -> Finding:
+def _wheels() -> Finding:
+    what, installed = "onnxruntime wheels", installed_runtimes()
     if len(installed) == 2:
         return Finding(
-            "onnxruntime wheels", False, "onnxruntime and onnxruntime-gpu, which overwrite each other's files",
+            what, False, "onnxruntime and onnxruntime-gpu, which overwrite each other's files",
             "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install one of them",
         )  # fmt: skip
     if not installed:
-        return Finding("onnxruntime wheels", False, "none", 'pip install "edgelstm[cpu]" or "edgelstm[gpu]"')
-    return Finding("onnxruntime wheels", True, installed[0])
+        return Finding(what, False, "none", 'pip install "edgelstm[cpu]" or "edgelstm[gpu]"')
+    return Finding(what, True, installed[0])
 
 
 def _telemetry() -> Iterator[Finding]:
@@ -96,7 +95,7 @@ def _telemetry() -> Iterator[Finding]:
 def _providers() -> Iterator[Finding]:
     """A real LSTM on real pixels: the only proof that a provider works."""
     model = shipped_dir() / f"{DEFAULT_MODEL}.onnx"  # the path, so that no file here can stand in for it
-    providers: tuple[Provider, ...] = tuple(provider for provider in get_args(Provider) if provider != "auto")
+    providers: tuple[Provider, ...] = ("cpu", "cuda")
     for provider in providers:
         try:
             logits = OrtRunner(model, provider=provider).logits(np.zeros((2, 28, 28), np.uint8))
@@ -110,21 +109,5 @@ def _providers() -> Iterator[Finding]:
 def _cuda() -> Iterator[Finding]:
     for what, library in LIBRARIES.items():
         yield Finding(what, None, ctypes.util.find_library(library) or "not in the system's library path")
-    wheels = [
-        f"{distribution.name} {distribution.version}"
-        for distribution in metadata.distributions()
-        if distribution.name.startswith(NVIDIA_WHEELS)
-    ]
+    wheels = [f"{one.name} {one.version}" for one in metadata.distributions() if one.name.startswith(NVIDIA_WHEELS)]
     yield Finding("NVIDIA wheels", None, ", ".join(sorted(wheels)) or "none")
-
-
-def _models() -> Finding:
-    names = sorted(path.name for path in shipped_dir().glob("*.onnx"))
-    advice = None if names else "reinstall edgelstm; its wheel holds the models"
-    return Finding("shipped models", bool(names), ", ".join(names) or f"none in {shipped_dir()}", advice)
-
-
-def _data() -> Finding:
-    place = find_mnist(data_dir())
-    missing = f"not in {printable(data_dir())}; `edgelstm train` fetches it"
-    return Finding("MNIST", None, printable(place) if place else missing)

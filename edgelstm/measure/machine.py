@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -31,11 +32,11 @@ PACKAGES = ("edgelstm", "numpy", "onnxruntime", "onnxruntime-gpu", "torch")
 
 @dataclass(frozen=True)
 class Rates:
-    """What one measurement found the machine able to do."""
+    """What the machine can do."""
 
     threads: int
     flops_per_s: float
-    """Rate of a float32 matrix product in onnxruntime, with these threads."""
+    """Of a float32 matrix product in onnxruntime, with these threads."""
     bytes_per_s: float
     """Bytes read and written by a large copy, one thread."""
 
@@ -59,10 +60,12 @@ class Environment:
 def read_environment() -> Environment:
     """The machine and the libraries, as far as they can be read without importing them."""
     versions = {name: version for name in PACKAGES if (version := version_of(name))}
+    gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     return Environment(
-        cpu=_cpu_name(), cores=n_cores(), load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        system=f"{platform.system()} {platform.machine()}", gpu=_gpu_name(),
-        versions={"python": platform.python_version(), **versions},
+        cpu=_line(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine(),
+        cores=n_cores(), load_average=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        system=f"{platform.system()} {platform.machine()}", versions={"python": platform.python_version(), **versions},
+        gpu=next(filter(None, (_line(gpu, "Model") for gpu in gpus)), None),
     )  # fmt: skip
 
 
@@ -74,22 +77,13 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def _cpu_name() -> str:
+def _line(path: Path, name: str) -> str | None:
+    """The value of the first ``name: value`` line of one of Linux's own text files; None without one."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found = re.search(rf"^{name}\s*:(.*)", path.read_text(), re.MULTILINE)
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _gpu_name() -> str | None:
-    """The name of the first NVIDIA GPU, as its driver shows it; None without one."""
-    for information in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in information.read_text().splitlines():
-            if line.startswith("Model:"):
-                return line.partition(":")[2].strip()
-    return None
+        return None
+    return found[1].strip() if found else None
 
 
 def measure_rates(threads: int = 1) -> Rates:
@@ -104,10 +98,7 @@ def measure_rates(threads: int = 1) -> Rates:
 
 
 def matmul_model() -> bytes:
-    """An ONNX model of one MatMul, float32 (n, n) a and b -> c.
-
-    So the rate is that of the same kernels, threads and settings that run the LSTM.
-    """
+    """An ONNX model of one MatMul, float32 (n, n) a and b -> c: measured by the kernels and threads of the LSTM."""
     a, b, c = (Value(name, FLOAT, ("n", "n")) for name in "abc")
     node = Node("MatMul", ("a", "b"), ("c",), "product")
     return encode(OnnxGraph((node,), {}, (a, b), (c,), opsets={"": OPSET}, metadata={}))
@@ -119,18 +110,12 @@ def roofline_s(config: ModelConfig, batch_size: int, rates: Rates) -> float:
     The longer of two times: all matrix products at the measured rate; weights once, pixels and logits once through
     the memory at the measured bandwidth.
     """
-    values = batch_size * (config.rows * config.cols + 4 * config.n_classes)
-    n_bytes = 4 * config.n_parameters + values
+    n_bytes = 4 * config.n_parameters + batch_size * (config.rows * config.cols + 4 * config.n_classes)
     return max(batch_size * config.flops / rates.flops_per_s, n_bytes / rates.bytes_per_s)
 
 
 def _shortest_s(call: Callable[[], object]) -> float:
-    def seconds() -> float:
-        began = time.perf_counter()
-        call()
-        return time.perf_counter() - began
-
-    return min(seconds() for _ in range(N_TRIALS))
+    return min(timeit.repeat(call, timer=time.perf_counter, number=1, repeat=N_TRIALS))
 
 
 _LOAD_AND_RUN = """

@@ -34,28 +34,25 @@ Rounds = list[Seconds]
 
 @dataclass(frozen=True)
 class Percentile:
-    """A percentile of single calls and the interval that covers the true one."""
+    """A percentile of single calls and the interval that covers the true one, with ends that were measured."""
 
     p: float
     """Percent, between 0 and 100."""
     value_s: float
     """The smallest measured time that at least p % of the calls do not exceed: nearest rank."""
     low_s: float | None
-    """Lower end of the interval, itself a measured time; None if the calls are too few for one."""
+    """None, as the other end, if the calls are too few for it."""
     high_s: float | None
-    """Upper end, likewise."""
     confidence: float
     """Exact coverage for independent calls, at least CONFIDENCE; a missing end counts as infinitely far."""
 
 
 @dataclass(frozen=True)
 class LatencySummary:
-    """What the seconds of one contestant say."""
+    """What the seconds of one contestant's ``n`` calls say."""
 
     n: int
-    """Calls."""
     n_rounds: int
-    """Rounds that stability was judged by."""
     mean_s: float
     min_s: float
     max_s: float
@@ -77,9 +74,8 @@ class Ratio:
     value: float
     """Median over the rounds."""
     low: float | None
-    """Lower end of the interval; None below MIN_ROUNDS rounds."""
+    """None, as the other end, below MIN_ROUNDS rounds."""
     high: float | None
-    """Upper end, likewise."""
     confidence: float
     """Exact coverage for independent rounds, as in Percentile."""
     n_rounds: int
@@ -116,21 +112,22 @@ def interval_ranks(n: int, share: float) -> tuple[int | None, int | None, float]
     return low or None, high if high <= n else None, float(confidence)
 
 
+def _interval(ordered: Seconds, share: float) -> tuple[float | None, float | None, float]:
+    """The ends of a quantile's interval among these sorted values, and its coverage."""
+    low, high, confidence = interval_ranks(ordered.size, share)
+    ends = [None if rank is None else float(ordered[rank - 1]) for rank in (low, high)]
+    return ends[0], ends[1], confidence
+
+
 def percentile(ordered: Seconds, p: float) -> Percentile:
     """The p-th percentile (0 < p < 100) of (n,) sorted seconds by nearest rank (Hyndman & Fan 1996, type 1).
 
     Nearest rank always is a time that was measured and always lies in its own interval; interpolation
     would make up a p99 between the two slowest calls. Raises ValueError for another p.
     """
-    low, high, confidence = interval_ranks(ordered.size, p / 100)
+    interval = _interval(ordered, p / 100)
     rank = math.ceil(ordered.size * p / 100)  # in this order: n * p is exact for whole p, p / 100 is not
-    return Percentile(
-        p=p,
-        value_s=float(ordered[rank - 1]),
-        low_s=None if low is None else float(ordered[low - 1]),
-        high_s=None if high is None else float(ordered[high - 1]),
-        confidence=confidence,
-    )
+    return Percentile(p, float(ordered[rank - 1]), *interval)
 
 
 def summarize(rounds: Sequence[npt.ArrayLike]) -> LatencySummary:
@@ -143,44 +140,28 @@ def summarize(rounds: Sequence[npt.ArrayLike]) -> LatencySummary:
     if not checked:
         raise ValueError("seconds: found no rounds, expected at least 1")
     ordered = np.sort(np.concatenate(checked))
-    p50 = percentile(ordered, 50)
+    p50, p90, p99 = (percentile(ordered, p) for p in (50, 90, 99))
     reason = _instability(checked, p50)
     return LatencySummary(
-        n=ordered.size,
-        n_rounds=len(checked),
-        mean_s=float(ordered.mean()),
-        min_s=float(ordered[0]),
-        max_s=float(ordered[-1]),
-        p50=p50,
-        p90=percentile(ordered, 90),
-        p99=percentile(ordered, 99),
-        quantiles_s=tuple(map(float, ordered[np.linspace(0, ordered.size - 1, 101).round().astype(int)])),
-        stable=reason is None,
-        reason=reason,
-    )
+        ordered.size, len(checked), float(ordered.mean()), float(ordered[0]), float(ordered[-1]), p50, p90, p99,
+        quantiles_s=tuple(ordered[np.linspace(0, ordered.size - 1, 101).round().astype(int)].tolist()),
+        stable=reason is None, reason=reason,
+    )  # fmt: skip
 
 
 def median_ratio(a_rounds: Sequence[npt.ArrayLike], b_rounds: Sequence[npt.ArrayLike]) -> Ratio:
     """Median over the rounds of (median of a's round) / (median of b's round): below 1, a is faster.
 
-    Paired by round, because what slows a whole round slows both. Taken on the logarithms, so that b to a
-    is exactly one over a to b. Raises ValueError if the rounds do not pair, or a round's median is 0.
+    Paired by round, because what slows a whole round slows both. The median of the logarithms, so that b to a
+    is one over a to b. Raises ValueError if the rounds do not pair, or a round's median is 0.
     """
     if len(a_rounds) != len(b_rounds):
         raise ValueError(f"rounds do not pair: found {len(a_rounds)} and {len(b_rounds)}, expected as many")
-    a = np.array([np.median(_checked(part)) for part in a_rounds])
-    b = np.array([np.median(_checked(part)) for part in b_rounds])
+    a, b = (np.array([np.median(_checked(part)) for part in rounds]) for rounds in (a_rounds, b_rounds))
     if not a.size or not a.all() or not b.all():
         raise ValueError("rounds: found none, or one whose median is 0 s; expected times the clock can see")
-    logs = np.sort(np.log(a) - np.log(b))
-    low, high, confidence = interval_ranks(logs.size, 0.5)
-    return Ratio(
-        value=math.exp(np.median(logs)),
-        low=None if low is None else math.exp(logs[low - 1]),
-        high=None if high is None else math.exp(logs[high - 1]),
-        confidence=confidence,
-        n_rounds=logs.size,
-    )
+    ratios = np.sort(a / b)
+    return Ratio(math.exp(np.median(np.log(ratios))), *_interval(ratios, 0.5), n_rounds=ratios.size)
 
 
 def calls_for_budget(
@@ -199,11 +180,9 @@ def calls_for_budget(
     if not contestants or n_rounds < 1 or n_trials < 1 or not budget_s > 0:
         raise ValueError("expected contestants, budget_s above 0, n_rounds and n_trials of at least 1")
     turn_s = budget_s / n_rounds / len(contestants)
-    counts = {}
-    for name, call in contestants.items():
-        call_s = float(np.median(_turn(call, n_trials, clock)[n_trials // 2 :]))
-        counts[name] = max(1, int(turn_s / max(call_s, 1e-9)))  # the clock's unit is 1 ns
-    return counts
+    trials = {name: _turn(call, n_trials, clock)[n_trials // 2 :] for name, call in contestants.items()}
+    # at least 1 ns a call: the clock's unit
+    return {name: max(1, int(turn_s / max(float(np.median(part)), 1e-9))) for name, part in trials.items()}
 
 
 def measure_alternating(
@@ -231,7 +210,7 @@ def measure_alternating(
     if not counts or n_rounds < 1 or min(counts) < 1 or n_warmup < 0 or n_settle < 0:
         raise ValueError("expected contestants, n_rounds and calls_per_round >= 1, untimed calls >= 0")
     shuffler, order = random.Random(seed), list(contestants)
-    measured: dict[str, Rounds] = {name: [] for name in contestants}
+    measured: dict[str, Rounds] = {name: [] for name in order}
     gc_was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
