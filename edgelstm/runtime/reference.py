@@ -1,5 +1,6 @@
 """A NumPy LSTM that reads the ONNX file's own nodes and weights: the reference that shares no code with a runtime."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -32,8 +33,8 @@ class NumpyRunner:
         graph = model if isinstance(model, OnnxGraph) else decode(open_model(model).form("picture"))
         self._nodes, self._weights = graph.nodes, graph.initializers
         for node in graph.nodes:
-            unknown = set(node.attributes) - _ATTRIBUTES.get(node.operator, set())
-            if node.operator not in _OPERATORS or unknown:
+            operator = _OPERATORS.get(node.operator)
+            if operator is None or set(node.attributes) - set(inspect.getfullargspec(operator).kwonlyargs):
                 raise ModelError(
                     "the NumPy reference cannot run this model",
                     found=f"{node.operator} with {', '.join(sorted(node.attributes)) or 'no attributes'}",
@@ -50,7 +51,7 @@ class NumpyRunner:
         values: dict[str, Array] = {**self._weights, **inputs}
         for node in self._nodes:
             arguments = [values[name] if name else None for name in node.inputs]
-            results = _OPERATORS[node.operator](arguments, dict(node.attributes))
+            results = _OPERATORS[node.operator](*arguments, **node.attributes)
             values.update(zip(node.outputs, results, strict=False))  # later outputs may be left unnamed
         return values
 
@@ -88,29 +89,34 @@ def rounding_tolerance(graph: OnnxGraph, pixels: Pixels) -> float:
     return min(MAX_TOLERANCE, MARGIN * max(largest, float(np.finfo(np.float32).eps)))
 
 
-def _lstm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array, ...]:
+# Each operator takes a node's inputs in their order, None where one is left out, and its attributes by their names.
+
+
+def _lstm(
+    x: Array, w: Array, r: Array, b: Array | None = None, lengths: Array | None = None,
+    h: Array | None = None, c: Array | None = None, peepholes: Array | None = None, *, hidden_size: int,
+) -> tuple[Array, ...]:  # fmt: skip
     """ONNX LSTM, forward, default activations: gates stand as i, o, f, c; B is [Wb, Rb].
 
     x (T, B, I), w (1, 4H, I), r (1, 4H, H), b (1, 8H), initial h and c (1, B, H), zeros if left out
     -> Y (T, 1, B, H), Y_h (1, B, H), Y_c (1, B, H). https://onnx.ai/onnx/operators/onnx__LSTM.html
     """
-    given: list[Any] = arguments + [None] * (8 - len(arguments))
-    x, w, r, b, lengths, h, c, peepholes = given
-    hidden = attributes["hidden_size"]
     if lengths is not None or peepholes is not None:
         raise ModelError("the NumPy reference cannot run this LSTM", found="lengths or peepholes")
     w, r = w[0].astype(np.float64), r[0].astype(np.float64)
-    b = np.zeros(8 * hidden) if b is None else b[0].astype(np.float64)
+    b = np.zeros(8 * hidden_size) if b is None else b[0].astype(np.float64)
     return _recurrence(x.astype(np.float64) @ w.T, r.T, b, lambda state: state, h, c)
 
 
-def _quantized_lstm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array, ...]:
+def _quantized_lstm(
+    x: Array, w: Array, r: Array, b: Array, _lengths: None, h: Array | None, c: Array | None, _peepholes: None,
+    w_scale: Array, w_zero: Array, r_scale: Array, r_zero: Array, *, hidden_size: int,
+) -> tuple[Array, ...]:  # fmt: skip
     """com.microsoft DynamicQuantizeLSTM: weights (1, K, 4H) int8 with a scale, activations uint8.
 
     The input is quantized once over all steps and images, the state at each step over all images, so an
     image's logits depend on the others of its batch. (onnxruntime, docs/ContribOperators.md)
     """
-    x, w, r, b, _, h, c, _, w_scale, w_zero, r_scale, r_zero = arguments
     w = (w[0].astype(np.float64) - w_zero[0]) * w_scale[0]
     r = (r[0].astype(np.float64) - r_zero[0]) * r_scale[0]
     return _recurrence(_through_uint8(x) @ w, r, b[0].astype(np.float64), _through_uint8, h, c)
@@ -148,33 +154,23 @@ def _sigmoid(x: Array) -> Array:
     return 0.5 * (1 + np.tanh(0.5 * x))  # no overflow, whatever x
 
 
-def _gemm(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array]:
-    a, b, c = (argument.astype(np.float64) for argument in arguments)
-    return (a @ (b.T if attributes.get("transB") else b) + c,)
+def _gemm(a: Array, b: Array, c: Array, *, transB: int = 0) -> tuple[Array]:  # noqa: N803 - the operator's own name
+    a, b, c = (argument.astype(np.float64) for argument in (a, b, c))
+    return (a @ (b.T if transB else b) + c,)
 
 
-def _reshape(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array]:
-    x, shape = arguments
+def _reshape(x: Array, shape: Array) -> tuple[Array]:
     return (x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)]),)
 
 
-def _split(arguments: list[Any], attributes: dict[str, Any]) -> tuple[Array, ...]:
-    return tuple(np.split(arguments[0], attributes["num_outputs"], attributes["axis"]))
-
-
-_OPERATORS: dict[str, Callable[[list[Any], dict[str, Any]], tuple[Array, ...]]] = {
-    "Cast": lambda arguments, attributes: (arguments[0].astype(np.float64),),  # to a float type
+_OPERATORS: dict[str, Callable[..., tuple[Array, ...]]] = {
+    "Cast": lambda x, *, to: (x.astype(np.float64),),  # to a float type
     "Reshape": _reshape,
-    "Transpose": lambda arguments, attributes: (arguments[0].transpose(attributes["perm"]),),
+    "Transpose": lambda x, *, perm: (x.transpose(perm),),
     "LSTM": _lstm,
     "DynamicQuantizeLSTM": _quantized_lstm,
-    "Squeeze": lambda arguments, attributes: (np.squeeze(arguments[0], tuple(arguments[1])),),
+    "Squeeze": lambda x, axes: (np.squeeze(x, tuple(axes)),),
     "Gemm": _gemm,
-    "Split": _split,
-    "Concat": lambda arguments, attributes: (np.concatenate(arguments, attributes["axis"]),),
+    "Split": lambda x, *, num_outputs, axis: tuple(np.split(x, num_outputs, axis)),
+    "Concat": lambda *parts, axis: (np.concatenate(parts, axis),),
 }
-_ATTRIBUTES: dict[str, set[str]] = {
-    "Cast": {"to"}, "Reshape": set(), "Transpose": {"perm"}, "LSTM": {"hidden_size"},
-    "DynamicQuantizeLSTM": {"hidden_size"}, "Squeeze": set(), "Gemm": {"transB"},
-    "Split": {"axis", "num_outputs"}, "Concat": {"axis"},
-}  # fmt: skip
