@@ -234,7 +234,7 @@ def test_inspect_and_doctor_work_without_torch_and_onnx(tmp_path, command):
         ),
         *((command, ["onnx"]) for command in ("export", "verify")),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else value[0] if len(value) == 1 else "all",
 )
 def test_export_verify_and_train_say_what_to_install(tmp_path, command, blocked):
     done = run_without(blocked, command, folder=tmp_path)

@@ -754,7 +754,9 @@ def test_a_change_that_no_digit_shows_is_caught_by_the_random_pixels(verdict, mo
 
 
 @pytest.mark.parametrize(
-    ("change", "lie"), [(_forgets(5), "h"), (_forgets(6), "c"), (_swapped("input", 5, 6), "swapped")], ids=str
+    ("change", "lie"),
+    [(_forgets(5), "h"), (_forgets(6), "c"), (_swapped("input", 5, 6), "swapped")],
+    ids=["h", "c", "both"],
 )
 def test_a_state_that_each_call_forgets_is_caught_by_every_split_but_one_call(
     verdict, tiny_checkpoint, model_bytes_of, monkeypatch, change, lie
