@@ -198,8 +198,8 @@ def test_reset_forgets_everything(content):
     ("rows", "message"),
     [
         (np.zeros((2, 1, 28), np.float32), r"found float32 \(2, 1, 28\), expected a NumPy array uint8 \(2, rows, 28\)"),
-        (np.zeros((1, 1, 28), np.uint8), r"found uint8 \(1, 1, 28\), expected uint8 \(2, rows, 28\)"),
-        (np.zeros((2, 1, 27), np.uint8), r"expected uint8 \(2, rows, 28\)"),
+        (np.zeros((1, 1, 28), np.uint8), r"found uint8 \(1, 1, 28\), expected a NumPy array uint8 \(2, rows, 28\)"),
+        (np.zeros((2, 1, 27), np.uint8), r"found uint8 \(2, 1, 27\), expected a NumPy array uint8 \(2, rows, 28\)"),
         (np.zeros((2, 28), np.uint8), r"expected a NumPy array uint8 \(2, rows, 28\)"),
         (np.zeros((2, 0, 28), np.uint8), "found 0, expected a multiple of 1"),
         (np.zeros((2, 29, 28), np.uint8), "29 more for a sequence of which 0 of 28 are read"),

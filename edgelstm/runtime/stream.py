@@ -3,22 +3,13 @@
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.contract import (
-    NEXT_STATE_NAMES,
-    OUTPUT_NAME,
-    ROW_NAME,
-    STATE_NAMES,
-    EarlyRule,
-    Logits,
-    ModelContract,
-    Pixels,
-)
+from edgelstm.contract import NEXT_STATE_NAMES, OUTPUT_NAME, ROW_NAME, STATE_NAMES, EarlyRule, Logits, Pixels
 from edgelstm.errors import ModelError
 from edgelstm.files import sha256_of
 from edgelstm.onnx_file import ModelFile, ModelSource, default_model, open_model
@@ -27,22 +18,14 @@ from edgelstm.runtime.session import MAX_BOUND_SHAPES, BoundSession, SessionSett
 
 STATE_FORMAT = "edgelstm-stream-state-1"
 
-State = npt.NDArray[np.float32]
-"""(layers, n, hidden)."""
+_Call = Callable[[], None]
+_Which = slice | npt.NDArray[np.int64]
+_ALL = slice(None)
 
 
 def stateful_form(file: ModelFile) -> bytes:
     """The model as an ONNX file of rows and state: what a Stream runs, and `edgelstm export --streaming` writes."""
     return file.form("stream")
-
-
-@dataclass(frozen=True)
-class _Bound:
-    """Buffers for one number of rows a call, bound twice: from state 0 to state 1, and back."""
-
-    row: Pixels
-    logits: Logits
-    calls: tuple[Callable[[], None], Callable[[], None]]
 
 
 class Stream:
@@ -86,7 +69,7 @@ class Stream:
         # two of each: a call reads one and writes the other, so no state is ever copied
         self._states = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(2)]
         self._now = 0
-        self._bound: OrderedDict[int, _Bound] = OrderedDict()
+        self._bound: OrderedDict[int, tuple[Pixels, Logits, tuple[_Call, _Call]]] = OrderedDict()
         self._rows_read = np.zeros(n_streams, np.int64)
         self._most_rows = 0
 
@@ -100,13 +83,13 @@ class Stream:
         Raises ValueError for another shape or dtype, for more rows than a sequence has left (``reset`` begins
         the next one), or for a stream that is not there or there twice.
         """
-        chosen = None if streams is None else self._chosen(streams)
-        rows = self._checked(rows, self.n_streams if chosen is None else len(chosen))
-        most = self._rows_after(rows.shape[1], chosen)
-        logits = self._push_all(rows) if chosen is None else self._push_some(rows, chosen)
-        self._count(rows.shape[1], most, chosen)
+        which = self._chosen(streams)
+        rows = self._checked(rows, self.n_streams if isinstance(which, slice) else len(which))
+        most = self._most_after(rows.shape[1], which)
+        logits = self._push_all(rows) if isinstance(which, slice) else self._push_some(rows, which)
+        self._rows_read[which] += rows.shape[1]
+        self._most_rows = max(self._most_rows, most)
         if self._decides_early:
-            which = slice(None) if chosen is None else chosen
             # the streams may stand at different rows: only those at their end must decide
             at_end = self._rows_read[which] == self._config.rows
             self._decider.update(logits, which, last=at_end)
@@ -117,13 +100,15 @@ class Stream:
 
         Raises ValueError for more rows than a sequence has left or for a part of a step, as ``push`` does.
         """
-        chosen = None if streams is None else self._chosen(streams)
+        which = self._chosen(streams)
         self._check_steps(n_rows)
-        self._count(n_rows, self._rows_after(n_rows, chosen), chosen)
+        most = self._most_after(n_rows, which)
+        self._rows_read[which] += n_rows
+        self._most_rows = max(self._most_rows, most)
 
     def reset(self, streams: Sequence[int] | None = None) -> None:
         """Begin the next sequence, of all streams or of those numbers."""
-        which = slice(None) if streams is None else self._chosen(streams)
+        which = self._chosen(streams)
         for state in self._states[self._now]:
             state[:, which] = 0
         self._rows_read[which] = 0
@@ -156,32 +141,25 @@ class Stream:
     def restore(self, state: bytes) -> None:
         """Go on from what ``save`` gave. Raises ModelError if it is damaged, or of another model or number."""
         head, _, body = state.partition(b"\n")
-        expected = self._header()
         try:
             found = json.loads(head)
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict) or found.get("format") != STATE_FORMAT:
-            raise ModelError("the saved state cannot be read", expected=STATE_FORMAT, fix="begin the sequence anew")
-        for key, what in (("model", "is of another model"), ("n_streams", "is of another number of streams")):
-            if found.get(key) != expected[key]:
-                raise ModelError(
-                    f"the saved state {what}", found=str(found.get(key))[:80], expected=expected[key],
-                    fix="begin the sequence anew",
-                )  # fmt: skip
-        arrays = self._saved_arrays()
-        if len(body) != sum(array.nbytes for array in arrays):
-            raise ModelError(
-                "the saved state is damaged", found=f"{len(body)} bytes of numbers",
-                expected=sum(array.nbytes for array in arrays), fix="begin the sequence anew",
-            )  # fmt: skip
-        read, at = [], 0
+            raise _unusable("cannot be read", None, STATE_FORMAT)
+        for key, what in (("model", "model"), ("n_streams", "number of streams")):
+            expected = self._header()[key]
+            if found.get(key) != expected:
+                raise _unusable(f"is of another {what}", str(found.get(key))[:80], expected)
+        arrays, read = self._saved_arrays(), []
+        n_bytes = sum(array.nbytes for array in arrays)
+        if len(body) != n_bytes:
+            raise _unusable("is damaged", f"{len(body)} bytes of numbers", n_bytes)
         for array in arrays:
-            part = np.frombuffer(body, array.dtype.newbyteorder("<"), array.size, at)
-            read.append(part.reshape(array.shape))
-            at += array.nbytes
+            part, body = body[: array.nbytes], body[array.nbytes :]
+            read.append(np.frombuffer(part, array.dtype.newbyteorder("<")).reshape(array.shape))
         if not self._possible(read):
-            raise ModelError("the saved state is damaged", found="impossible numbers", fix="begin the sequence anew")
+            raise _unusable("is damaged", "impossible numbers")
         for array, values in zip(arrays, read, strict=True):
             array[...] = values
         self._most_rows = int(self._rows_read.max())
@@ -207,7 +185,11 @@ class Stream:
         return self._session.nodes()
 
     def _header(self) -> dict[str, object]:
-        return {"format": STATE_FORMAT, "model": _identity(self.contract), "n_streams": self.n_streams}
+        contract = self.contract
+        # a state belongs to these weights in this shape and precision, whatever wrote the file
+        parts = [contract.weights_sha256, contract.precision, asdict(contract.config)]
+        model = sha256_of(json.dumps(parts, sort_keys=True).encode())
+        return {"format": STATE_FORMAT, "model": model, "n_streams": self.n_streams}
 
     def _saved_arrays(self) -> list[npt.NDArray[Any]]:
         decider = self._decider
@@ -226,27 +208,28 @@ class Stream:
 
     def _push_all(self, rows: Pixels) -> Logits:
         """Through buffers that are bound once for each number of rows: nothing to look up, no state to copy."""
-        bound = self._bound.get(rows.shape[1]) or self._bind(rows.shape[1])
-        bound.row[...] = rows
+        row, logits, calls = self._bound.get(rows.shape[1]) or self._bind(rows.shape[1])
+        row[...] = rows
         try:
-            bound.calls[self._now]()
+            calls[self._now]()
         except self._session.errors as error:
             raise self._session.cannot_run(error) from error
         self._now = 1 - self._now
-        return bound.logits.copy()
+        return logits.copy()
 
-    def _bind(self, n_rows: int) -> _Bound:
+    def _bind(self, n_rows: int) -> tuple[Pixels, Logits, tuple[_Call, _Call]]:
+        """Rows, logits, and a call that reads and writes them: from state 0 to state 1, and one back."""
         row = np.zeros((self.n_streams, n_rows, self._config.cols), np.uint8)
         logits = np.empty((self.n_streams, self._config.n_classes), np.float32)
 
-        def call(before: int) -> Callable[[], None]:
+        def call(before: int) -> _Call:
             inputs = dict(zip(STATE_NAMES, self._states[before], strict=True))
             outputs = dict(zip(NEXT_STATE_NAMES, self._states[1 - before], strict=True))
             return self._session.bind({ROW_NAME: row, **inputs}, {OUTPUT_NAME: logits, **outputs})
 
         if len(self._bound) >= MAX_BOUND_SHAPES:
             self._bound.popitem(last=False)
-        self._bound[n_rows] = _Bound(row, logits, (call(0), call(1)))
+        self._bound[n_rows] = row, logits, (call(0), call(1))
         return self._bound[n_rows]
 
     def _push_some(self, rows: Pixels, chosen: npt.NDArray[np.int64]) -> Logits:
@@ -260,9 +243,9 @@ class Stream:
         logits: Logits = found[OUTPUT_NAME]
         return logits
 
-    def _rows_after(self, n_rows: int, chosen: npt.NDArray[np.int64] | None) -> int:
+    def _most_after(self, n_rows: int, which: _Which) -> int:
         """The row that the furthest of these streams will stand at after so many more."""
-        most = self._most_rows if chosen is None else int(self._rows_read[chosen].max())
+        most = self._most_rows if isinstance(which, slice) else int(self._rows_read[which].max())
         if most + n_rows > self._config.rows:
             raise ValueError(
                 f"rows: found {n_rows} more for a sequence of which {most} of {self._config.rows} are read; "
@@ -270,14 +253,9 @@ class Stream:
             )
         return most + n_rows
 
-    def _count(self, n_rows: int, most: int, chosen: npt.NDArray[np.int64] | None) -> None:
-        if chosen is None:
-            self._rows_read += n_rows
-        else:
-            self._rows_read[chosen] += n_rows
-        self._most_rows = max(self._most_rows, most)
-
-    def _chosen(self, streams: Sequence[int]) -> npt.NDArray[np.int64]:
+    def _chosen(self, streams: Sequence[int] | None) -> _Which:
+        if streams is None:
+            return _ALL
         chosen = np.asarray(streams, np.int64)
         if chosen.ndim != 1 or not chosen.size or chosen.min() < 0 or chosen.max() >= self.n_streams:
             raise ValueError(f"streams: found {streams!r}, expected numbers from 0 to {self.n_streams - 1}")
@@ -286,26 +264,23 @@ class Stream:
         return chosen
 
     def _checked(self, rows: object, n: int) -> Pixels:
-        config = self._config
-        if isinstance(rows, np.ndarray) and n == 1 and rows.ndim in (1, 2) and rows.shape[-1] == config.cols:
-            rows = rows.reshape(1, -1, config.cols)
-        if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim != 3:
-            found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
-            raise ValueError(f"rows: found {found}, expected a NumPy array uint8 ({n}, rows, {config.cols})")
-        if rows.shape[0] != n or rows.shape[2] != config.cols:
-            raise ValueError(f"rows: found {rows.dtype} {rows.shape}, expected uint8 ({n}, rows, {config.cols})")
-        self._check_steps(rows.shape[1])
-        return rows
+        cols = self._config.cols
+        if isinstance(rows, np.ndarray):
+            if n == 1 and rows.ndim in (1, 2) and rows.shape[-1] == cols:
+                rows = rows.reshape(1, -1, cols)
+            if rows.dtype == np.uint8 and rows.ndim == 3 and rows.shape[0] == n and rows.shape[2] == cols:
+                self._check_steps(rows.shape[1])
+                return rows
+        found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+        raise ValueError(f"rows: found {found}, expected a NumPy array uint8 ({n}, rows, {cols})")
 
     def _check_steps(self, n_rows: int) -> None:
         if n_rows < 1 or n_rows % self._config.rows_per_step:
             raise ValueError(f"rows: found {n_rows}, expected a multiple of {self._config.rows_per_step}")
 
 
-def _identity(contract: ModelContract) -> str:
-    """What a state belongs to: these weights in this shape and precision, whatever wrote the file."""
-    parts = [contract.weights_sha256, contract.precision, asdict(contract.config)]
-    return sha256_of(json.dumps(parts, sort_keys=True).encode())
+def _unusable(why: str, found: object, expected: object = None) -> ModelError:
+    return ModelError(f"the saved state {why}", found=found, expected=expected, fix="begin the sequence anew")
 
 
 def logits_by_step(stream: Stream, pixels: Pixels) -> StepLogits:
