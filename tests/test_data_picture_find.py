@@ -93,7 +93,17 @@ def test_specks_are_not_part_of_the_digit() -> None:
     picture = paper(drawn())
     for y, x in [(20, 30), (40, 250), (280, 60), (300, 200), (150, 30)]:
         picture[y : y + 4, x : x + 4] = 30
-    assert like_plain(picture) > 0.97
+    found = digit_from_array(picture)
+    assert (found.note, likeness(PLAIN, found.pixels) > 0.97) == (None, True)
+
+
+@pytest.mark.parametrize("mark", [(222, 150, 222, 170), (20, 20, 40, 40)])
+def test_a_scratch_beside_the_digit_and_a_stain_far_away_are_neither_read_nor_noted(mark: tuple[int, ...]) -> None:
+    image = Image.fromarray(paper(drawn()))
+    pen = ImageDraw.Draw(image)
+    pen.line(mark, fill=40, width=1) if mark[0] > 100 else pen.ellipse(mark, fill=40)
+    found = digit_from_array(np.asarray(image))
+    assert (found.note, likeness(PLAIN, found.pixels) > 0.95) == (None, True)
 
 
 @pytest.mark.parametrize("ground", [0, 120, 255])
@@ -119,6 +129,15 @@ def test_a_black_plot_on_a_white_page_is_read_inside() -> None:
     assert like_plain(picture) > 0.95
 
 
+@pytest.mark.parametrize("margin", [20, 30, 45])
+def test_a_frame_drawn_close_around_the_digit_is_not_read(margin: int) -> None:
+    image = Image.fromarray(paper(drawn()))
+    box = (95 - margin, 90 - margin, 205 + margin, 230 + margin)
+    ImageDraw.Draw(image).rectangle(box, outline=40, width=5)
+    found = digit_from_array(np.asarray(image))
+    assert likeness(PLAIN, found.pixels) > 0.95
+
+
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_printed_lines_as_dark_as_the_ink_are_taken_away(both_ways: bool) -> None:
     picture = paper(drawn())
@@ -135,6 +154,27 @@ def test_a_loose_stroke_belongs_to_the_digit() -> None:
     loose = np.maximum(body, drawn([(125, 85), (200, 80)]))
     assert likeness(digit_from_array(paper(whole)).pixels, digit_from_array(paper(loose)).pixels) > 0.8
     assert digit_from_array(paper(loose)).note is None
+
+
+def test_a_loose_stroke_a_fifth_of_the_digit_away_belongs_to_it() -> None:
+    body = drawn([(110, 130), (105, 170), (160, 180), (180, 215), (150, 250), (100, 245)])
+    loose = digit_from_array(paper(np.maximum(body, drawn([(115, 92), (190, 92)]))))
+    rows = loose.pixels[4:9].max(axis=1)  # the loose stroke, and the gap below it
+    assert (loose.note, rows.max(), rows.min()) == (None, 255, 0)
+
+
+def test_what_runs_out_of_the_picture_is_not_the_digit() -> None:
+    """A cable's or a sleeve's edge, longer than the digit, that lies along the edge of the picture for a while."""
+    edge = drawn([(2, 40), (2, 140), (100, 160), (100, 280), (60, 280)], 8)
+    digit = drawn([(170 + (x - 95) // 2, 120 + (y - 90) // 2) for x, y in SEVEN], 8)
+    assert like_plain(paper(np.maximum(edge, digit))) > 0.9
+
+
+def test_a_thick_blot_is_not_the_digit() -> None:
+    image = Image.fromarray(np.rint(255 * drawn([(60, 60), (60, 200)], 8)).astype(np.uint8))
+    alone = digit_from_array(255 - np.asarray(image))
+    ImageDraw.Draw(image).ellipse((130, 110, 270, 250), fill=255)
+    assert likeness(alone.pixels, digit_from_array(255 - np.asarray(image)).pixels) > 0.95
 
 
 def test_two_digits_are_noted_and_the_largest_is_read() -> None:

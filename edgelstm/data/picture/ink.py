@@ -16,6 +16,16 @@ GROUND_PX = 160
 """Longest side of the copy in which paper is told from ink."""
 MIN_CONTRAST = 0.04
 """Ink fainter than this share of the paper's brightness is not ink."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of red, green and blue in grey, after ITU-R BT.601, as in JPEG."""
+DARKEST = 32
+"""Grey level below which paper counts as this bright: dividing by less would turn grain into ink."""
+WIDE, NARROW = 0.35, 0.08
+"""Width of strokes, in shares of the picture's shorter side, under which paper is looked for: the boldest, and most."""
+MIDDLE = 0.6
+"""Centre weight of the part of the picture in which it is asked how wide the strokes are, away from shadows."""
+GRAIN = 4
+"""A slope is an edge if it is so many times steeper than the median slope."""
 
 
 def grey_from(picture: Bytes) -> Floats:
@@ -23,18 +33,18 @@ def grey_from(picture: Bytes) -> Floats:
     if picture.ndim == 2:
         return picture.astype(np.float32)
     flat = picture.reshape(-1, 3).astype(np.float32)
-    luma = np.array([0.299, 0.587, 0.114], np.float32)
     away = flat - np.array([median(channel) for channel in flat.T], np.float32)
     spread, axes = np.linalg.eigh(away.T @ away / len(away))
     main = axes[:, -1].astype(np.float32)
-    if float(np.var(away @ luma)) * 3 < float(spread[-1]) * float(luma @ luma):
+    # another direction is worth its noise only if things differ there three times as much as in brightness
+    if float(np.var(away @ LUMA)) * 3 < float(spread[-1]) * float(LUMA @ LUMA):
         main = main / np.abs(main).sum()
-        if main @ luma < 0:
+        if main @ LUMA < 0:
             main = -main
         grey = flat @ main
         grey = grey - min(0.0, float(255 * main[main < 0].sum()))
     else:
-        grey = flat @ luma
+        grey = flat @ LUMA
     return np.asarray(grey.reshape(picture.shape[:2]), np.float32)
 
 
@@ -101,14 +111,14 @@ def _surface(grey: Floats) -> Floats:
     The quadratic with the smallest sum of absolute differences, by reweighted least squares.
     """
     height, width = grey.shape
-    size = (min(width, 48), min(height, 48))
+    size = (min(width, 48), min(height, 48))  # enough for six unknowns, and quick
     small = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BOX)).ravel()
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (size[1], size[0]))
     shape = (len(y), len(x))
     terms = np.stack([np.broadcast_to(t, shape).ravel() for t in _quadratic(y[:, None], x[None])], axis=1)
     level, fitted = np.zeros(6), np.full_like(small, median(small))
-    for _ in range(8):
-        weighted = terms / (np.abs(small - fitted) + 2)[:, None]
+    for _ in range(8):  # it has settled by then
+        weighted = terms / (np.abs(small - fitted) + 2)[:, None]  # 2 grey levels: what differs less is noise
         level = np.linalg.lstsq(weighted.T @ terms, weighted.T @ small, rcond=None)[0]
         fitted = terms @ level
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (height, width))
@@ -136,7 +146,7 @@ def ink_on_even_ground(grey: Floats) -> Floats | None:
     darker, lighter = np.maximum(-away, 0), np.maximum(away, 0)
     weight = _centre_weight((grey.shape[0], grey.shape[1]))
     if float((weight * darker * darker).sum()) >= float((weight * lighter * lighter).sum()):
-        return np.asarray(darker / max(ground, 32), np.float32)
+        return np.asarray(darker / max(ground, DARKEST), np.float32)
     return np.asarray(lighter / 255, np.float32)
 
 
@@ -161,16 +171,16 @@ def ink_from(grey: Floats, dark: bool) -> Floats:
     the edges of shadows and folds.
     """
     small = _small(grey)
-    wide = _contrast(grey, small, 0.35, dark)
-    narrow = _contrast(grey, small, 0.08, dark)
+    wide = _contrast(grey, small, WIDE, dark)
+    narrow = _contrast(grey, small, NARROW, dark)
     votes = slope_votes(grey)
     inner = (slice(1, -1), slice(1, -1))
     if votes is not None:
-        votes = np.where(_centre_weight((grey.shape[0], grey.shape[1]))[inner] > 0.6, votes, 0)
+        votes = np.where(_centre_weight((grey.shape[0], grey.shape[1]))[inner] > MIDDLE, votes, 0)
     if votes is not None and float((votes * narrow[inner]).sum()) > 0.7 * float((votes * wide[inner]).sum()):
-        wide = _contrast(grey, small, 0.12, dark)
+        wide = _contrast(grey, small, 1.5 * NARROW, dark)
     if dark:  # ink takes a share of the light, in the sun as in the shadow
-        return np.asarray(wide / np.maximum(grey + wide, 32), np.float32)
+        return np.asarray(wide / np.maximum(grey + wide, DARKEST), np.float32)
     return np.asarray(wide / 255, np.float32)
 
 
@@ -181,7 +191,7 @@ def slope_votes(values: Floats) -> Floats | None:
     down = np.abs(values[2:, 1:-1] - values[:-2, 1:-1])
     across = np.abs(values[1:-1, 2:] - values[1:-1, :-2])
     slope = np.maximum(down, across)
-    slope = np.where(slope > 4 * median(slope), slope, 0)  # the median slope is grain
+    slope = np.where(slope > GRAIN * median(slope), slope, 0)
     votes = slope * slope * _centre_weight((values.shape[0], values.shape[1]))[1:-1, 1:-1]
     return votes if float(votes.sum()) > 0 else None
 

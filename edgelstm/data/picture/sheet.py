@@ -14,6 +14,14 @@ MIN_PX = 64
 """A smaller picture shows no sheet on a desk."""
 MIN_SIDE = 0.3
 """A sheet is at least so wide and so high, in shares of the picture."""
+MIN_PASTED = 0.4
+"""A sheet on an even margin takes this share of the picture each way: thick digits take less of their rows."""
+MIN_FULL = 0.9
+"""Share of a straight side of a sheet or a frame that is there: corners may be rounded, pens skip."""
+MIN_FRAME_PX = 24
+"""A smaller frame has no room for a digit."""
+RIM_PX = 2
+"""Taken off each side of a sheet on a margin: the blurred edge between the two."""
 MIN_SOLID = 0.7
 """What is written on a sheet leaves at least so much of it blank."""
 
@@ -38,50 +46,48 @@ def sheet_on_desk(picture: Bytes, grey: Floats) -> Bytes | None:
 
 
 def pasted_sheet(grey: Floats) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of a sheet that lies on an even margin, as a frame or a saved plot has."""
+    """Top, bottom, left and right of a sheet that lies on an even margin, as a frame or a saved plot has.
+
+    Grey levels: JPEG leaves an even margin within 8 of its median, and what differs by more than 12 is something else.
+    """
     height, width = grey.shape
     rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     margin = median(rim)
     if np.mean(np.abs(rim - margin) < 8) < 0.98:
         return None
     other = np.abs(grey - margin) > 12
-    ys = np.flatnonzero(other.mean(axis=1) > 0.4)
-    xs = np.flatnonzero(other.mean(axis=0) > 0.4)
+    ys = np.flatnonzero(other.mean(axis=1) > MIN_PASTED)  # a plot's labels fill no such share of a row
+    xs = np.flatnonzero(other.mean(axis=0) > MIN_PASTED)
     if not len(ys) or not len(xs):
         return None
     top, bottom, left, right = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
+    if bottom - top < MIN_PASTED * height or right - left < MIN_PASTED * width:
+        return None
+    if min(bottom - top, right - left) <= 2 * RIM_PX:  # nothing would be left of it
+        return None
     sheet = other[top:bottom, left:right]
-    full = [float(side.mean()) for side in (sheet[:3], sheet[-3:], sheet[:, :3], sheet[:, -3:])]
-    if bottom - top < 0.4 * height or right - left < 0.4 * width or min(full) < 0.9:
+    sides = (sheet[:3], sheet[-3:], sheet[:, :3], sheet[:, -3:])
+    if min(float(side.mean()) for side in sides) < MIN_FULL:  # four straight sides, which no digit has
         return None
-    if min(bottom - top, right - left) <= 4:  # nothing would be left of it
-        return None
-    return top + 2, bottom - 2, left + 2, right - 2
+    return top + RIM_PX, bottom - RIM_PX, left + RIM_PX, right - RIM_PX
 
 
-def inside_box(blobs: Blobs, i: int, mask: Mask) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of the inside of piece ``i``, if it is a box around something else.
-
-    Either a frame with another piece in it, or a filled sheet that leaves something out.
-    """
+def inside_frame(blobs: Blobs, i: int) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left and right of the inside of piece ``i``, if it is a frame with another piece in it."""
     top, bottom, left, right = (int(side[i]) for side in (blobs.top, blobs.bottom, blobs.left, blobs.right))
     height, width = bottom - top, right - left
+    if min(height, width) < MIN_FRAME_PX:
+        return None
     own = blobs.labels[top:bottom, left:right] == i
-    depth = max(2, min(height, width) // 16)
+    depth = max(2, min(height, width) // 16)  # lines thicker or further askew are strokes
     ends = slice(None, depth), slice(-depth, None)
     sides = [own[end].any(axis=0) for end in ends] + [own[:, end].any(axis=1) for end in ends]
-    if min(height, width) < 24 or max(height, width) > 3 * min(height, width):
-        return None
-    if min(float(side.mean()) for side in sides) < 0.9:
+    if min(float(side.mean()) for side in sides) < MIN_FULL:
         return None
     within = (blobs.top > top) & (blobs.bottom < bottom) & (blobs.left > left) & (blobs.right < right)
-    framed = bool((blobs.extent[within] > 0.25 * max(height, width)).any())
-    holed = 0.5 < float((own & mask[top:bottom, left:right]).mean()) < 0.97
-    if not framed and not holed:
+    if not (blobs.extent[within] > 0.25 * max(height, width)).any():  # nothing but specks: a square 0
         return None
     edge = depth + 2
-    while edge < min(height, width) // 4 and (own[edge].mean() > 0.9 or own[:, edge].mean() > 0.9) and framed:
-        edge += 1
     return top + edge, bottom - edge, left + edge, right - edge
 
 
