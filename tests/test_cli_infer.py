@@ -594,6 +594,15 @@ def test_a_reader_that_goes_away_early_ends_the_workers_quietly(tiny, crowd):
     assert 1 == one.wait(timeout=TIMEOUT_S)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX only")
+def test_workers_need_no_stderr(tiny, crowd):
+    """Their pipes must not get its number."""
+    paths = good(crowd) * 32  # enough for workers on any machine of two cores
+    Path("names").write_text("\0".join(paths))
+    done = process(*INFER, "--files0-from", "names", "--model", tiny, preexec_fn=lambda: os.close(2), stderr=None)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, len(paths))
+
+
 def test_workers_end_with_a_process_that_is_killed(tiny, crowd):
     with many_in_a_process("--model", tiny, "--json") as one:
         one.kill()
