@@ -38,9 +38,8 @@ def fit_temperature(logits: Logits, labels: npt.NDArray[np.integer]) -> float:
     golden = (np.sqrt(5) - 1) / 2
     for _ in range(40):  # the loss has one minimum: it is convex in 1 / temperature
         first, second = high - golden * (high - low), low + golden * (high - low)
-        if negative_log_likelihood(logits, labels, np.exp(first)) < negative_log_likelihood(
-            logits, labels, np.exp(second)
-        ):
+        losses = [negative_log_likelihood(logits, labels, np.exp(middle)) for middle in (first, second)]
+        if losses[0] < losses[1]:
             high = second
         else:
             low = first

@@ -77,6 +77,14 @@ class Stops:
     classes: npt.NDArray[np.int64]
     """(N,) the decision."""
 
+    def score(self, labels: npt.NDArray[np.uint8]) -> Score:
+        """Right decisions."""
+        return Score(int((self.classes == labels).sum()), len(labels))
+
+    def mean_rows(self, rows_per_step: int) -> float:
+        """Rows read, on average."""
+        return float(self.steps.mean()) * rows_per_step
+
 
 def stops(first: npt.NDArray[np.int64], confidence: npt.NDArray[np.float64], rule: EarlyRule) -> Stops:
     """Apply a rule to the first classes (N, steps) and their probabilities (N, steps)."""
@@ -96,19 +104,18 @@ def choose_rule(
     To be asked with validation sequences, never with those that the result is reported on.
     """
     first, confidence = logits.argmax(2), confidences(logits, temperature)
-    n_full = int((first[:, -1] == labels).sum())
-    n_rows = float(first.shape[1] * rows_per_step)
+    full = Score.of(logits[:, -1], labels)
     # asks for more steps than there are, so it always is one that loses nothing
-    found = [EarlyRule(1.0, first.shape[1], n_rows, Score(n_full, len(labels)), temperature)]
+    found = [EarlyRule(1.0, first.shape[1], float(first.shape[1] * rows_per_step), full, temperature)]
     for n_stable in STABLE_STEPS:
         lossless: list[EarlyRule] = []
         for wanted in reversed(CONFIDENCES):  # laxer and laxer, until one loses something
             stopped = stops(first, confidence, EarlyRule(wanted, n_stable))
-            n_right = int((stopped.classes == labels).sum())
-            if n_right < n_full:
+            score = stopped.score(labels)
+            if score.n_right < full.n_right:
                 break
-            mean_rows = round(float(stopped.steps.mean()) * rows_per_step, 3)
-            lossless.append(EarlyRule(wanted, n_stable, mean_rows, Score(n_right, len(labels)), temperature))
+            mean_rows = round(stopped.mean_rows(rows_per_step), 3)
+            lossless.append(EarlyRule(wanted, n_stable, mean_rows, score, temperature))
         if lossless:
             # Of many rules tried on the same sequences the laxest that loses nothing is so partly by luck:
             # the one before it, a little more confident, is taken.
@@ -156,22 +163,15 @@ class EarlyReport:
 def evaluate(logits: StepLogits, labels: npt.NDArray[np.uint8], rule: EarlyRule, rows_per_step: int = 1) -> EarlyReport:
     """Hold a rule against reading every row."""
     first, confidence = logits.argmax(2), confidences(logits, rule.temperature)
-    found = stops(first, confidence, rule)
-    n_steps, right = first.shape[1], first[:, -1] == labels
-    curve = tuple(
-        CurvePoint(
-            step * rows_per_step, Score.of(logits[:, step - 1], labels), int((found.steps <= step).sum()),
-            int(((found.steps <= step) & (found.classes == labels)).sum()),
-        )
-        for step in range(1, n_steps + 1)
-    )  # fmt: skip
-    trade = []
-    for wanted in CONFIDENCES:
-        other = stops(first, confidence, replace(rule, confidence=wanted))
-        score = Score(int((other.classes == labels).sum()), len(labels))
-        trade.append((float(other.steps.mean()) * rows_per_step, score))
+    found, n_steps = stops(first, confidence, rule), first.shape[1]
+    right = found.classes == labels
+    curve = []
+    for step in range(1, n_steps + 1):
+        decided, score = found.steps <= step, Score.of(logits[:, step - 1], labels)
+        curve.append(CurvePoint(step * rows_per_step, score, int(decided.sum()), int((decided & right).sum())))
+    others = (stops(first, confidence, replace(rule, confidence=wanted)) for wanted in CONFIDENCES)
     return EarlyReport(
-        rule, n_steps * rows_per_step, Score.of(logits[:, -1], labels),
-        Score(int((found.classes == labels).sum()), len(labels)), float(found.steps.mean()) * rows_per_step,
-        mcnemar(right, found.classes == labels), curve, tuple(trade),
+        rule, n_steps * rows_per_step, curve[-1].score, found.score(labels), found.mean_rows(rows_per_step),
+        mcnemar(first[:, -1] == labels, right), tuple(curve),
+        tuple((other.mean_rows(rows_per_step), other.score(labels)) for other in others),
     )  # fmt: skip
