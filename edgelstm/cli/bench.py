@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelstm.cli.options import data_option, json_option, print_json, say
+from edgelstm.cli.options import data_option, json_option, plot_file, print_json, say
 from edgelstm.config import n_cores
 from edgelstm.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
-    from edgelstm.measure.bench import BenchReport, Contestant
+    from edgelstm.measure.bench import Contestant
     from edgelstm.onnx_file import ModelFile
-    from edgelstm.runtime.session import Provider, SessionSettings
+    from edgelstm.runtime.session import Provider
     from edgelstm.training.model import TorchRunner
 
 
@@ -29,12 +29,6 @@ MAX_BATCH = 65_536
 def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
     if not math.isfinite(value):  # nan slips through every range
         raise click.BadParameter(f"{value} is not a number of seconds")
-    return value
-
-
-def _png_or_svg(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
-    if value is not None and value.suffix.lower() not in (".png", ".svg"):
-        raise click.BadParameter(f"found {printable(value)}, expected a name that ends in .png or .svg")
     return value
 
 
@@ -63,9 +57,8 @@ def _png_or_svg(ctx: click.Context, parameter: click.Parameter, value: Path | No
     "--sweep", is_flag=True, help="Batches from 1 to 1024 with one thread and with all cores; ends in advice."
 )
 @click.option(
-    "--plot", type=click.Path(path_type=Path, dir_okay=False), callback=_png_or_svg,
-    help="Draw the figures into this PNG or SVG.",
-)  # fmt: skip
+    "--plot", type=click.Path(dir_okay=False), callback=plot_file, help="Draw the figures into this PNG or SVG."
+)
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a self-contained report.")
 @data_option
 @json_option
@@ -91,14 +84,14 @@ def command(
     machine hurts all alike; compare the figures of one run only.
     """
     from edgelstm.data.mnist import evaluation_digits
+    from edgelstm.files import write_bytes
     from edgelstm.measure.bench import advice, bench
     from edgelstm.onnx_file import default_model, open_model
-    from edgelstm.runtime.session import SessionSettings, has_nvidia_driver
-    from edgelstm.show.tables import bench_text
+    from edgelstm.runtime.session import has_nvidia_driver
+    from edgelstm.show.plots import bench_plot, format_of, new_figure
+    from edgelstm.show.tables import bench_html, bench_text
 
     if plot or html:
-        from edgelstm.show.plots import new_figure
-
         new_figure(1, 1)  # raises before minutes of measuring, not after, if there is no matplotlib
     models = models or (default_model(),)
     providers = tuple(dict.fromkeys(providers)) or (("cpu", "auto") if has_nvidia_driver() else ("cpu",))
@@ -112,34 +105,14 @@ def command(
         contestant
         for model, file in files.items()
         for count in thread_counts
-        for contestant in _contestants(
-            printable(model), file, providers, SessionSettings(threads=count), with_torch, streaming
-        )
+        for contestant in _contestants(printable(model), file, providers, count, with_torch, streaming)
     ]
     report = bench(contestants, digits, batch_sizes=batch_sizes, seconds=seconds, with_machine=True, on_progress=say)
-    notes = [*advice(report), *_settings_to_copy(thread_counts)] if sweep else []
+    notes = [*advice(report), *map(_settings_to_copy, thread_counts)] if sweep else []
     if as_json:
         print_json({**dataclasses.asdict(report), "advice": notes})
     else:
         click.echo("\n\n".join([bench_text(report), *(["advice\n" + "\n".join(notes)] if notes else [])]))
-    _draw(report, notes, plot, html)
-
-
-def _settings_to_copy(thread_counts: list[int]) -> list[str]:
-    """The session settings behind the figures, as Python to copy."""
-    return [
-        f"SessionSettings(threads={threads}): intra_op_num_threads={threads}, inter_op_num_threads=1, ORT_SEQUENTIAL, "
-        "session.intra_op.allow_spinning=0"
-        for threads in thread_counts
-    ]
-
-
-def _draw(report: "BenchReport", notes: list[str], plot: Path | None, html: Path | None) -> None:
-    from edgelstm.files import write_bytes
-
-    if plot or html:
-        from edgelstm.show.plots import bench_plot, format_of
-        from edgelstm.show.tables import bench_html
     if plot:
         write_bytes(plot, bench_plot(report, format_of(plot)))
         say(f"wrote {printable(plot)}")
@@ -148,50 +121,42 @@ def _draw(report: "BenchReport", notes: list[str], plot: Path | None, html: Path
         say(f"wrote {printable(html)}")
 
 
+def _settings_to_copy(threads: int) -> str:
+    """The session settings behind the figures, as Python to copy."""
+    return (
+        f"SessionSettings(threads={threads}): intra_op_num_threads={threads}, inter_op_num_threads=1, ORT_SEQUENTIAL, "
+        "session.intra_op.allow_spinning=0"
+    )
+
+
 def _contestants(
-    name: str,
-    file: "ModelFile",
-    providers: "tuple[Provider, ...]",
-    settings: "SessionSettings",
-    with_torch: bool,
-    streaming: bool,
+    name: str, file: "ModelFile", providers: "tuple[Provider, ...]", threads: int, with_torch: bool, streaming: bool
 ) -> "list[Contestant]":
     """One for each provider, and one for torch if it and the checkpoint are there."""
     from edgelstm.measure.bench import Contestant
     from edgelstm.onnx_file import checkpoint_beside
     from edgelstm.runtime.runner import OrtRunner
+    from edgelstm.runtime.session import SessionSettings
     from edgelstm.runtime.stream import Stream
 
-    contract = file.contract
+    contract, settings = file.contract, SessionSettings(threads=threads)
+    known = partial(Contestant, name=name, precision=contract.precision, config=contract.config, threads=threads)
+
+    def stream(n_streams: int) -> Stream:
+        return Stream(file, n_streams=n_streams, settings=settings)
+
     contestants = [
-        Contestant(
-            name=name,
-            load=partial(OrtRunner, file, provider=provider, settings=settings),
-            provider_requested=provider,
-            precision=contract.precision,
-            config=contract.config,
-            file_bytes=file.n_bytes,
-            threads=settings.threads,
-            stream=(lambda n: Stream(file, n_streams=n, settings=settings))
-            if streaming and provider == "cpu"
-            else None,
+        known(
+            load=partial(OrtRunner, file, provider=provider, settings=settings), provider_requested=provider,
+            file_bytes=file.n_bytes, stream=stream if streaming and provider == "cpu" else None,
         )
         for provider in providers
-    ]
+    ]  # fmt: skip
     checkpoint = checkpoint_beside(file.path) if file.path else None
     shared = contract.precision != "fp32"  # its checkpoint is measured with the fp32 model
     if with_torch and not shared and checkpoint and checkpoint.is_file() and importlib.util.find_spec("torch"):
-        contestants.append(
-            Contestant(
-                name=name,
-                load=partial(_load_torch, checkpoint, contract.weights_sha256, settings.threads),
-                provider_requested="torch",
-                precision="fp32",
-                config=contract.config,
-                file_bytes=checkpoint.stat().st_size,
-                threads=settings.threads,
-            )
-        )
+        load = partial(_load_torch, checkpoint, contract.weights_sha256, threads)
+        contestants.append(known(load=load, provider_requested="torch", file_bytes=checkpoint.stat().st_size))
     return contestants
 
 

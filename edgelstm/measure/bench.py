@@ -3,17 +3,17 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from edgelstm.config import DIGITS, ModelConfig
 from edgelstm.contract import Pixels, Runner, Score, in_batches
 from edgelstm.data.mnist import Digits
-from edgelstm.measure.machine import Environment, Rates, measure_rates, peak_memory_bytes, read_environment, roofline_s
+from edgelstm.measure.machine import Environment, measure_rates, peak_memory_bytes, read_environment, roofline_s
 from edgelstm.measure.timing import (
     LatencySummary,
     Ratio,
-    Rounds,
     calls_for_budget,
     measure_alternating,
     median_ratio,
@@ -116,13 +116,12 @@ class BenchReport:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A contestant ready to run, and what is known of it so far."""
-
     contestant: Contestant
     runner: Runner
     images: Pixels
     """What it is timed on."""
     result: BenchResult
+    """What is known of it before it is timed."""
 
 
 def bench(
@@ -144,9 +143,11 @@ def bench(
     environment = read_environment()
     if with_machine:
         on_progress("measuring the machine's matrix rate and memory bandwidth")
-        rates = measure_rates(min(contestant.threads for contestant in contestants))
-        environment = replace(environment, rates=rates)
-    loaded = _distinct([_load(contestant, digits, on_progress) for contestant in contestants])
+        environment = replace(environment, rates=measure_rates(min(contestant.threads for contestant in contestants)))
+    rates = environment.rates
+    loaded = [_load(contestant, digits, on_progress) for contestant in contestants]
+    asked_for = {one.result.name for one in loaded if one.contestant.provider_requested != "auto"}
+    loaded = [o for o in loaded if o.contestant.provider_requested != "auto" or o.result.name not in asked_for]
     results = [one.result for one in loaded]
     if with_machine:
         on_progress("measuring peak memory, each model in a process of its own")
@@ -156,17 +157,17 @@ def bench(
     streams = {i: one.contestant.stream for i, one in enumerate(loaded) if one.contestant.stream}
     budget_s = seconds / len(sizes) / (2 if streams else 1)
     for size in sizes:
-        pixels = [_batch(one.images, size) for one in loaded]
+        pixels = [np.resize(one.images, (size, *one.images.shape[1:])) for one in loaded]  # repeated if too few
         on_progress(f"timing batch {size}")
-        rounds = _timed([_call(one.runner, part) for one, part in zip(loaded, pixels, strict=True)], budget_s)
-        for i, found in enumerate(rounds):
-            timed = _batch_result(size, found, rounds[0], loaded[i].contestant.config, environment.rates)
-            results[i] = replace(results[i], batches=(*results[i].batches, timed))
+        calls = [partial(one.runner.logits, part) for one, part in zip(loaded, pixels, strict=True)]
+        for i, batch in enumerate(_timed(size, calls, budget_s)):
+            least = roofline_s(loaded[i].contestant.config, size, rates) if rates else None
+            results[i] = replace(results[i], batches=(*results[i].batches, replace(batch, roofline_s=least)))
         if streams:
             on_progress(f"timing one step of {size} stream{'s' if size > 1 else ''}")
-            rounds = _timed([stream(size).row_call(pixels[i]) for i, stream in streams.items()], budget_s)
-            for i, found in zip(streams, rounds, strict=True):
-                results[i] = replace(results[i], steps=(*results[i].steps, _batch_result(size, found, rounds[0])))
+            steps = [stream(size).row_call(pixels[i]) for i, stream in streams.items()]
+            for i, step in zip(streams, _timed(size, steps, budget_s), strict=True):
+                results[i] = replace(results[i], steps=(*results[i].steps, step))
     digits_used = f"{len(digits):,} ({digits.source})"
     return BenchReport(SCHEMA_VERSION, environment, digits_used, WHAT_IS_TIMED, N_ROUNDS, tuple(results))
 
@@ -179,9 +180,10 @@ def _load(contestant: Contestant, digits: Digits, on_progress: Callable[[str], N
     if not same_shape:
         images = np.random.default_rng(0).integers(0, 256, (N_RANDOM, config.rows, config.cols), np.uint8)
     if not fits:
-        what = f"{config.rows} rows x {config.cols} columns and {config.n_classes} classes"
-        timed = "the digits are" if same_shape else "random pixels are"
-        on_progress(f"{contestant.name}: no labelled data of {what}: accuracy left out, {timed} timed")
+        on_progress(
+            f"{contestant.name}: no labelled data of {config.rows} rows x {config.cols} columns and {config.n_classes} "
+            f"classes: accuracy left out, {'the digits' if same_shape else 'random pixels'} are timed"
+        )
     began = time.perf_counter()
     runner = contestant.load()
     loaded = time.perf_counter()
@@ -202,33 +204,15 @@ def _load(contestant: Contestant, digits: Digits, on_progress: Callable[[str], N
     return _Loaded(contestant, runner, images, result)
 
 
-def _distinct(loaded: list[_Loaded]) -> list[_Loaded]:
-    named = {one.result.name for one in loaded if one.contestant.provider_requested != "auto"}
-    return [one for one in loaded if one.contestant.provider_requested != "auto" or one.result.name not in named]
-
-
-def _call(runner: Runner, pixels: Pixels) -> Callable[[], object]:
-    return lambda: runner.logits(pixels)
-
-
-def _timed(calls: Sequence[Callable[[], object]], budget_s: float) -> list[Rounds]:
+def _timed(size: int, calls: Sequence[Callable[[], object]], budget_s: float) -> list[BatchResult]:
     named = {str(i): call for i, call in enumerate(calls)}  # two contestants may have one name
     counts = calls_for_budget(named, budget_s=budget_s, n_rounds=N_ROUNDS)
     rounds = measure_alternating(named, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=N_WARMUP)
-    return [rounds[name] for name in named]
-
-
-def _batch(images: Pixels, size: int) -> Pixels:
-    """``size`` pictures, repeated if there are not so many."""
-    return np.ascontiguousarray(np.resize(images, (size, *images.shape[1:])))
-
-
-def _batch_result(
-    size: int, rounds: Rounds, first: Rounds, config: ModelConfig | None = None, rates: Rates | None = None
-) -> BatchResult:
-    latency = summarize(rounds)
-    least = roofline_s(config, size, rates) if config and rates else None
-    return BatchResult(size, latency, size / latency.p50.value_s, median_ratio(rounds, first), least)
+    latencies = [summarize(rounds[name]) for name in named]
+    return [
+        BatchResult(size, latency, size / latency.p50.value_s, median_ratio(rounds[name], rounds["0"]))
+        for name, latency in zip(named, latencies, strict=True)
+    ]
 
 
 def advice(report: BenchReport) -> list[str]:
@@ -239,9 +223,8 @@ def advice(report: BenchReport) -> list[str]:
         one = next((r for r in results if r.provider_used == "cpu" and r.threads == 1), None)
         if one is None:
             continue
-        for other in results:
-            if other is one or other.provider_used not in ("cpu", "cuda"):
-                continue
+        others = [r for r in results if r is not one and r.provider_used in ("cpu", "cuda")]
+        for other in others:
             use = "CUDA" if other.provider_used == "cuda" else f"{other.threads} threads"
             start = crossover(one, other)
             lines.append(
@@ -249,7 +232,7 @@ def advice(report: BenchReport) -> list[str]:
                 else f"{one.name}: {use} from the start" if start == one.batches[0].batch_size
                 else f"{one.name}: below batch {start} one thread, from {start} {use}"
             )  # fmt: skip
-        if not any(r.provider_used == "cuda" for r in results):
+        if not any(other.provider_used == "cuda" for other in others):
             lines.append(f"{one.name}: CUDA not measured: {report.environment.gpu or 'no GPU'}")
     return lines
 
@@ -257,9 +240,8 @@ def advice(report: BenchReport) -> list[str]:
 def crossover(one: BenchResult, other: BenchResult) -> int | None:
     """The batch size from which ``other`` is faster by at least CLEARLY at every size measured; None if never."""
     start = None
-    for mine, theirs in zip(one.batches, other.batches, strict=True):
+    for mine, theirs in zip(reversed(one.batches), reversed(other.batches), strict=True):
         if theirs.latency.p50.value_s > CLEARLY * mine.latency.p50.value_s:
-            start = None
-        elif start is None:
-            start = mine.batch_size
+            break
+        start = mine.batch_size
     return start
