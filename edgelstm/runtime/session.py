@@ -49,15 +49,6 @@ def import_onnxruntime() -> ModuleType:
     return module
 
 
-@dataclass(frozen=True)
-class _Bound:
-    """Buffers of one set of shapes, read and written in place."""
-
-    inputs: Arrays
-    outputs: Arrays
-    binding: Any
-
-
 class BoundSession:
     """One ONNX file in one session, on a provider that is proven to run its LSTM.
 
@@ -76,10 +67,10 @@ class BoundSession:
         self._settings, self._source = settings, source
         self.provider_note: str | None = None
         self.provider_used, self._session = self._open(content, provider)
-        self._bound: OrderedDict[Hashable, _Bound] = OrderedDict()
+        self._bound: OrderedDict[Hashable, tuple[Arrays, Arrays, Callable[[], None]]] = OrderedDict()
         self._lock = threading.Lock()  # the bound buffers serve one thread; another goes the unbound way
 
-    def run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Mapping[str, tuple[int, ...]]) -> Arrays:
+    def run(self, feeds: Arrays, outputs: Mapping[str, tuple[int, ...]]) -> Arrays:
         """Run on ``feeds``; ``outputs`` are the float32 outputs that are wanted, with their shapes.
 
         On the CPU through buffers that are bound once for each set of shapes, so that nothing is looked up and
@@ -113,19 +104,19 @@ class BoundSession:
         """(operator, execution provider) of every node, in running order, after onnxruntime's own fusions."""
         return [(node.op_type, provider) for provider, node in _assigned_nodes(self._session)]
 
-    def _run_bound(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Mapping[str, tuple[int, ...]]) -> Arrays:
+    def _run_bound(self, feeds: Arrays, outputs: Mapping[str, tuple[int, ...]]) -> Arrays:
         key = tuple([(name, array.shape) for name, array in feeds.items()])
-        bound = self._bound.get(key)
-        if bound is None:
-            inputs = {name: np.zeros(array.shape, array.dtype) for name, array in feeds.items()}
-            results: Arrays = {name: np.empty(shape, np.float32) for name, shape in outputs.items()}
+        if key not in self._bound:
             if len(self._bound) >= MAX_BOUND_SHAPES:
                 self._bound.popitem(last=False)
-            bound = self._bound[key] = _Bound(inputs, results, self.bind(inputs, results))
+            own: Arrays = {name: np.zeros(array.shape, array.dtype) for name, array in feeds.items()}
+            found: Arrays = {name: np.empty(shape, np.float32) for name, shape in outputs.items()}
+            self._bound[key] = own, found, self.bind(own, found)
+        inputs, results, call = self._bound[key]
         for name, array in feeds.items():
-            bound.inputs[name][...] = array
-        bound.binding()
-        return {name: array.copy() for name, array in bound.outputs.items()}
+            inputs[name][...] = array
+        call()
+        return {name: array.copy() for name, array in results.items()}
 
     def _open(self, content: bytes, provider: Provider) -> tuple[Literal["cpu", "cuda"], Any]:
         if provider == "cpu":
@@ -185,11 +176,8 @@ def lstm_placement(session: Any) -> dict[str, str]:
 
     The session must have been made with ``session.record_ep_graph_assignment_info``.
     """
-    return {
-        node.name or node.op_type: provider
-        for provider, node in _assigned_nodes(session)
-        if node.op_type in LSTM_OPERATORS
-    }
+    lstms = [(place, node) for place, node in _assigned_nodes(session) if node.op_type in LSTM_OPERATORS]
+    return {node.name or node.op_type: place for place, node in lstms}
 
 
 def _assigned_nodes(session: Any) -> list[tuple[str, Any]]:
@@ -234,9 +222,7 @@ def _cuda_library_problem(ort: ModuleType) -> str:
 
 def onnxruntime_errors(ort: ModuleType) -> tuple[type[Exception], ...]:
     """Every exception class that onnxruntime raises; they have no common base of their own."""
-    state = ort.capi.onnxruntime_pybind11_state
-    found: Callable[[str], Any] = lambda name: getattr(state, name)  # noqa: E731
-    classes = [found(name) for name in dir(state) if isinstance(found(name), type)]
+    classes = [kind for kind in vars(ort.capi.onnxruntime_pybind11_state).values() if isinstance(kind, type)]
     return (*(kind for kind in classes if issubclass(kind, Exception)), RuntimeError, ValueError)
 
 
