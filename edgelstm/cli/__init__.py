@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import gc
 import importlib
 import os
 import sys
@@ -13,9 +12,6 @@ import click
 from edgelstm import __version__
 from edgelstm.errors import EdgeLstmError
 
-IMPORT_OBJECTS = 200_000
-"""Objects that may be made before garbage is collected: an import makes many and no garbage, and looking through them
-again and again is a twelfth of the time of `edgelstm infer digit.png`."""
 COMMANDS = ("train", "export", "verify", "infer", "explain", "stream", "bench", "inspect", "doctor", "demo")
 
 
@@ -34,8 +30,6 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         if sys.stdout is None:  # closed before we began: click would drop what it prints
             raise click.ClickException("standard output is closed: open it, or lead it into a file or a pipe")
-        before = gc.get_threshold()
-        gc.set_threshold(IMPORT_OBJECTS)
         try:
             return super().invoke(ctx)
         except EdgeLstmError as error:
@@ -46,8 +40,6 @@ class _Commands(click.Group):
             with contextlib.suppress(OSError):  # or Python tries to write there again at its end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.ClickException(f"the system says: {error}") from error
-        finally:
-            gc.set_threshold(*before)
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
