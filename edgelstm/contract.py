@@ -172,11 +172,9 @@ class ModelContract:
         values = {key.removeprefix(_PREFIX): text for key, text in metadata.items() if key.startswith(_PREFIX)}
         if "version" not in values:
             raise ModelError(
-                f"{source} is not an edgelstm model",
-                found="no edgelstm contract in its metadata",
-                expected="a file written by `edgelstm export`",
-                fix="export it again with `edgelstm export CHECKPOINT`",
-            )
+                f"{source} is not an edgelstm model", found="no edgelstm contract in its metadata",
+                expected="a file written by `edgelstm export`", fix="export it again with `edgelstm export CHECKPOINT`",
+            )  # fmt: skip
         try:
             n_characters = sum(map(len, values.values()))
             if n_characters > MAX_METADATA:
@@ -184,11 +182,9 @@ class ModelContract:
             read: dict[str, Any] = {key: json.loads(text) for key, text in values.items()}
             if type(read["version"]) is not int or read["version"] != CONTRACT_VERSION:
                 raise ModelError(
-                    f"{source} keeps another version of the model contract",
-                    found=repr(read["version"])[:40],
-                    expected=repr(CONTRACT_VERSION),
-                    fix="install a matching edgelstm, or export the checkpoint again",
-                )
+                    f"{source} keeps another version of the model contract", found=repr(read["version"])[:40],
+                    expected=CONTRACT_VERSION, fix="install a matching edgelstm, or export the checkpoint again",
+                )  # fmt: skip
             for key in ("validation", "test"):
                 read[key] = Score(**read[key]) if read[key] else None
             read["config"] = model_config_from(read["config"])
@@ -196,15 +192,14 @@ class ModelContract:
                 validation = Score(**early["validation"]) if early["validation"] else None
                 read["early"] = EarlyRule(**{**early, "validation": validation})
             return cls(**read)
+        except ModelError:
+            raise
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            if isinstance(error, ModelError):
-                raise
+            found, wanted = f"{type(error).__name__}: {error}", f"the metadata of contract version {CONTRACT_VERSION}"
             raise ModelError(
-                f"{source} has a damaged model contract",
-                found=printable(f"{type(error).__name__}: {error}", 300),
-                expected=f"the metadata of contract version {CONTRACT_VERSION}",
+                f"{source} has a damaged model contract", found=printable(found, 300), expected=wanted,
                 fix="export the checkpoint again",
-            ) from error
+            ) from error  # fmt: skip
 
 
 def check_temperature(temperature: object) -> None:
@@ -285,19 +280,18 @@ def graph_layout(config: ModelConfig, precision: Precision = "fp32", kind: Kind 
     layers need a Split of each state before them and a Concat behind. That of fp16 has its weights widened to
     float32: a stream runs on the CPU, whose LSTM has no float16.
     """
-    streaming, layers, several = kind == "stream", config.n_layers, config.n_layers > 1
+    streaming, layers = kind == "stream", config.n_layers
+    split_states = streaming and layers > 1
     if streaming and precision == "fp16":
         precision = "fp32"
     element = FLOAT16 if precision == "fp16" else FLOAT
     weights: dict[str, tuple[int, tuple[int, ...]]] = {}
     nodes, constants = _sequence_nodes(config, element, ROW_NAME if streaming else INPUT_NAME, streaming)
     before, after = (_layer_states(layers, names) for names in (STATE_NAMES, NEXT_STATE_NAMES))
-    if streaming and several:
+    if split_states:
         split = {"axis": 0, "num_outputs": layers}
-        nodes += [
-            Node("Split", (name,), names, f"split_{name}", split)
-            for name, names in zip(STATE_NAMES, before, strict=True)
-        ]
+        for name, names in zip(STATE_NAMES, before, strict=True):
+            nodes.append(Node("Split", (name,), names, f"split_{name}", split))
     value, size = "sequence", config.step_size
     for layer in range(layers):
         name, last = f"lstm_{layer}", layer == layers - 1
@@ -316,11 +310,9 @@ def graph_layout(config: ModelConfig, precision: Precision = "fp32", kind: Kind 
     nodes.append(Node("Gemm", (value, "head.weight", "head.bias"), (result,), "head", {"transB": 1}))
     if precision == "fp16":
         nodes.append(Node("Cast", (result,), (OUTPUT_NAME,), "widen", {"to": FLOAT}))
-    if streaming and several:
-        nodes += [
-            Node("Concat", names, (name,), f"join_{name}", {"axis": 0})
-            for name, names in zip(NEXT_STATE_NAMES, after, strict=True)
-        ]
+    if split_states:
+        for name, names in zip(NEXT_STATE_NAMES, after, strict=True):
+            nodes.append(Node("Concat", names, (name,), f"join_{name}", {"axis": 0}))
     weights |= {
         "head.weight": (element, (config.n_classes, config.hidden_size)), "head.bias": (element, (config.n_classes,))
     }  # fmt: skip
