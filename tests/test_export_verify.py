@@ -45,7 +45,7 @@ def _quick(monkeypatch):
     """torch's exporter takes seconds and has its own tests: torch stands in for it. Fewer random pixels."""
 
     def stand_in(checkpoint):
-        return TorchRunner(checkpoint.model(), name="torch.onnx.export")
+        return TorchRunner(checkpoint.model())
 
     monkeypatch.setattr(verify_module, "TorchExportedRunner", stand_in)
     monkeypatch.setattr(verify_module, "probe_pixels", lambda config: probe_pixels(config, 32))
@@ -786,10 +786,10 @@ def test_a_runner_that_is_further_off_than_rounding_is_caught(verdict, tiny_mode
             logits[:, 3] += np.float32(shift)
             return logits
 
-    monkeypatch.setattr(verify_module, "TorchExportedRunner", lambda checkpoint: Off(checkpoint.model(), name="off"))
+    monkeypatch.setattr(verify_module, "TorchExportedRunner", lambda checkpoint: Off(checkpoint.model()))
     report = verdict(tiny_model_bytes)
     assert failed(report) == ({SAME_VALUES} if seen else set())
-    assert ("MORE THAN" in answers(report, f"{SAME_VALUES}: off")[0]) == seen
+    assert ("MORE THAN" in answers(report, f"{SAME_VALUES}: torch.onnx.export")[0]) == seen
 
 
 def test_a_state_that_is_restored_wrongly_is_caught(verdict, tiny_model_bytes, monkeypatch):

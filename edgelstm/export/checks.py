@@ -6,11 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edgelstm.contract import Logits, ModelContract, Pixels, Score
-from edgelstm.export.export import MAX_LOSS
+from edgelstm.contract import EarlyRule, Logits, ModelContract, Pixels, Score
+from edgelstm.data.mnist import Digits
+from edgelstm.export.export import MAX_LOSS, choose_early_rule
 from edgelstm.export.graph import contract_of
 from edgelstm.onnx_file import ModelFile, OnnxGraph, encode
 from edgelstm.runtime.calibration import probabilities
+from edgelstm.runtime.early_exit import StepLogits, evaluate
 from edgelstm.runtime.parity import ParityReport, compare, mcnemar
 from edgelstm.runtime.stream import Stream
 from edgelstm.training.checkpoint import Checkpoint
@@ -22,6 +24,10 @@ INT8_SAME_SHARE = 0.8
 """Most sequences meet no such tie."""
 FP16_CUDA_ATOL = 0.05
 """CUDA computes in float16, 11 bits, through all steps; a CPU only reads its weights. Not measured: no GPU yet."""
+INT8_STREAM_ATOL = 0.25
+"""int8 scales its input over one call: over a row here, over all rows there, so the pixels of a pale row are
+rounded otherwise. On the validation images that moved a logit by up to 0.06 with one stream and 0.11 with 32
+(the scale is over all of them too), where int8 itself moves them by up to 0.45 against fp32."""
 NEAR_TIE = 2.0
 """Two classes whose logits differ by less than so many tolerances may change places by rounding alone."""
 MAX_CONFIDENCE_SHIFT = 0.01
@@ -69,6 +75,13 @@ def kernel_check(how: str, expected: Logits, found: Logits, atol: float, *, int8
         answer += f" (a tie rounded the other way); {same:.1%} of them have the same logits to 1e-4"
         passed = passed and same >= INT8_SAME_SHARE
     return Check(f"same values as NumPy: {how}", passed, answer, parity)
+
+
+def near_check(how: str, expected: Logits, found: Logits, atol: float, why: str) -> Check:
+    """A reduced precision's logits row by row are near those of whole sequences; ``why`` they may differ at all."""
+    parity = compare(expected, found, atol=atol, rtol=0.0)
+    answer = f"{parity_answer(parity)} (at most {atol:.2g}: {why})"
+    return Check(f"near the whole sequences, {how}", near_parity(parity), answer, parity)
 
 
 def accuracy_check(how: str, reference: Logits, found: Logits, labels: npt.NDArray[np.uint8]) -> Check:
@@ -139,20 +152,39 @@ def score_check(question: str, claimed: Score | None, logits: Logits, labels: np
     return Check(question, None, answer)
 
 
+def rule_check(file: ModelFile, rule: EarlyRule, validation: Digits | None) -> Check:
+    """The file's rule for early exit is the one that its own data chooses."""
+    question = "rule for early exit"
+    if validation is None:
+        return Check(question, None, f"a {rule}: the sequences that chose it are not on this machine")
+    # its own temperature: files of earlier versions have rules of temperature 1
+    chosen = choose_early_rule(file, validation, rule.temperature)
+    answer = f"a {rule}" if chosen == rule else f"the file says {rule!r}, validation chooses {chosen!r}"
+    return Check(question, chosen == rule, answer)
+
+
+def early_check(rule: EarlyRule, logits: StepLogits, labels: npt.NDArray[np.uint8], rows_per_step: int) -> Check:
+    """On (N, steps, classes) logits of the evaluation sequences the rule loses nothing measurable."""
+    report = evaluate(logits, labels, rule, rows_per_step)
+    test = report.mcnemar
+    answer = (
+        f"{report.mean_rows:.1f} of {report.rows} rows ({report.mean_rows / report.rows:.1%}), {report.early} "
+        f"instead of {report.full}: {test.n_lost} lost, {test.n_won} won, McNemar p = {test.p_value:.2g}"
+    )
+    return Check("early exit", report.passed, answer)
+
+
 def restored_check(file: ModelFile, images: Pixels) -> Check:
     """A state that is saved in the middle of a sequence and restored elsewhere goes on to the same bits."""
-    part = images[: min(100, len(images))]
+    part, config = images[:100], file.contract.config
     one, other = Stream(file, n_streams=len(part)), Stream(file, n_streams=len(part))
-    step = file.contract.config.rows_per_step
-    middle = file.contract.config.n_steps // 2 * step
-    for at in range(0, middle, step):
-        one.push(part[:, at : at + step])
+    middle = config.n_steps // 2
+    steps = np.split(part, config.n_steps, axis=1)
+    for step in steps[:middle]:
+        one.push(step)
     other.restore(one.save())
-    same = all(
-        np.array_equal(one.push(rows), other.push(rows))
-        for rows in (part[:, at : at + step] for at in range(middle, part.shape[1], step))
-    )
-    answer = f"{len(part)} streams saved after row {middle}, restored in another Stream"
+    same = all(np.array_equal(one.push(step), other.push(step)) for step in steps[middle:])
+    answer = f"{len(part)} streams saved after row {middle * config.rows_per_step}, restored in another Stream"
     return Check("same bits from a saved state", same, f"{answer}: {'the same bits' if same else 'other logits'}")
 
 

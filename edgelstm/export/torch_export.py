@@ -19,8 +19,10 @@ from edgelstm.training.checkpoint import Checkpoint
 class TorchExportedRunner:
     """The same weights through ``torch.onnx.export`` (dynamo), in onnxruntime on the CPU."""
 
-    def __init__(self, checkpoint: Checkpoint, *, name: str = "torch.onnx.export") -> None:
-        self.name, self._config = name, checkpoint.config
+    name = "torch.onnx.export"
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._config = checkpoint.config
         self._session = open_session(torch_exported_model(checkpoint).SerializeToString(), SessionSettings())
 
     def logits(self, pixels: Pixels) -> Logits:

@@ -1,36 +1,35 @@
-"""Prove that an exported file answers as its checkpoint does: torch, torch's exporter, NumPy, providers, row by row."""
+"""That an exported file answers as its checkpoint does: torch, torch's exporter, NumPy, providers, row by row."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
-from edgelstm.contract import INPUT_NAME, OUTPUT_NAME, Logits, Pixels, Runner, in_batches
+from edgelstm.contract import INPUT_NAME, OUTPUT_NAME, Logits, Pixels, in_batches
 from edgelstm.data.mnist import Digits
 from edgelstm.errors import EdgeLstmError, ModelError
 from edgelstm.export.checks import (
     FP16_CUDA_ATOL,
     INT8_ATOL,
+    INT8_STREAM_ATOL,
     Check,
     accuracy_check,
     claims_check,
     confidence_check,
+    early_check,
     graph_check,
     kernel_check,
-    near_parity,
-    parity_answer,
+    near_check,
     parity_check,
     restored_check,
+    rule_check,
     score_check,
 )
-from edgelstm.export.export import choose_early_rule, fits
+from edgelstm.export.export import fits
 from edgelstm.export.graph import build_graph, contract_of, probe_pixels
 from edgelstm.export.torch_export import TorchExportedRunner
 from edgelstm.onnx_file import ModelFile, ModelSource, decode, open_model
-from edgelstm.runtime.early_exit import evaluate
-from edgelstm.runtime.parity import compare
 from edgelstm.runtime.reference import NumpyRunner, numpy_logits_by_rows, rounding_tolerance
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.session import Provider
@@ -45,10 +44,7 @@ N_RANDOM_SPLITS = 3
 SPLIT_STREAMS = 1000
 KERNEL_BATCH_SIZES = (7, 32)
 """At most the runner's chunk: int8 activations share one scale with their chunk."""
-INT8_STREAM_ATOL = 0.25
-"""int8 scales its input over one call: over a row here, over all rows there, so the pixels of a pale row are
-rounded otherwise. On the validation images that moved a logit by up to 0.06 with one stream and 0.11 with 32
-(the scale is over all of them too), where int8 itself moves them by up to 0.45 against fp32."""
+NEAR_STREAM_SIZES = (1, 7, 32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,24 +68,6 @@ class VerifyReport:
         return sum(check.passed is None for check in self.checks)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Case:
-    """What every check needs."""
-
-    checkpoint: Checkpoint
-    file: ModelFile
-    digits: Digits
-    """Sequences with labels; of a model that no data at hand fits, random ones without."""
-    labelled: bool
-    tolerance: float
-    """Largest difference of two float32 logits that rounding explains."""
-
-    @property
-    def int8(self) -> bool:
-        """Whether activations are quantized, so that logits depend on the batch and on the rows of a call."""
-        return self.file.contract.precision == "int8"
-
-
 def verify(
     checkpoint: Checkpoint,
     model: ModelSource,
@@ -107,9 +85,11 @@ def verify(
     the ``providers``. Raises ProviderError if a provider that was asked for by name does not run the LSTM.
     """
     name = model.source if isinstance(model, ModelFile) else "the model" if isinstance(model, bytes) else str(model)
+    digits, validation = (
+        each if each is not None and fits(each, checkpoint.config) else None for each in (digits, validation)
+    )
+    what = f"{len(digits):,} digits ({digits.source})" if digits else "random pixels only"
     checks = tuple(_checks(checkpoint, model, digits, providers, validation))
-    fit = digits is not None and fits(digits, checkpoint.config)
-    what = f"{len(digits):,} digits ({digits.source})" if digits and fit else "random pixels only"
     return VerifyReport(name, checkpoint_name, what, checks)
 
 
@@ -120,12 +100,13 @@ def _checks(
     providers: tuple[Provider, ...],
     validation: Digits | None,
 ) -> Iterator[Check]:
+    config = checkpoint.config
     try:
         file = open_model(model)
     except ModelError as error:
         yield Check("same contract", False, str(error))
         return
-    contract, config = file.contract, checkpoint.config
+    contract = file.contract
     if contract.config != config:
         yield Check("same contract", False, f"found {contract.config}, expected {config}")
         return
@@ -136,152 +117,113 @@ def _checks(
     )  # fmt: skip
     yield graph_check(build_graph(checkpoint, contract), file)
     noise = probe_pixels(config)
-    labelled = digits is not None and fits(digits, config)
-    if digits is None or not labelled:
-        digits = Digits(noise, np.zeros(len(noise), np.uint8), "random pixels")
-    tolerance = rounding_tolerance(
-        build_graph(checkpoint, contract_of(checkpoint)), np.concatenate([noise, digits.images[:256]])
-    )
-    case = _Case(checkpoint, file, digits, labelled, tolerance)
+    images = digits.images if digits else noise
+    fp32 = build_graph(checkpoint, contract_of(checkpoint))
+    tolerance = rounding_tolerance(fp32, np.concatenate([noise, images[:256]]))
     try:
         runners = [OrtRunner(file, provider=provider) for provider in providers]
     except ModelError as error:
         yield Check("runs in onnxruntime", False, str(error))
         return
     runners = list({runner.provider_used: runner for runner in runners}.values())
-    values, streamed = (
-        (_fp32_values, _fp32_streams) if contract.precision == "fp32" else (_reduced_values, _reduced_streams)
-    )
-    yield from values(case, runners)
-    alone = logits_by_step(Stream(file), digits.images)
-    yield from streamed(case, alone[:, -1])
-    yield restored_check(file, digits.images)
+    if contract.precision == "fp32":
+        yield from _exact_checks(checkpoint, file, runners, images, noise, tolerance)
+    else:
+        yield from _reduced_checks(checkpoint, file, runners, images, digits, tolerance)
+    yield restored_check(file, images)
     yield claims_check(checkpoint, contract)
-    validation = validation if validation is not None and fits(validation, config) else None
-    yield from _score_checks(case, validation)
-    yield from _early_checks(case, alone, validation)
+    yield from _score_checks(file, digits, validation)
+    if contract.early:
+        yield rule_check(file, contract.early, validation)
+    if contract.early and digits:
+        yield early_check(contract.early, logits_by_step(Stream(file), images), digits.labels, config.rows_per_step)
 
 
-def _fp32_values(case: _Case, runners: list[OrtRunner]) -> Iterator[Check]:
-    """Values and decisions of each runner and batch size, against eager torch."""
-    noise = probe_pixels(case.checkpoint.config)
-    torch_runner = TorchRunner(case.checkpoint.model())
-    reference = (in_batches(torch_runner, case.digits.images, 1000), torch_runner.logits(noise))
-    others: list[tuple[Callable[[], Runner], tuple[int, ...]]] = [
-        (lambda: NumpyRunner(case.file), (1000,)),
-        (lambda: TorchExportedRunner(case.checkpoint), (1000,)),
-        *((partial(_same, runner), BATCH_SIZES) for runner in runners),
+def _exact_checks(
+    checkpoint: Checkpoint,
+    file: ModelFile,
+    runners: list[OrtRunner],
+    images: Pixels,
+    noise: Pixels,
+    tolerance: float,
+) -> Iterator[Check]:
+    """fp32: however the sequences are fed, values and decisions are eager torch's."""
+    pixels, n = np.concatenate([images, noise]), len(images)
+    reference = in_batches(TorchRunner(checkpoint.model()), pixels, 1000)
+    ways: list[tuple[str, Callable[[], Logits]]] = [
+        ("NumPy, batch 1000", lambda: NumpyRunner(file).logits(pixels)),
+        ("torch.onnx.export, batch 1000", lambda: in_batches(TorchExportedRunner(checkpoint), pixels, 1000)),
+        *((_whole(runner, n), partial(in_batches, runner, pixels, n)) for runner in runners for n in BATCH_SIZES),
+        *((_by_rows(n), partial(_streamed, file, pixels, n)) for n in STREAM_SIZES),
+        *(
+            (f"row by row on the CPU, {how}", partial(_fed, file, pixels, calls))
+            for how, calls in splits(checkpoint.config.n_steps)
+        ),
+        ("row by row on the CPU, NumPy", lambda: _numpy_fed(file, pixels, 1000)),
     ]
-    for load, batch_sizes in others:
+    for how, logits in ways:
         try:
-            runner = load()
-            for batch_size in batch_sizes:
-                found = in_batches(runner, case.digits.images, batch_size), in_batches(runner, noise, batch_size)
-                yield parity_check(f"{runner.name}, batch {batch_size}", found, reference, case.tolerance)
+            found = logits()
         except EdgeLstmError as error:
-            yield Check("same values and decisions", False, str(error))
+            yield Check(f"same values and decisions: {how}", False, str(error))
+        else:
+            yield parity_check(how, (found[:n], found[n:]), (reference[:n], reference[n:]), tolerance)
 
 
-def _same(runner: Runner) -> Runner:
-    return runner
+def _reduced_checks(
+    checkpoint: Checkpoint,
+    file: ModelFile,
+    runners: list[OrtRunner],
+    images: Pixels,
+    digits: Digits | None,
+    tolerance: float,
+) -> Iterator[Check]:
+    """int8 and fp16 are other functions than fp32: the kernel must be NumPy's, accuracy and confidences torch's.
 
-
-def _fp32_streams(case: _Case, alone: Logits) -> Iterator[Check]:
-    """Fed row by row, to so many streams, in other splits into calls: after the last row, torch's logits."""
-    config = case.checkpoint.config
-    noise = probe_pixels(config)
-    torch_runner = TorchRunner(case.checkpoint.model())
-    reference = (in_batches(torch_runner, case.digits.images, 1000), torch_runner.logits(noise))
-
-    def check(how: str, found: Logits, on_noise: Logits) -> Check:
-        return parity_check(f"row by row on the CPU, {how}", (found, on_noise), reference, case.tolerance)
-
-    for n in STREAM_SIZES:
-        stream = Stream(case.file, n_streams=n)
-        found = alone if n == 1 else logits_by_step(stream, case.digits.images)[:, -1]
-        yield check(f"{n} stream{'s' if n > 1 else ''}", found, logits_by_step(stream, noise)[:, -1])
-    for name, sizes in splits(config.n_steps):
-        yield check(name, *(_fed(case.file, pixels, sizes) for pixels in (case.digits.images, noise)))
-    yield check("NumPy", *(_numpy_fed(case.file, pixels, 1000) for pixels in (case.digits.images, noise)))
-
-
-def _reduced_values(case: _Case, runners: list[OrtRunner]) -> Iterator[Check]:
-    """int8 and fp16 are other functions than fp32: the kernel must be NumPy's, accuracy and confidences torch's."""
-    images, labels = case.digits.images, case.digits.labels
-    numpy_runner = NumpyRunner(case.file)
-    for batch_size in KERNEL_BATCH_SIZES:
-        expected = in_batches(numpy_runner, images, batch_size)
+    int8 activations are quantized, so the logits depend on the batch and on the rows of a call.
+    """
+    int8 = file.contract.precision == "int8"
+    numpy_runner = NumpyRunner(file)
+    for n in KERNEL_BATCH_SIZES:
+        expected = in_batches(numpy_runner, images, n)
         for runner in runners:
-            atol = INT8_ATOL if case.int8 else FP16_CUDA_ATOL if runner.provider_used == "cuda" else case.tolerance
-            how, found = f"{runner.name}, batch {batch_size}", in_batches(runner, images, batch_size)
-            yield kernel_check(how, expected, found, atol, int8=case.int8)
-    reference = in_batches(TorchRunner(case.checkpoint.model()), images, 1000)
-    for runner in runners:
-        for batch_size in BATCH_SIZES:
-            found, how = in_batches(runner, images, batch_size), f"{runner.name}, batch {batch_size}"
-            if case.labelled:
-                yield accuracy_check(how, reference, found, labels)
-            yield confidence_check(how, reference, found, case.file.contract.temperature)
+            atol = INT8_ATOL if int8 else FP16_CUDA_ATOL if runner.provider_used == "cuda" else tolerance
+            yield kernel_check(_whole(runner, n), expected, in_batches(runner, images, n), atol, int8=int8)
+    streamed = {n: _streamed(file, images, n) for n in sorted({*NEAR_STREAM_SIZES, *STREAM_SIZES})}
+    n = max(NEAR_STREAM_SIZES)
+    atol = INT8_ATOL if int8 else tolerance
+    yield kernel_check(_by_rows(n), _numpy_fed(file, images, n), streamed[n], atol, int8=int8)
+    cpu = OrtRunner(file, provider="cpu")
+    atol, why = (INT8_STREAM_ATOL, "a call is scaled by itself") if int8 else (tolerance, "rounding")
+    for n in NEAR_STREAM_SIZES:
+        yield near_check(_by_rows(n), in_batches(cpu, images, n), streamed[n], atol, why)
+    reference = in_batches(TorchRunner(checkpoint.model()), images, 1000)
+    ways = [(_whole(runner, n), in_batches(runner, images, n)) for runner in runners for n in BATCH_SIZES]
+    for how, found in [*ways, *((_by_rows(n), found) for n, found in streamed.items())]:
+        if digits:
+            yield accuracy_check(how, reference, found, digits.labels)
+        yield confidence_check(how, reference, found, file.contract.temperature)
 
 
-def _reduced_streams(case: _Case, alone: Logits) -> Iterator[Check]:
-    """Row by row, a reduced model is near itself on whole sequences, equal to NumPy's, and as accurate as torch."""
-    images, labels = case.digits.images, case.digits.labels
-    reference = in_batches(TorchRunner(case.checkpoint.model()), images, 1000)
-    whole = OrtRunner(case.file, provider="cpu")
-    for n in sorted({1, 7, 32, *STREAM_SIZES}):
-        found = alone if n == 1 else logits_by_step(Stream(case.file, n_streams=n), images)[:, -1]
-        how = f"row by row on the CPU, {n} stream{'s' if n > 1 else ''}"
-        if n <= max(KERNEL_BATCH_SIZES):
-            atol, why = (INT8_STREAM_ATOL, "a call is scaled by itself") if case.int8 else (case.tolerance, "rounding")
-            parity = compare(in_batches(whole, images, n), found, atol=atol, rtol=0.0)
-            answer = f"{parity_answer(parity)} (at most {atol:.2g}: {why})"
-            yield Check(f"near the whole sequences, {how}", near_parity(parity), answer, parity)
-        if case.labelled:
-            yield accuracy_check(how, reference, found, labels)
-        yield confidence_check(how, reference, found, case.file.contract.temperature)
-    n = max(KERNEL_BATCH_SIZES)
-    found = logits_by_step(Stream(case.file, n_streams=n), images)[:, -1]
-    atol = INT8_ATOL if case.int8 else case.tolerance
-    how = f"row by row on the CPU, {n} streams"
-    yield kernel_check(how, _numpy_fed(case.file, images, n), found, atol, int8=case.int8)
-
-
-def _score_checks(case: _Case, validation: Digits | None) -> Iterator[Check]:
+def _score_checks(file: ModelFile, digits: Digits | None, validation: Digits | None) -> Iterator[Check]:
     """The scores that the file claims, counted as they were for it: on the CPU, one sequence at a time."""
-    contract, runner = case.file.contract, OrtRunner(case.file, provider="cpu")
-    evaluation = case.digits if case.labelled else None
-    for question, claimed, digits in (
-        ("claimed accuracy", contract.test, evaluation),
+    contract, runner = file.contract, OrtRunner(file, provider="cpu")
+    for question, claimed, sequences in (
+        ("claimed accuracy", contract.test, digits),
         ("claimed validation accuracy", contract.validation, validation if contract.validation else None),
     ):
-        if digits is not None:
-            yield score_check(question, claimed, in_batches(runner, digits.images, 1), digits.labels)
-        elif claimed is not None:
-            answer = f"the file claims {claimed}, and the sequences are not on this machine"
-            yield Check(question, None, answer)
+        if sequences:
+            yield score_check(question, claimed, in_batches(runner, sequences.images, 1), sequences.labels)
+        elif claimed:
+            yield Check(question, None, f"the file claims {claimed}, and the sequences are not on this machine")
 
 
-def _early_checks(case: _Case, alone: npt.NDArray[np.float32], validation: Digits | None) -> Iterator[Check]:
-    """The rule is the one that its own data chooses; on the evaluation sequences it loses nothing measurable."""
-    rule, config = case.file.contract.early, case.checkpoint.config
-    if rule is None:
-        return
-    question = "rule for early exit"
-    if validation is None:
-        yield Check(question, None, f"a {rule}: the sequences that chose it are not on this machine")
-    else:  # its own temperature: files of earlier versions have rules of temperature 1
-        chosen = choose_early_rule(case.file, validation, rule.temperature)
-        answer = f"a {rule}" if chosen == rule else f"the file says {rule!r}, validation chooses {chosen!r}"
-        yield Check(question, chosen == rule, answer)
-    if case.labelled:
-        report = evaluate(alone, case.digits.labels, rule, config.rows_per_step)
-        test = report.mcnemar
-        answer = (
-            f"{report.mean_rows:.1f} of {report.rows} rows ({report.mean_rows / report.rows:.1%}), {report.early} "
-            f"instead of {report.full}: {test.n_lost} lost, {test.n_won} won, McNemar p = {test.p_value:.2g}"
-        )
-        yield Check("early exit", report.passed, answer)
+def _whole(runner: OrtRunner, batch_size: int) -> str:
+    return f"{runner.name}, batch {batch_size}"
+
+
+def _by_rows(n_streams: int) -> str:
+    return f"row by row on the CPU, {n_streams} stream{'s' if n_streams > 1 else ''}"
 
 
 def splits(n_steps: int) -> list[tuple[str, list[int]]]:
@@ -295,20 +237,26 @@ def splits(n_steps: int) -> list[tuple[str, list[int]]]:
     return found
 
 
+# Each of these gives the logits (B, classes) after the last row of sequences (B, rows, cols).
+
+
+def _streamed(file: ModelFile, pixels: Pixels, n_streams: int) -> Logits:
+    return logits_by_step(Stream(file, n_streams=n_streams), pixels)[:, -1]
+
+
 def _fed(file: ModelFile, pixels: Pixels, steps_of_calls: list[int]) -> Logits:
-    """The logits after the last row, so many steps in each call."""
+    """So many steps in each call."""
     ends = np.cumsum(steps_of_calls)[:-1] * file.contract.config.rows_per_step
 
     def feed(part: Pixels) -> Logits:
         stream = Stream(file, n_streams=len(part))
-        logits = [stream.push(np.ascontiguousarray(rows)) for rows in np.split(part, ends, axis=1)]
-        return logits[-1]
+        return [stream.push(np.ascontiguousarray(rows)) for rows in np.split(part, ends, axis=1)][-1]
 
     return _by_parts(feed, pixels, SPLIT_STREAMS)
 
 
 def _numpy_fed(file: ModelFile, pixels: Pixels, batch_size: int) -> Logits:
-    """The same by the NumPy reference, one step a call."""
+    """By the NumPy reference, one step a call."""
     graph, config = decode(file.form("stream")), file.contract.config
     return _by_parts(lambda part: numpy_logits_by_rows(graph, part, config), pixels, batch_size)
 
