@@ -30,6 +30,7 @@ class OrtRunner:
         file = open_model(model, source)
         self.contract, self.source, self.n_bytes = file.contract, file.source, file.n_bytes
         self.settings = settings
+        self._n_classes = self.contract.config.n_classes
         self._session = BoundSession(file.form("picture"), provider, settings, self.source)
         self.provider_requested = provider
         self.provider_used = self._session.provider_used
@@ -50,8 +51,9 @@ class OrtRunner:
         return np.concatenate([self._run(pixels[at : at + chunk]) for at in range(0, size, chunk)])
 
     def _run(self, pixels: Pixels) -> Logits:
-        shape = (len(pixels), self.contract.config.n_classes)
-        found: Logits = self._session.run({INPUT_NAME: pixels}, {OUTPUT_NAME: shape})[OUTPUT_NAME]
+        size = len(pixels)
+        shape = (size, self._n_classes)
+        found: Logits = self._session.run({INPUT_NAME: pixels}, {OUTPUT_NAME: shape}, size)[OUTPUT_NAME]
         return found
 
     def nodes(self) -> list[tuple[str, str]]:
