@@ -41,9 +41,9 @@ def test_a_picture_is_read_alike_alone_and_in_a_batch_of_several_chunks(runner, 
 def test_on_the_cpu_a_batch_is_run_in_chunks_and_on_cuda_whole(runner, sample, monkeypatch):
     sizes, real = [], BoundSession.run
 
-    def run(self, feeds, outputs):
+    def run(self, feeds, outputs, key):
         sizes.append(len(feeds["pixels"]))
-        return real(self, feeds, outputs)
+        return real(self, feeds, outputs, key)
 
     monkeypatch.setattr(BoundSession, "run", run)
     runner.logits(sample.images[:70])
