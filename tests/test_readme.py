@@ -41,7 +41,9 @@ def shown_outputs() -> dict[str, list[str]]:
 
 def template(line: str) -> str:
     """A line without its numbers, which are of a whole training, of time, or of the test digits."""
-    line = re.sub(r"\d[\d,]*(\.\d+)?(e-?\d+)?", "N", line)
+    line = re.sub(
+        r"\d[\d,]*(\.\d+)?(e-?\d+)?", "N", line.replace("?", "0")
+    )  # ?: an interval that few calls do not give
     return re.sub(r"(-{2,}|\s)+", " ", line).strip().replace("steps", "step")
 
 
