@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelstm.cli.options import json_option, model_option, model_to_use, provider_option, say
-from edgelstm.cli.output import Answers, Form
+from edgelstm.cli.output import MAX_PATH, Answers
 from edgelstm.errors import DataError, PictureError, printable
 
 if TYPE_CHECKING:
@@ -25,48 +25,46 @@ Each costs 0.3 s of a core before its first answer."""
 MAX_NAMES_BYTES = 256 * 2**20
 
 
+def _no_nan(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):  # slips through every range
+        raise click.BadParameter("nan is not a probability", param_hint="--min-confidence")
+    return value
+
+
+def _sheet_or_folder(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
+    if value and value.suffix.lower() not in ("", ".png") and not value.is_dir():
+        expected = "expected a name that ends in .png, or a folder's"
+        raise click.BadParameter(f"found {printable(value)}, {expected}", param_hint="--save-input")
+    return value
+
+
 @click.command(epilog="Example: edgelstm infer digit.png scans/ --top 3")
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @model_option
 @provider_option
 @click.option("--top", type=click.IntRange(1), help="Show the K most probable classes.", metavar="K")
 @click.option(
-    "--min-confidence",
-    type=click.FloatRange(0, 1),
-    metavar="P",
+    "--min-confidence", type=click.FloatRange(0, 1), callback=_no_nan, metavar="P",
     help="Give no digit where the confidence is below P, 0 to 1; then the exit status is 3.",
-)
+)  # fmt: skip
 @click.option("--show-input", is_flag=True, help="Draw what the network saw, in the terminal.")
 @click.option(
-    "--save-input",
-    type=click.Path(path_type=Path),
-    metavar="PATH",
+    "--save-input", type=click.Path(path_type=Path), callback=_sheet_or_folder, metavar="PATH",
     help="Save each picture beside what the network saw: all in one PATH.png, or a PNG each into a folder.",
-)
+)  # fmt: skip
 @click.option(
-    "--files0-from",
-    metavar="FILE",
+    "--files0-from", metavar="FILE",
     help="Read the pictures whose names FILE holds, each ended by NUL; - is standard input, for find -print0.",
-)
+)  # fmt: skip
 @click.option(
-    "--csv",
-    "as_csv",
-    is_flag=True,
+    "--csv", "as_csv", is_flag=True,
     help="Print a table for spreadsheets, with a header; names that would be formulas there get ' before them.",
-)
+)  # fmt: skip
 @json_option
 def command(
-    images: tuple[str, ...],
-    model: str | None,
-    provider: "Provider",
-    top: int | None,
-    min_confidence: float | None,
-    show_input: bool,
-    save_input: Path | None,
-    files0_from: str | None,
-    as_csv: bool,
-    as_json: bool,
-) -> None:
+    images: tuple[str, ...], model: str | None, provider: "Provider", top: int | None, min_confidence: float | None,
+    show_input: bool, save_input: Path | None, files0_from: str | None, as_csv: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Read the digit in each picture.
 
     IMAGE is a picture file, a folder (searched with its subfolders), a glob, or - for a picture on
@@ -75,9 +73,13 @@ def command(
     is 1. A picture without ink gets no digit, and a note. With --min-confidence the exit status is 3 if
     all could be read but some got no digit, for want of ink or of confidence.
     """
-    _check_usage(images, files0_from, as_csv and as_json, min_confidence, save_input)
-    form: Form = "json" if as_json else "csv" if as_csv else "text"
-    answers = Answers(form, with_top=top is not None, show_input=show_input)
+    if not images and not files0_from:
+        raise click.UsageError("Missing argument 'IMAGE...'.")
+    if "-" in images and files0_from == "-":
+        raise click.UsageError("Standard input cannot hold both a picture and names: give - once.")
+    if as_csv and as_json:
+        raise click.UsageError("Give --json or --csv, not both.")
+    answers = Answers("json" if as_json else "csv" if as_csv else "text", top is not None, show_input)
     try:
         pictures, problems = _pictures(images)
         pictures += _names_from(files0_from) if files0_from else []
@@ -88,38 +90,10 @@ def command(
     sys.exit(1 if answers.n_failed else 3 if answers.n_abstained and min_confidence is not None else 0)
 
 
-def _check_usage(
-    images: tuple[str, ...],
-    files0_from: str | None,
-    both_forms: bool,
-    min_confidence: float | None,
-    save_input: Path | None,
-) -> None:
-    if not images and not files0_from:
-        raise click.UsageError("Missing argument 'IMAGE...'.")
-    if "-" in images and files0_from == "-":
-        raise click.UsageError("Standard input cannot hold both a picture and names: give - once.")
-    if both_forms:
-        raise click.UsageError("Give --json or --csv, not both.")
-    if min_confidence is not None and math.isnan(min_confidence):  # slips through every range
-        raise click.BadParameter("nan is not a probability", param_hint="--min-confidence")
-    if save_input and save_input.suffix.lower() not in ("", ".png") and not save_input.is_dir():
-        raise click.BadParameter(
-            f"found {printable(save_input)}, expected a name that ends in .png, or a folder's",
-            param_hint="--save-input",
-        )
-
-
 def _infer(
-    pictures: "list[Source]",
-    problems: dict[str, str],
-    model: str | None,
-    provider: "Provider",
-    top: int,
-    min_confidence: float,
-    save_input: Path | None,
-    answers: Answers,
-) -> None:
+    pictures: "list[Source]", problems: dict[str, str], model: str | None, provider: "Provider", top: int,
+    min_confidence: float, save_input: Path | None, answers: Answers,
+) -> None:  # fmt: skip
     from edgelstm.runtime.classifier import Classifier, prepare_each
 
     if save_input:
@@ -220,11 +194,11 @@ def _in_folder(folder: str, problems: dict[str, str]) -> list[str]:
         if name.lower().endswith((*SUFFIXES, *UNREADABLE_SUFFIXES))
     ]
     for error in unsearched:
-        names.append(str(error.filename))
-        found = str(error.strerror).lower()
-        problems[names[-1]] = str(PictureError(f"cannot search {printable(names[-1])}", found=found))
-    if not names:
-        names.append(folder)
-        expected = f"files that end in {', '.join(SUFFIXES)}"
-        problems[folder] = str(PictureError(f"{printable(folder)} holds no pictures", expected=expected))
-    return sorted(names)
+        name, found = str(error.filename), str(error.strerror).lower()
+        names.append(name)
+        problems[name] = str(PictureError(f"cannot search {printable(name, MAX_PATH)}", found=found))
+    if names:
+        return sorted(names)
+    expected = f"files that end in {', '.join(SUFFIXES)}"
+    problems[folder] = str(PictureError(f"{printable(folder, MAX_PATH)} holds no pictures", expected=expected))
+    return [folder]

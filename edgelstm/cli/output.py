@@ -16,8 +16,6 @@ from edgelstm.errors import printable
 if TYPE_CHECKING:
     from edgelstm.runtime.classifier import Prediction
 
-Form = Literal["text", "json", "csv"]
-
 SHADES = " .:-=+*#%@"
 BLOCK = 64
 """Lines that are written at once: a system call a line costs more than the model does."""
@@ -25,37 +23,33 @@ BAR_FROM = 51
 """Fewer pictures need no progress bar."""
 MAX_PATH = 4096
 """Characters of a picture's name that are shown: of a path, all."""
-CSV_COLUMNS = ("image", "label", "confidence", "note", "error")
 
 
 class Answers:
     """Puts each prediction into words and writes them in blocks; what is not written yet, ``write`` does."""
 
-    def __init__(self, form: Form, with_top: bool, show_input: bool) -> None:
+    def __init__(self, form: Literal["text", "json", "csv"], with_top: bool, show_input: bool) -> None:
         self.n = self.n_failed = self.n_abstained = 0
         self._form, self._with_top, self._show_input = form, with_top, show_input
         self._above_bar = ""
-        self._lines: list[str] = [_csv_line(CSV_COLUMNS)] if form == "csv" else []
+        self._lines = [_csv_line("image", "label", "confidence", "note", "error")] if form == "csv" else []
 
     def add(self, prediction: "Prediction") -> None:
+        """One more; it is counted when it can be written."""
         if self._form == "json":
             self._lines.append(json.dumps(prediction.to_json()))
         elif self._form == "csv":
-            self._lines.append(_csv_line(_csv_values(prediction)))
+            self._lines.append(_csv_of(prediction))
         elif prediction.error is None:
             self._lines.append(text_line(prediction, self._with_top))
-        if prediction.error is not None:
-            self.n_failed += 1
-            if self._form == "text":
-                self.write()  # first, for those who send both to one place
-                say(f"{self._above_bar}Error: {prediction.error}")
+        else:
+            self.write()  # first, for those who send both to one place
+            say(f"{self._above_bar}Error: {prediction.error}")
+        self.n_failed += prediction.error is not None
         self.n_abstained += prediction.abstained
         if self._show_input and prediction.pixels is not None:
-            if self._form == "text":
-                self._lines.append(drawing(prediction))
-            else:
-                say(drawing(prediction))
-        self.n += 1  # last: what is counted can be written, if Ctrl-C comes here
+            (self._lines.append if self._form == "text" else say)(drawing(prediction))
+        self.n += 1  # last: Ctrl-C may come here
         if self.n % BLOCK == 0:
             self.write()
 
@@ -123,10 +117,10 @@ def text_line(prediction: "Prediction", with_top: bool) -> str:
     return f"{line}  ({printable(prediction.note)})" if prediction.note else line
 
 
-def _csv_values(prediction: "Prediction") -> tuple[str, ...]:
+def _csv_of(prediction: "Prediction") -> str:
     share = "" if prediction.confidence is None else str(round(prediction.confidence, 6))
-    cells = (_csv_cell(text) for text in (prediction.label, prediction.note, prediction.error))
-    return _csv_cell(prediction.image), next(cells), share, *cells
+    image, label, *rest = map(_csv_cell, (prediction.image, prediction.label, prediction.note, prediction.error))
+    return _csv_line(image, label, share, *rest)
 
 
 def _csv_cell(text: str | None) -> str:
@@ -135,18 +129,17 @@ def _csv_cell(text: str | None) -> str:
     return f"'{shown}" if len(shown) > 1 and shown[0] in "=+-@" else shown
 
 
-def _csv_line(values: tuple[str, ...]) -> str:
+def _csv_line(*cells: str) -> str:
     import csv
     import io
 
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="").writerow(values)
+    csv.writer(stream, lineterminator="").writerow(cells)
     return stream.getvalue()
 
 
 def drawing(prediction: "Prediction") -> str:
     """The model's input as text, two characters a pixel."""
     assert prediction.pixels is not None
-    return "\n".join(
-        "".join(SHADES[int(pixel) * len(SHADES) // 256] * 2 for pixel in row).rstrip() for row in prediction.pixels
-    )
+    levels = prediction.pixels.astype(int) * len(SHADES) // 256
+    return "\n".join("".join(SHADES[level] * 2 for level in row).rstrip() for row in levels)
