@@ -132,12 +132,9 @@ def import_in_a_subprocess(tmp_path, **environment):
     return done.stdout.strip()
 
 
-def test_telemetry_is_off_before_onnxruntime_is_imported(tmp_path):
-    assert import_in_a_subprocess(tmp_path) == "1"
-
-
-def test_a_user_who_has_set_the_telemetry_variable_is_obeyed(tmp_path):
-    assert import_in_a_subprocess(tmp_path, ORT_DISABLE_TELEMETRY="0") == "0"
+@pytest.mark.parametrize(("environment", "seen"), [({}, "1"), ({"ORT_DISABLE_TELEMETRY": "0"}, "0")])
+def test_telemetry_is_off_before_onnxruntime_is_imported_unless_the_user_has_set_it(tmp_path, environment, seen):
+    assert seen == import_in_a_subprocess(tmp_path, **environment)
 
 
 def test_without_onnxruntime_the_error_names_the_two_commands_to_choose_from(monkeypatch, tiny_model_bytes):
