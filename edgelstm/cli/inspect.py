@@ -38,10 +38,14 @@ def command(model: str | None, as_json: bool) -> None:
             }
         )
         return
+    rule = contract.early
+    early = f"a {rule}" if rule else "no rule"
+    if rule and rule.mean_rows is not None:
+        early += f": {rule.mean_rows:.1f} of {config.rows} rows on the shifted validation images, {rule.validation}"
+    form = ", rows and state" if contract.kind == "stream" else ""
     lines = {
         "file": f"{file.source} ({file.n_bytes:,} bytes)",
-        "contract": f"version {contract.version}{', rows and state' if contract.kind == 'stream' else ''}, "
-        f"{contract.precision}",
+        "contract": f"version {contract.version}{form}, {contract.precision}",
         "input": ", ".join(map(_signature, graph.inputs)),
         "output": ", ".join(map(_signature, graph.outputs)),
         "classes": printable(" ".join(config.class_names)),
@@ -54,16 +58,11 @@ def command(model: str | None, as_json: bool) -> None:
         "validation": contract.validation or "not recorded",
         "test": contract.test or "not recorded",
         "confidence": f"softmax of the logits / {contract.temperature:.3f}",
-        "early exit": f"a {contract.early}" if contract.early else "no rule",
+        "early exit": early,
         "weights": f"sha256 {contract.weights_sha256}",
         "data": f"sha256 {contract.data_sha256}",
         "versions": ", ".join(f"{name} {version}" for name, version in contract.versions.items()),
     }
-    rule = contract.early
-    if rule and rule.mean_rows is not None:
-        lines["early exit"] = (
-            f"a {rule}: {rule.mean_rows:.1f} of {config.rows} rows on the shifted validation images, {rule.validation}"
-        )
     for name, value in lines.items():
         click.echo(f"{name:<11} {printable(str(value), 2000)}")
 

@@ -14,24 +14,17 @@ if TYPE_CHECKING:
     from edgelstm.onnx_file import ModelFile
 
 data_option = click.option(
-    "--data",
-    "data_folder",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=data_dir,
-    show_default="EDGELSTM_DATA, or the user's cache folder",
-    help="Folder of the MNIST files.",
-)
+    "--data", "data_folder", type=click.Path(path_type=Path, file_okay=False), default=data_dir,
+    show_default="EDGELSTM_DATA, or the user's cache folder", help="Folder of the MNIST files.",
+)  # fmt: skip
 model_option = click.option(
     "--model", help="ONNX file, run folder, or shipped model's name.  [default: runs/base if exported, else base]"
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
 provider_option = click.option(
-    "--provider",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
+    "--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
     help="Execution provider. cuda fails if the LSTM cannot run there; auto says what it chose where there is a GPU.",
-)
+)  # fmt: skip
 
 
 def plot_file(ctx: click.Context, parameter: click.Parameter, value: str | None) -> Path | None:

@@ -24,33 +24,22 @@ MAX_STATE_BYTES = 2**30
 @click.command(epilog="Example: edgelstm stream early --early < rows.raw")
 @click.argument("model", required=False)
 @click.option(
-    "--streams",
-    "n_streams",
-    type=click.IntRange(1, 65_536),
-    default=1,
-    show_default=True,
+    "--streams", "n_streams", type=click.IntRange(1, 65_536), default=1, show_default=True,
     help="Pictures side by side: a step on stdin holds the rows of each in turn.",
-)
+)  # fmt: skip
 @click.option("--early", is_flag=True, help="One line a picture, when the model's rule says that it is settled.")
 @click.option(
-    "--state",
-    type=click.Path(path_type=Path, dir_okay=False),
+    "--state", type=click.Path(path_type=Path, dir_okay=False),
     help="Go on from this file, if it is there, and leave the state in it at the end.",
-)
+)  # fmt: skip
 @click.option("--evaluate", is_flag=True, help="Read no stdin: accuracy against rows read, on MNIST's test images.")
 @click.option("--plot", callback=plot_file, metavar="FILE", help="With --evaluate: draw it into this PNG or SVG file.")
 @data_option
 @json_option
 def command(
-    model: str | None,
-    n_streams: int,
-    early: bool,
-    state: Path | None,
-    evaluate: bool,
-    plot: Path | None,
-    data_folder: Path,
-    as_json: bool,
-) -> None:
+    model: str | None, n_streams: int, early: bool, state: Path | None, evaluate: bool, plot: Path | None,
+    data_folder: Path, as_json: bool,
+) -> None:  # fmt: skip
     """Read pictures row by row from stdin, a JSON line after each row.
 
     Stdin is raw bytes, one a pixel (0 = background), one step after the other without anything between:
@@ -106,13 +95,13 @@ def _follow(stream: "Stream", source: BinaryIO, early: bool) -> None:
 
 
 def _read_undecided(stream: "Stream", step: "Pixels", picture: int) -> None:
-    settled = stream.decided
-    undecided = (~settled).nonzero()[0].tolist()
-    if settled.any():
-        stream.skip(step.shape[1], settled.nonzero()[0].tolist())
+    """Push the step to the streams that are open, and tell of those that it settles."""
+    settled, undecided = stream.decided.nonzero()[0].tolist(), (~stream.decided).nonzero()[0].tolist()
+    if settled:
+        stream.skip(step.shape[1], settled)
     if not undecided:
         return
-    logits = stream.push(step[undecided], undecided) if settled.any() else stream.push(step)
+    logits = stream.push(step[undecided], undecided) if settled else stream.push(step)
     now = stream.decided[undecided]
     _tell(stream, picture, [one for one, done in zip(undecided, now, strict=True) if done], logits[now])
 
@@ -148,6 +137,7 @@ def _steps(source: BinaryIO, stream: "Stream") -> "Iterator[Pixels]":
 
 def _evaluate(model: "ModelFile", plot: Path | None, data_folder: Path, as_json: bool) -> None:
     from edgelstm.data.mnist import evaluation_digits
+    from edgelstm.files import write_bytes
     from edgelstm.runtime.early_exit import evaluate
     from edgelstm.runtime.stream import Stream, logits_by_step
     from edgelstm.show.plots import early_plot, format_of, new_figure
@@ -156,19 +146,16 @@ def _evaluate(model: "ModelFile", plot: Path | None, data_folder: Path, as_json:
     if plot:
         new_figure(1, 1)  # raises now if there is no matplotlib
     stream = Stream(model, early=True)  # one picture at a time, as at the edge: int8 logits depend on the others
-    digits = evaluation_digits(data_folder)
-    if digits.images.shape[1:] != (stream.contract.config.rows, stream.contract.config.cols):
+    digits, config, rule = evaluation_digits(data_folder), stream.contract.config, stream.contract.early
+    assert rule is not None, "early=True has asked for it"
+    if digits.images.shape[1:] != (config.rows, config.cols):
         raise DataError(
-            f"{stream.source} cannot be evaluated on MNIST", found=f"a model of {stream.contract.config.rows} rows x "
-            f"{stream.contract.config.cols} columns", expected="28 x 28",
+            f"{stream.source} cannot be evaluated on MNIST",
+            found=f"a model of {config.rows} rows x {config.cols} columns", expected="28 x 28",
         )  # fmt: skip
     say(f"reading {len(digits):,} digits ({digits.source}) row by row with {stream.source}")
-    config, rule = stream.contract.config, stream.contract.early
-    assert rule is not None, "early=True has asked for it"
     report = evaluate(logits_by_step(stream, digits.images), digits.labels, rule, config.rows_per_step)
     if plot:
-        from edgelstm.files import write_bytes
-
         write_bytes(plot, early_plot(report, format_of(plot)))
         say(f"wrote {plot}")
     if as_json:

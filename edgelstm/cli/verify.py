@@ -17,14 +17,9 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: edgelstm verify runs/base runs/base/model.onnx --provider cpu")
 @click.argument("paths", nargs=-1, metavar="[[CHECKPOINT] MODEL]")
 @click.option(
-    "--provider",
-    "providers",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    multiple=True,
-    default=["cpu", "auto"],
-    show_default=True,
-    help="Execution provider to prove; may be given several times.",
-)
+    "--provider", "providers", type=click.Choice(["auto", "cpu", "cuda"]), multiple=True, default=["cpu", "auto"],
+    show_default=True, help="Execution provider to prove; may be given several times.",
+)  # fmt: skip
 @data_option
 @json_option
 def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_folder: Path, as_json: bool) -> None:
