@@ -268,7 +268,7 @@ def decode(content: bytes) -> OnnxGraph:
     if model.get("ir_version") != IR_VERSION:
         foreign.append(f"ir_version {model.get('ir_version')}")
     return OnnxGraph(
-        nodes=tuple(map(_node, graph.get("nodes", []))),
+        nodes=tuple(_node(part, foreign) for part in graph.get("nodes", [])),
         initializers=_once([_tensor(part, foreign) for part in graph.get("initializers", [])], "initializer"),
         inputs=tuple(_value(part, foreign) for part in graph.get("inputs", [])),
         outputs=tuple(_value(part, foreign) for part in graph.get("outputs", [])),
@@ -350,19 +350,22 @@ def _once(pairs: Iterable[tuple[str, Any]], what: str) -> dict[str, Any]:
     return found
 
 
-def _node(part: dict[str, Any]) -> Node:
-    attributes = _once([_attribute(each) for each in part.get("attributes", [])], "attribute")
+def _node(part: dict[str, Any], foreign: list[str]) -> Node:
+    attributes = _once([_attribute(each, foreign) for each in part.get("attributes", [])], "attribute")
     inputs, outputs = tuple(part.get("inputs", ())), tuple(part.get("outputs", ()))
     return Node(part.get("operator", ""), inputs, outputs, part.get("name", ""), attributes, part.get("domain", ""))
 
 
-def _attribute(part: dict[str, Any]) -> tuple[str, Any]:
+def _attribute(part: dict[str, Any], foreign: list[str]) -> tuple[str, Any]:
+    own = {_FLOAT: "f", _INT: "i", _INTS: "ints"}.get(part.get("type", 0), "")
+    if part.keys() - {"name", "type", own}:
+        foreign.append("attribute with a value of another type")
     values = {
-        _FLOAT: struct.unpack("<f", part.get("f", b"0000"))[0],  # none that export writes: only to be shown
-        _INT: _signed(part.get("i", 0)),
-        _INTS: tuple(map(_signed, part.get("ints", ()))),
+        "f": struct.unpack("<f", part.get("f", b"0000"))[0],  # none that export writes: only to be shown
+        "i": _signed(part.get("i", 0)),
+        "ints": tuple(map(_signed, part.get("ints", ()))),
     }
-    return part.get("name", ""), values.get(part.get("type", 0), "?")
+    return part.get("name", ""), values.get(own, "?")
 
 
 def _signed(value: int) -> int:

@@ -246,6 +246,9 @@ FOREIGN = {
     "activations": (set_node(3, activations=["Relu"] * 3), "parts: found .*attribute field 9"),
     "input_forget": (set_node(3, input_forget=1), "nodes: found .*'input_forget': 1"),
     "layout": (set_node(3, layout=1), "nodes: found .*'layout': 1"),
+    "a second value in an attribute": (
+        lambda m: m.graph.node[0].attribute[0].ints.append(1), "parts: found .*attribute with a value of another type"
+    ),
     "a negative attribute": (set_node(3, layout=-1), "nodes: found .*'layout': -1"),
     "another hidden size": (set_node(3, hidden_size=4), "nodes: found .*'hidden_size': 4"),
     "another order of axes": (set_node(2, perm=[0, 1, 2]), "nodes: found .*'perm': \\(0, 1, 2\\)"),
