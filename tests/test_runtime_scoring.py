@@ -57,13 +57,15 @@ def test_workers_give_what_this_process_gives_in_the_same_order(workers, mixed):
     found = list(workers.prepare_each(iter(mixed), 28, 28))
     assert len(mixed) == len(found)
     for ours, theirs in zip(expected, found, strict=True):
-        assert (ours.names, ours.notes, ours.errors) == (theirs.names, theirs.notes, theirs.errors)
-        np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+        assert ours == theirs
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one.pixels, other.pixels)
 
 
 def test_workers_can_be_asked_again(workers, digit):
     for _ in range(2):
-        assert [1, 1] == [len(batch.pixels) for batch in workers.prepare_each(iter([[digit]] * 2), 28, 28)]
+        found = list(workers.prepare_each(iter([[digit]] * 2), 28, 28))
+        assert [(28, 28), (28, 28)] == [one.pixels.shape for [one] in found]
 
 
 def test_no_pictures_give_no_batches(workers):
@@ -88,7 +90,7 @@ def test_many_bytes_do_not_lock_the_pipes(workers):
     """Messages larger than a pipe holds, both ways at once."""
     junk = [bytes(2**16)] * CHUNK
     answers = list(workers.prepare_each(iter([junk] * 8), 28, 28))
-    assert [CHUNK] * 8 == [len(batch.errors) for batch in answers]
+    assert [CHUNK] * 8 == [sum(one.error is not None for one in batch) for batch in answers]
 
 
 def test_the_end_ends_the_processes_in_the_middle_of_their_work(mixed):
@@ -116,7 +118,7 @@ def test_a_worker_that_is_killed_is_a_clear_error_after_what_was_answered_before
         process.kill()
         process.join(timeout=TIMEOUT_S)
         for _ in range(worker.n_ahead - 1):
-            assert [None] == next(answers).errors
+            assert [None] == [one.error for one in next(answers)]
         with pytest.raises(PictureError, match=f"broke off: found no answer from {digit} on; leave out the picture"):
             list(answers)
 
@@ -149,7 +151,7 @@ def test_a_module_beside_the_pictures_is_not_imported(monkeypatch, tmp_path, dig
     monkeypatch.chdir(tmp_path)
     with Workers(1) as workers:
         [batch] = workers.prepare_each(iter([[digit]]), 28, 28)
-    assert [None] == batch.errors
+    assert [None] == [one.error for one in batch]
 
 
 def test_a_frozen_program_and_one_core_have_no_workers(monkeypatch):

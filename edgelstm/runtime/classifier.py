@@ -12,7 +12,7 @@ from PIL.Image import Image, fromarray
 
 from edgelstm.config import DEFAULT_MODEL
 from edgelstm.contract import Pixels
-from edgelstm.data.picture import MAX_FILE_BYTES, DigitPicture, digit_from_array, pixels_of, read_pixels
+from edgelstm.data.picture import MAX_FILE_BYTES, digit_from_array, pixels_of, read_pixels
 from edgelstm.errors import EdgeLstmError, ModelError, PictureError, printable
 from edgelstm.onnx_file import ModelSource, open_model
 from edgelstm.runtime.calibration import probabilities
@@ -38,11 +38,11 @@ class Prediction:
 
     image: str
     """The picture's name: its path, or - if it has none."""
-    index: int | None
+    index: int | None = None
     """Index of the class; None if there is an error, no ink, or less confidence than was asked for."""
-    label: str | None
+    label: str | None = None
     """Name of the class; None where ``index`` is."""
-    confidence: float | None
+    confidence: float | None = None
     """Probability of the most probable class, 0 to 1, by the model's temperature; None if nothing was read."""
     top: tuple[tuple[str, float], ...] = field(default=(), repr=False)
     """Names of the most probable classes with their probabilities, falling."""
@@ -65,42 +65,26 @@ class Prediction:
         return values
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some pictures, prepared: one array and three lists, which cross cheaply from process to process."""
+def prepare(pictures: list[Source], rows: int, cols: int) -> list[Prediction]:
+    """Decode pictures and find their digits: predictions with pixels and no answer yet.
 
-    names: list[str]
-    notes: list[str | None]
-    errors: list[str | None]
-    """One entry per picture each, in order."""
-    pixels: Pixels
-    """(B, rows, cols) uint8, only of the B pictures without an error."""
-
-
-def prepare(pictures: list[Source], rows: int, cols: int) -> Batch:
-    """Decode pictures and find their digits; one that fails, however it does, leaves its error and no pixels."""
-    notes, errors, pixels = [], [], []
+    One that fails, however it does, has its error and no pixels.
+    """
+    prepared = []
     for picture in pictures:
-        note = problem = None
         try:
-            found = _prepared(picture, rows, cols)
+            prepared.append(_prepared(picture, rows, cols))
         except (EdgeLstmError, TypeError) as error:
-            problem = str(error)
-        else:
-            note = found.note
-            pixels.append(found.pixels)
-        notes.append(note)
-        errors.append(problem)
-    stacked = np.stack(pixels) if pixels else np.empty((0, rows, cols), np.uint8)
-    return Batch([_name(picture) for picture in pictures], notes, errors, stacked)
+            prepared.append(Prediction(_name(picture), error=str(error)))
+    return prepared
 
 
-def prepare_each(chunks: Iterator[list[Source]], rows: int, cols: int) -> Iterator[Batch]:
+def prepare_each(chunks: Iterator[list[Source]], rows: int, cols: int) -> Iterator[list[Prediction]]:
     """``prepare`` for each chunk in turn, in this process."""
     return (prepare(chunk, rows, cols) for chunk in chunks)
 
 
-PrepareEach = Callable[[Iterator[list[Source]], int, int], Iterator[Batch]]
+PrepareEach = Callable[[Iterator[list[Source]], int, int], Iterator[list[Prediction]]]
 """Prepares chunks of pictures, in order: ``prepare_each``, or something that has others do it."""
 
 
@@ -146,9 +130,7 @@ class Classifier:
 
     def classify(self, picture: Source) -> Prediction:
         """Read one picture. Raises PictureError if it cannot be read as one, TypeError if it is no Source."""
-        prepared = _prepared(picture, self._config.rows, self._config.cols)
-        batch = Batch([_name(picture)], [prepared.note], [None], prepared.pixels[None])  # (1, rows, cols)
-        return self._predictions(batch)[0]
+        return self._predictions([_prepared(picture, self._config.rows, self._config.cols)])[0]
 
     def classify_many(
         self, pictures: Iterable[Source], prepare_each: PrepareEach = prepare_each
@@ -164,12 +146,14 @@ class Classifier:
             )
         remaining = iter(pictures)
         chunks = iter(lambda: list(islice(remaining, CHUNK)), [])
-        batches = prepare_each(chunks, self._config.rows, self._config.cols)
-        return (prediction for batch in batches for prediction in self._predictions(batch))
+        each = prepare_each(chunks, self._config.rows, self._config.cols)
+        return (prediction for prepared in each for prediction in self._predictions(prepared))
 
-    def _predictions(self, batch: Batch) -> list[Prediction]:
-        no_logits = np.empty((0, self._config.n_classes), np.float32)
-        logits = self.runner.logits(batch.pixels) if len(batch.pixels) else no_logits
+    def _predictions(self, prepared: list[Prediction]) -> list[Prediction]:
+        pixels = [each.pixels for each in prepared if each.pixels is not None]
+        if not pixels:
+            return prepared
+        logits = self.runner.logits(np.stack(pixels))
         if not np.isfinite(logits).all():
             raise ModelError(
                 f"{self.runner.source} gives logits that are not numbers",
@@ -178,27 +162,20 @@ class Classifier:
         shares = probabilities(logits, self.runner.contract.temperature)
         order = np.argsort(-shares, axis=1, kind="stable")[:, : self._top]
         # as Python's own numbers in one go: a NumPy scalar at a time costs more than the model does
-        best = iter(zip(order.tolist(), np.take_along_axis(shares, order, 1).tolist(), batch.pixels, strict=True))
-        predictions = []
-        for name, note, error in zip(batch.names, batch.notes, batch.errors, strict=True):
-            if error is not None:
-                predictions.append(Prediction(name, None, None, None, error=error))
-            else:
-                predictions.append(self._prediction(name, note, *next(best)))
-        return predictions
+        best = iter(zip(order.tolist(), np.take_along_axis(shares, order, 1).tolist(), strict=True))
+        return [each if each.pixels is None else self._answered(each, *next(best)) for each in prepared]
 
-    def _prediction(
-        self, name: str, note: str | None, indices: list[int], values: list[float], pixels: Pixels
-    ) -> Prediction:
-        if not pixels.any():  # the logits of an empty picture are the model's bias: not an answer
-            return Prediction(name, None, None, None, note=note, pixels=pixels)
-        top = tuple((self._config.class_names[i], share) for i, share in zip(indices, values, strict=True))
+    def _answered(self, prepared: Prediction, indices: list[int], shares: list[float]) -> Prediction:
+        assert prepared.pixels is not None
+        if not prepared.pixels.any():  # the logits of an empty picture are the model's bias: not an answer
+            return prepared
+        top = tuple((self._config.class_names[i], share) for i, share in zip(indices, shares, strict=True))
         label, confidence = top[0]
+        note = prepared.note
         if confidence < max(LOW_CONFIDENCE, self._min_confidence):
             note = "; ".join(filter(None, (note, "low confidence")))
-        if confidence < self._min_confidence:
-            return Prediction(name, None, None, confidence, top, note, pixels=pixels)
-        return Prediction(name, indices[0], label, confidence, top, note, pixels=pixels)
+        index, name = (None, None) if confidence < self._min_confidence else (indices[0], label)
+        return Prediction(prepared.image, index, name, confidence, top, note, pixels=prepared.pixels)
 
 
 def _unpickled(
@@ -234,19 +211,19 @@ def pixels_from(picture: Source) -> Pixels:
     )
 
 
-def _prepared(picture: Source, rows: int, cols: int) -> DigitPicture:
+def _prepared(picture: Source, rows: int, cols: int) -> Prediction:
     """The picture's digit; what fails in an unforeseen way is a PictureError too: it may be one of thousands."""
+    name = _name(picture)
     try:
-        return digit_from_array(pixels_from(picture), rows, cols)
+        found = digit_from_array(pixels_from(picture), rows, cols)
     except (EdgeLstmError, TypeError):
         raise
     except OSError as error:  # from a file object, or a Pillow image that has not been loaded yet
-        raise PictureError(f"cannot read {printable(_name(picture))}", found=error) from error
+        raise PictureError(f"cannot read {printable(name)}", found=error) from error
     except Exception as error:
-        raise PictureError(
-            f"{printable(_name(picture))} cannot be prepared", found=repr(error),
-            fix="report it as a bug, with the picture",
-        ) from error  # fmt: skip
+        fix = "report it as a bug, with the picture"
+        raise PictureError(f"{printable(name)} cannot be prepared", found=repr(error), fix=fix) from error
+    return Prediction(name, note=found.note, pixels=found.pixels)
 
 
 def _name(picture: Source) -> str:

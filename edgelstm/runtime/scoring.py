@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 from edgelstm.config import n_cores
 from edgelstm.errors import PictureError, printable
-from edgelstm.runtime.classifier import Batch, Source, prepare
+from edgelstm.runtime.classifier import Prediction, Source, prepare
 
 MAX_WORKERS = 8
 """More would only wait for the one process that runs the model."""
@@ -55,9 +55,9 @@ class Workers:
         self._lifeline.close()
         self._pool.shutdown(cancel_futures=True)
 
-    def prepare_each(self, chunks: Iterator[list[Source]], rows: int, cols: int) -> Iterator[Batch]:
+    def prepare_each(self, chunks: Iterator[list[Source]], rows: int, cols: int) -> Iterator[list[Prediction]]:
         """What `classifier.prepare_each` gives, in the same order. Raises PictureError if a worker breaks off."""
-        waiting: deque[tuple[list[Source], Future[Batch]]] = deque()
+        waiting: deque[tuple[list[Source], Future[list[Prediction]]]] = deque()
         for chunk in chunks:
             waiting.append((chunk, self._submit(chunk, rows, cols)))
             if len(waiting) == self.n_ahead:
@@ -65,18 +65,18 @@ class Workers:
         while waiting:
             yield _answer(*waiting.popleft())
 
-    def _submit(self, chunk: list[Source], rows: int, cols: int) -> Future[Batch]:
+    def _submit(self, chunk: list[Source], rows: int, cols: int) -> Future[list[Prediction]]:
         try:
             return self._pool.submit(prepare, chunk, rows, cols)
         except BrokenProcessPool as error:  # said in its turn: what came before it may be answered
-            failed: Future[Batch] = Future()
+            failed: Future[list[Prediction]] = Future()
             failed.set_exception(error)
             return failed
 
 
-def _answer(chunk: list[Source], batch: Future[Batch]) -> Batch:
+def _answer(chunk: list[Source], prepared: Future[list[Prediction]]) -> list[Prediction]:
     try:
-        return batch.result()
+        return prepared.result()
     except BrokenProcessPool as error:
         first = printable(chunk[0]) if isinstance(chunk[0], str | os.PathLike) else "-"
         raise PictureError(
