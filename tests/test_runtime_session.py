@@ -377,12 +377,12 @@ def test_a_second_thread_goes_the_unbound_way_while_the_first_is_inside(tiny_mod
     expected = [logits(session, sample.images[i : i + 1]) for i in range(2)]
     inside, go_on, entered, real = threading.Event(), threading.Event(), [], session._run_bound
 
-    def slow(feeds, outputs):
+    def slow(*arguments):
         entered.append(threading.get_ident())
         inside.set()
         if len(entered) == 1:
             assert go_on.wait(TIMEOUT_S)
-        return real(feeds, outputs)
+        return real(*arguments)
 
     monkeypatch.setattr(session, "_run_bound", slow)
     with ThreadPoolExecutor(1) as pool:
