@@ -45,7 +45,7 @@ def command(image: str, model: str | None, output: Path | None, as_json: bool) -
     else:
         click.echo("\n".join(_lines(explanation)))
     if output:
-        say(f"wrote {output}")
+        say(f"wrote {printable(output)}")
 
 
 def _lines(explanation: "Explanation") -> list[str]:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from edgelstm.onnx_file import ModelFile
     from edgelstm.runtime.stream import Stream
 
-MAX_STATE_BYTES = 2**30
-"""Larger files are no saved state: 65,536 streams of a large model have one of some hundred megabytes."""
+OTHER_STATE_BYTES = 2**24
+"""A saved state may be so much larger than this stream's to be read and told what it is of: another model, other
+streams."""
 
 
 @click.command(epilog="Example: edgelstm stream early --early < rows.raw")
@@ -65,7 +66,8 @@ def command(
 
     stream = Stream(model_to_use(model), n_streams=n_streams, early=early)
     if state and state.exists():
-        stream.restore(read_bounded(state, MAX_STATE_BYTES, "a saved state", ModelError))
+        most = len(stream.save()) + OTHER_STATE_BYTES
+        stream.restore(read_bounded(state, most, "a saved state", ModelError))
         if len(set(stream.rows_read.tolist())) > 1:
             raise ModelError(
                 f"{printable(state)} cannot be gone on with here", found="streams that stand at different rows",
@@ -82,6 +84,8 @@ def _follow(stream: "Stream", source: BinaryIO, early: bool) -> None:
     """Push each step as it comes; the streams stand at the same row, so they begin a picture together."""
     config, picture = stream.contract.config, 0
     everyone = list(range(stream.n_streams))
+    if stream.rows_read[0] == config.rows:  # a state that was saved between a picture's last row and the next
+        stream.reset()
     for step in _steps(source, stream):
         if early:
             _read_undecided(stream, step, picture)
@@ -157,7 +161,7 @@ def _evaluate(model: "ModelFile", plot: Path | None, data_folder: Path, as_json:
     report = evaluate(logits_by_step(stream, digits.images), digits.labels, rule, config.rows_per_step)
     if plot:
         write_bytes(plot, early_plot(report, format_of(plot)))
-        say(f"wrote {plot}")
+        say(f"wrote {printable(plot)}")
     if as_json:
         print_json({"model": stream.source, "digits": digits.source, **dataclasses.asdict(report)})
     else:
