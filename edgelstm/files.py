@@ -25,7 +25,7 @@ def read_bounded(
 
     ``what`` names the kind of file in the message ("an ONNX model"). Raises ``error``.
     """
-    name = printable(path)
+    name = printable(path, 4096)  # of a path, all
     try:
         _check_size(os.stat(path), name, max_bytes, what, error)
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -95,7 +95,9 @@ def open_model(model: ModelSource, source: str | None = None) -> ModelFile:
     if isinstance(model, ModelFile):
         return model
     path = None if isinstance(model, bytes) else find_model(model)
-    source = source or ("the model" if path is None else printable(path))
+    if source is None and path is not None:
+        source = f"./{path}" if str(path) in shipped_models() else printable(path, 4096)
+    source = source or "the model"
     content = model if path is None else read_bounded(path, MAX_MODEL_BYTES, "an ONNX model", ModelError)
     assert isinstance(content, bytes)
     if len(content) > MAX_MODEL_BYTES:

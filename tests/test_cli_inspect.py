@@ -83,3 +83,10 @@ def test_class_names_cannot_forge_a_line(checkpoint_of, model_bytes_of):
     text = run("inspect", "m.onnx").stdout
     assert ("\x1b" in text, text.count("\ntest  ")) == (False, 1)
     assert json.loads(run("inspect", "m.onnx", "--json").stdout)["contract"]["config"]["class_names"] == list(names)
+
+
+def test_a_file_that_has_a_shipped_models_name_is_called_by_its_path(tmp_path, monkeypatch, tiny_model_bytes):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").write_bytes(tiny_model_bytes)
+    assert run("inspect", "./base").stderr == "model ./base\n"
+    assert run("inspect", "base").stderr == ""

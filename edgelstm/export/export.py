@@ -129,19 +129,18 @@ def _checked_parity(checkpoint: Checkpoint, file: ModelFile, target: Path) -> Pa
 def _tradeoff(
     precision: Precision, digits: Digits, fp32: ModelFile, reduced: ModelFile
 ) -> tuple[Tradeoff, ParityReport]:
-    runners = [OrtRunner(file, provider="cpu") for file in (fp32, reduced)]
+    runners = {name: OrtRunner(file, provider="cpu") for name, file in (("fp32", fp32), ("reduced", reduced))}
     # one by one: int8's activations share one scale with the batch, so its logits depend on the other sequences
-    logits, found = (in_batches(runner, digits.images, 1) for runner in runners)
-    right = [each.argmax(1) == digits.labels for each in (logits, found)]
-    scores = [Score.of(each, digits.labels) for each in (logits, found)]
-    calls = {
-        name: partial(runner.logits, digits.images[:1])
-        for name, runner in zip(("fp32", "reduced"), runners, strict=True)
-    }
+    expected, found = (in_batches(runner, digits.images, 1) for runner in runners.values())
+    calls = {name: partial(runner.logits, digits.images[:1]) for name, runner in runners.items()}
     counts = calls_for_budget(calls, budget_s=TIMING_S, n_rounds=N_ROUNDS)
     rounds = measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=20)
-    speed = median_ratio(rounds["reduced"], rounds["fp32"])
-    return Tradeoff(precision, scores[0], scores[1], mcnemar(right[0], right[1]), speed), compare(logits, found)
+    tradeoff = Tradeoff(
+        precision, Score.of(expected, digits.labels), Score.of(found, digits.labels),
+        mcnemar(expected.argmax(1) == digits.labels, found.argmax(1) == digits.labels),
+        median_ratio(rounds["reduced"], rounds["fp32"]),
+    )  # fmt: skip
+    return tradeoff, compare(expected, found)
 
 
 def _refuse_a_loss(target: Path, tradeoff: Tradeoff) -> None:
