@@ -85,6 +85,20 @@ def one(value: int) -> tuple[int, int, int]:
     return 4, 1, value
 
 
+def many_values(n: int) -> bytes:
+    """EXIF data: the orientation (rotated by 90 degrees), and a tag of ``n`` numbers, each a Python object."""
+    tags = {0x0112: (3, 1, 6), 0x9286: (3, n, 38)}
+    return tiff(tags, struct.pack("<H", 300) * n)
+
+
+def tiff_with_directory(tag: int, pointer: tuple[int, int], n: int, *, ends_early: bool = False) -> bytes:
+    """A TIFF with a second directory, of one tag of ``n`` numbers, which the tag names."""
+    start = 8 + 2 + 12 * (len(SMALL_TIFF) + 1) + 4
+    kind, count = pointer
+    inner = struct.pack("<HHHII", 40 if ends_early else 1, 0x9286, 3, n, 8) + bytes(2 * n)
+    return tiff({**SMALL_TIFF, tag: (kind, count, start)}, inner)
+
+
 SMALL_TIFF = {256: one(10), 257: one(10), 258: one(8), 259: one(1), 262: one(1), 273: one(8), 277: one(1)}
 MANY = "found more than a million small pieces; open it in a picture editor"
 
@@ -114,6 +128,19 @@ COSTLY = {
         tiff({**SMALL_TIFF, **dict.fromkeys(range(40_000, 41_000), (1, 1_000, 8))}),
         "found a TIFF tag of 1,000 values",
     ),
+    "TIFF of many values in EXIF": (tiff_with_directory(34665, (4, 1), 9_000_000), "a TIFF tag of 9,000,000 values"),
+    "TIFF of many values in GPS": (tiff_with_directory(34853, (3, 1), 9_000_000), "a TIFF tag of 9,000,000 values"),
+    "TIFF of many values in a cut directory": (
+        tiff_with_directory(34665, (13, 1), 9_000_000, ends_early=True), "a TIFF tag of 9,000,000 values"
+    ),
+    "TIFF of tags with many values": (
+        tiff({**SMALL_TIFF, **dict.fromkeys(range(40_000, 40_009), (3, 65_000, 8))}, bytes(1_200_000)),
+        "found 325,007 values in TIFF tags, expected at most 262,144",
+    ),
+    "TIFF that is turned": (
+        tiff({**SMALL_TIFF, 256: one(7_200), 257: one(7_200), 274: one(6), 278: one(7_200)}),
+        "found a TIFF strip or tile of 7,200 x 7,200 pixels",
+    ),
     "TIFF of one large tile": (
         tiff({**SMALL_TIFF, 322: one(30_000), 323: one(30_000), 324: one(8), 325: one(9)}),
         "found a TIFF strip or tile of 30,000 x 30,000 pixels",
@@ -142,6 +169,48 @@ def test_exif_data_of_megabytes_is_not_looked_into() -> None:
     turned = b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHH", 1, 0x0112, 3, 1, 6, 0) + bytes(4)
     shapes = [decode(png(chunk(b"eXIf", turned + bytes(n)), size=(40, 20))).shape for n in (0, 2**20)]
     assert shapes == [(40, 20), (20, 40)]
+
+
+RAW_EXIF = b"Raw profile type exif\0\nexif\n1\n"
+MUCH_EXIF = {
+    "PNG before": lambda: png(chunk(b"eXIf", many_values(9_000_000))),
+    "PNG behind": lambda: png()[:-12] + chunk(b"eXIf", many_values(9_000_000)) + chunk(b"IEND", b""),
+    "PNG as text": lambda: png(chunk(b"tEXt", RAW_EXIF + many_values(9_000_000).hex().encode())),
+    "WEBP": lambda: encoded(drawn(), "WEBP", exif=many_values(9_000_000)),
+    "AVIF": lambda: encoded(drawn(), "AVIF", exif=many_values(2_000_000)),
+}
+
+
+@pytest.mark.parametrize("name", MUCH_EXIF)
+def test_much_exif_data_makes_no_objects(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, real = MUCH_EXIF[name](), Image.Exif.load
+
+    def loaded(exif: Image.Exif, data: bytes) -> None:
+        assert len(data) < 1_000
+        real(exif, data)
+
+    monkeypatch.setattr(Image.Exif, "load", loaded)
+    assert decode(content).shape[:2] in ((40, 40), (60, 60))
+
+
+def test_an_avif_picture_is_still_turned_without_its_exif_data() -> None:
+    wide = Image.new("L", (60, 20))
+    assert decode(encoded(wide, "AVIF", exif=many_values(10))).shape[:2] == (60, 20)
+
+
+@pytest.mark.parametrize("pointer", [(4, 1), (16, 1), (2, 1), (4, 2)])
+def test_a_small_exif_directory_costs_a_tiff_nothing(pointer: tuple[int, int]) -> None:
+    assert decode(tiff_with_directory(34665, pointer, 9) + bytes(200)).shape == (10, 10)
+
+
+def test_a_tiff_of_many_directories_is_refused() -> None:
+    """Each names the next; Pillow reads no more than four."""
+    content = bytearray(tiff(SMALL_TIFF))
+    first = tiff({**SMALL_TIFF, 34665: one(300)}).ljust(300, b"\0")
+    rings = b"".join(struct.pack("<HHHIII", 1, 34665, 4, 1, 300 + 18 * (i + 1), 0) for i in range(12))
+    content[:] = first + rings + bytes(20)
+    with pytest.raises(PictureError, match="more than 8 TIFF directories"):
+        decode(bytes(content))
 
 
 @pytest.mark.parametrize("tail", [b"", b"\x08", b"\xff\xff\xff\xff", b"\x08\0\0\0\xff\xff"])

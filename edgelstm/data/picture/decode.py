@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from edgelstm.data.picture.limits import MAX_FILE_BYTES, BoundedStream, check_content, check_opened
+from edgelstm.data.picture.limits import (
+    MAX_FILE_BYTES,
+    BoundedStream,
+    check_content,
+    check_opened,
+    has_much_exif,
+    without_avif_exif,
+)
 from edgelstm.errors import PictureError, printable
 from edgelstm.files import read_bounded
 
@@ -69,6 +76,8 @@ def decode(content: bytes, name: str = "the picture") -> Bytes:
     """
     kind, plugin = _sniff(content, name)
     check_content(content, kind, name)
+    if kind == "AVIF":
+        content = without_avif_exif(content)
     logging.getLogger("PIL").addHandler(_SILENCE)  # where no program listens, Pillow's log goes to stderr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # decoders warn about damage that they can live with
@@ -91,7 +100,7 @@ def decode(content: bytes, name: str = "the picture") -> Bytes:
 def pixels_of(image: Image.Image) -> Bytes:
     """What ``decode`` gives, of an open Pillow image. Raises whatever Pillow does if its file is damaged."""
     image.load()
-    orientation = image.getexif().get(0x0112, 1)
+    orientation = 1 if has_much_exif(image) else image.getexif().get(0x0112, 1)
     return _upright(_opaque(_eight_bits(np.asarray(_reduced(image)))), orientation)
 
 

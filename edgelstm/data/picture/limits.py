@@ -3,13 +3,17 @@
 Pillow's own limits do not count here: a host program may have switched them off.
 """
 
+import contextlib
 import io
+import re
 import struct
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import PictureError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
 MAX_FILE_BYTES = 64 * 2**20
@@ -34,13 +38,24 @@ MAX_EXIF_BYTES = MAX_EXIF_PARTS * 2**16
 """Pillow makes Python objects of its numbers. Cameras write one part of at most 64 KiB."""
 MAX_TAG_VALUES = 65_536
 """Numbers in one TIFF tag: as many as a picture of MAX_SIDE rows has strips."""
+MAX_DIRECTORY_VALUES = 4 * MAX_TAG_VALUES
+"""Numbers in all tags of one TIFF directory."""
+MAX_DIRECTORIES = 8
+"""TIFF directories that Pillow reads for one picture: its own, EXIF, GPS and interoperability."""
 MAX_TIFF_BYTES = 416 * 10**6
-"""What a TIFF picture takes with 4 bytes a pixel, and its largest strip or tile, which libtiff unpacks as a whole."""
+"""What a TIFF picture takes with 4 bytes a pixel, twice if Pillow turns it upright, and its largest strip or tile,
+which libtiff unpacks as a whole."""
 
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 """Bytes of one value of each TIFF type."""
 _TIFF_BYTES = (1, 2, 6, 7)
 """Types that stay bytes, as in a colour profile, and may be long."""
+_TIFF_POINTERS = {3: "H", 4: "I", 8: "h", 9: "i", 13: "I", 16: "Q"}
+"""Types of whole numbers: a tag that names another directory may be of any of them."""
+_TIFF_DIRECTORIES = (34665, 34853, 40965)
+"""Tags that name a directory which Pillow reads whole: EXIF, GPS, interoperability."""
+_AVIF_EXIF = re.compile(rb"(infe[\2\3].{3}(?:.{4}|.{6}))Exif", re.DOTALL)
+"""The entry of an EXIF item in an AVIF file: version and flags, number and protection, then the type."""
 
 
 class BoundedStream(io.BytesIO):
@@ -86,8 +101,19 @@ def check_opened(image: "ImageFile", content: bytes, kind: str, name: str) -> No
             raise _too_costly(name, f"a JPEG file with {n_scans:,} scans", f"at most {n_allowed}")
     elif kind == "TIFF":
         _check_strips(image, name)
-    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
-        del image.info["exif"]  # nothing but the orientation is wanted of it
+
+
+def has_much_exif(image: "Image") -> bool:
+    """Whether a picture that is loaded has EXIF data that would cost too much to look into."""
+    return any(len(image.info.get(key, b"")) > MAX_EXIF_BYTES for key in ("exif", "Raw profile type exif"))
+
+
+def without_avif_exif(content: bytes) -> bytes:
+    """An AVIF file whose EXIF item no decoder knows: Pillow unpacks it on opening, 200 bytes for each of its own.
+
+    Nothing is lost: what turns an AVIF picture stands elsewhere.
+    """
+    return _AVIF_EXIF.sub(rb"\1none", content)
 
 
 def check_size(width: int, height: int, kind: str, name: str) -> None:
@@ -124,19 +150,37 @@ def _webp_size(content: bytes) -> tuple[int, int]:
 
 
 def _check_tags(content: bytes, name: str) -> None:
-    """Refuse a TIFF directory with more values than a picture needs: Pillow makes a Python object of each."""
+    """Refuse TIFF directories with more values than a picture needs: Pillow makes a Python object of each."""
     order = "<" if content.startswith(b"II") else ">"
-    try:
-        (start,) = struct.unpack_from(order + "I", content, 4)
-        (n_tags,) = struct.unpack_from(order + "H", content, start)
-        n_bytes = 0
-        for at in range(start + 2, start + 2 + 12 * n_tags, 12):
-            _, kind, count = struct.unpack_from(order + "HHI", content, at)
-            n_bytes += _TIFF_SIZES.get(kind, 0) * count
-            if (kind not in _TIFF_BYTES and count > MAX_TAG_VALUES) or n_bytes > len(content):
-                raise _too_costly(name, f"a TIFF tag of {count:,} values", f"at most {MAX_TAG_VALUES:,}")
-    except struct.error:
-        return  # an end that comes too early: Pillow will say so
+    starts = [int.from_bytes(content[4:8], "little" if order == "<" else "big")]
+    for start in starts:  # it grows
+        # one that ends too early is Pillow's to refuse; it has read what comes before its end
+        with contextlib.suppress(struct.error):
+            for where in _directories_in(content, order, start, name):
+                if where not in starts:
+                    starts.append(where)
+                if len(starts) > MAX_DIRECTORIES:
+                    raise _too_costly(name, f"more than {MAX_DIRECTORIES} TIFF directories")
+
+
+def _directories_in(content: bytes, order: str, start: int, name: str) -> Iterator[int]:
+    """Check one directory; gives where others begin that its tags name."""
+    (n_tags,) = struct.unpack_from(order + "H", content, start)
+    n_bytes = n_values = 0
+    for at in range(start + 2, start + 2 + 12 * n_tags, 12):
+        tag, kind, count = struct.unpack_from(order + "HHI", content, at)
+        n_bytes += _TIFF_SIZES.get(kind, 0) * count
+        n_values += 0 if kind in _TIFF_BYTES else count
+        if (kind not in _TIFF_BYTES and count > MAX_TAG_VALUES) or n_bytes > len(content):
+            raise _too_costly(name, f"a TIFF tag of {count:,} values", f"at most {MAX_TAG_VALUES:,}")
+        if n_values > MAX_DIRECTORY_VALUES:
+            raise _too_costly(name, f"{n_values:,} values in TIFF tags", f"at most {MAX_DIRECTORY_VALUES:,}")
+        if tag in _TIFF_DIRECTORIES and count == 1 and kind in _TIFF_POINTERS:
+            with contextlib.suppress(struct.error):  # it leads out of the file
+                place = at + 8 if _TIFF_SIZES[kind] <= 4 else struct.unpack_from(order + "I", content, at + 8)[0]
+                (where,) = struct.unpack_from(order + _TIFF_POINTERS[kind], content, place)
+                if 0 < where < len(content):
+                    yield where
 
 
 def _check_strips(image: "ImageFile", name: str) -> None:
@@ -145,6 +189,7 @@ def _check_strips(image: "ImageFile", name: str) -> None:
     rows = min(tags.get(278, image.height), image.height)  # RowsPerStrip
     width, height = tags.get(322, image.width), tags.get(323, rows)  # TileWidth, TileLength
     bits = tags.get(258, (1,))  # BitsPerSample, one for each colour
-    n_bytes = 4 * image.width * image.height + width * height * sum(bits) // 8
+    copies = 2 if tags.get(274, 1) != 1 else 1  # Orientation
+    n_bytes = copies * 4 * image.width * image.height + width * height * sum(bits) // 8
     if n_bytes > MAX_TIFF_BYTES:
         raise _too_costly(name, f"a TIFF strip or tile of {width:,} x {height:,} pixels", "smaller ones")
