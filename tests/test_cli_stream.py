@@ -100,6 +100,23 @@ def test_a_state_goes_on_where_it_was_left(model, sample, early, rows):
     assert Stream(model, early=True).save() == Path("state").read_bytes(), "after the last row it is a new picture's"
 
 
+@pytest.mark.parametrize("early", [[], ["--early"]])
+def test_a_state_at_the_end_of_a_picture_goes_on_with_the_next(model, sample, early):
+    """As from Stream.save, or where nobody read the last answer: the next row was a traceback."""
+    stream = Stream(model, early=True)
+    stream.push(sample.images[:1])
+    Path("state").write_bytes(stream.save())
+    content = sample.images[1].tobytes()
+    assert lines(model, *early, "--state", "state", input=content) == lines(model, *early, input=content)
+
+
+def test_a_state_of_gigabytes_is_refused_unread(model):
+    with open("state", "wb") as stream:
+        stream.truncate(2**29)  # sparse: takes no room on the disk
+    message = fails("stream", model, "--state", "state", input=bytes(28))
+    assert message.startswith("state is not a saved state: found 536,870,912 bytes, expected 1 to ")
+
+
 def test_an_input_that_ends_within_a_picture_says_so(model, sample):
     result = run("stream", model, input=sample.images[0, :5].tobytes())
     assert result.stderr == "model m.onnx\nthe input ended after row 5 of 28 of picture 0\n"

@@ -354,6 +354,7 @@ def test_a_state_within_a_step_is_refused(model_of):
         lambda state: with_state(state, c=-29),
         lambda state: with_state(state, c=np.inf),
         lambda state: state.replace(b"{", b'{"x": ' + b"[" * 100_000 + b", "),
+        lambda state: state.replace(b"{", b'{"x": [' + b"[], " * 1_000 + b"[]], "),
     ],
 )
 def test_a_damaged_state_is_refused_and_the_stream_goes_on_as_it_was(content, spoil):

@@ -17,6 +17,8 @@ from edgelstm.runtime.early_exit import EVERY_ROW, Decider, StepLogits
 from edgelstm.runtime.session import MAX_BOUND_SHAPES, BoundSession, SessionSettings
 
 STATE_FORMAT = "edgelstm-stream-state-1"
+MAX_STATE_HEAD = 1000
+"""Bytes of a saved state's JSON: ours has about 150, and parsed JSON takes up to 30 times its text."""
 
 _Call = Callable[[], None]
 _Which = slice | npt.NDArray[np.int64]
@@ -140,7 +142,8 @@ class Stream:
 
     def restore(self, state: bytes) -> None:
         """Go on from what ``save`` gave. Raises ModelError if it is damaged, or of another model or number."""
-        head, _, body = state.partition(b"\n")
+        end = state.find(b"\n", 0, MAX_STATE_HEAD)
+        head, body = state[: max(end, 0)], state[end + 1 :]
         try:
             found = json.loads(head)
         except (ValueError, RecursionError):
