@@ -369,7 +369,7 @@ def test_a_file_of_a_shipped_models_name_is_not_taken_for_it(tiny, pictures):
     expected = run(*INFER, pictures[0]).stdout
     Path("base").write_bytes(Path(tiny).read_bytes())
     assert (expected, "") == (run(*INFER, pictures[0], "--model", "base").stdout, run(*INFER, pictures[0]).stderr)
-    assert run(*INFER, pictures[0], "--model", "./base").stderr == "model base\n"
+    assert run(*INFER, pictures[0], "--model", "./base").stderr == "model ./base\n"
 
 
 def test_a_checkpoint_is_not_called_damaged_but_to_be_exported(tiny_checkpoint, pictures):
