@@ -95,7 +95,7 @@ def test_a_smaller_precision_says_what_it_costs_and_takes_more_time_without_bein
 
 
 def test_a_loss_is_refused_in_one_line_and_kept_by_force(checkpoint, few, monkeypatch):
-    monkeypatch.setattr(export_module, "MAX_LOSS", -1.0)
+    monkeypatch.setattr(export_module, "costs_accuracy", lambda test, n: True)
     error = fails("export", checkpoint, "--precision", "int8")
     assert error.startswith("tiny.int8.onnx was not written: int8 costs accuracy: found ")
     assert error.endswith("give --force to keep it, or ship fp32")

@@ -8,7 +8,6 @@ from edgelstm.export.checks import (
     INT8_ATOL,
     INT8_SAME_SHARE,
     MAX_CONFIDENCE_SHIFT,
-    MAX_LOSS,
     NEAR_TIE,
     accuracy_check,
     confidence_check,
@@ -17,6 +16,7 @@ from edgelstm.export.checks import (
     parity_check,
     score_check,
 )
+from edgelstm.export.export import MAX_LOSS
 from edgelstm.runtime.calibration import probabilities
 from edgelstm.runtime.parity import compare, mcnemar
 
@@ -98,6 +98,14 @@ def test_one_of_two_thousand_may_be_lost(n_lost, n_won, passed):
     check = accuracy_check("how", reference, found, labels)
     assert check.passed is passed
     assert f"{n_lost} lost, {n_won} won" in check.answer
+
+
+@pytest.mark.parametrize(("n_lost", "passed"), [(1, True), (5, True), (6, False)])
+def test_so_few_that_one_is_too_much_must_show_that_it_is_no_chance(n_lost, passed):
+    """6 lost and none won: McNemar's p is 2 / 2**6 = 0.03; 5: 0.06."""
+    labels, reference, found = np.zeros(1_000, np.uint8), logits_of(5.0, 1_000), logits_of(5.0, 1_000)
+    found[:n_lost] = [0, 5, -5]
+    assert accuracy_check("how", reference, found, labels).passed is passed
 
 
 def test_logits_that_are_not_finite_are_not_accurate():

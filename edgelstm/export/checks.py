@@ -8,7 +8,7 @@ import onnx
 
 from edgelstm.contract import EarlyRule, Logits, ModelContract, Pixels, Score
 from edgelstm.data.mnist import Digits
-from edgelstm.export.export import MAX_LOSS, choose_early_rule
+from edgelstm.export.export import choose_early_rule, costs_accuracy
 from edgelstm.export.graph import contract_of
 from edgelstm.onnx_file import ModelFile, OnnxGraph, encode
 from edgelstm.runtime.calibration import probabilities
@@ -91,8 +91,8 @@ def accuracy_check(how: str, reference: Logits, found: Logits, labels: npt.NDArr
         f"{Score.of(found, labels)} instead of {Score.of(reference, labels)}: {test.n_lost} lost, {test.n_won} won, "
         f"McNemar p = {test.p_value:.2g}; {parity.n_same:,}/{parity.n:,} same decisions"
     )
-    lost = (test.n_lost - test.n_won) / len(labels)
-    return Check(f"same accuracy: {how}", bool(np.isfinite(found).all()) and lost <= MAX_LOSS, answer, parity)
+    passed = bool(np.isfinite(found).all()) and not costs_accuracy(test, len(labels))
+    return Check(f"same accuracy: {how}", passed, answer, parity)
 
 
 def confidence_check(how: str, reference: Logits, found: Logits, temperature: float) -> Check:

@@ -15,7 +15,7 @@ from edgelstm.export.graph import build_graph, checked_bytes, contract_of, probe
 from edgelstm.files import write_bytes
 from edgelstm.measure.timing import Ratio, calls_for_budget, measure_alternating, median_ratio
 from edgelstm.onnx_file import ModelFile, open_model
-from edgelstm.runtime.early_exit import choose_rule
+from edgelstm.runtime.early_exit import MEASURABLE, choose_rule
 from edgelstm.runtime.parity import McNemar, ParityReport, compare, mcnemar
 from edgelstm.runtime.reference import MAX_TOLERANCE, rounding_tolerance
 from edgelstm.runtime.runner import OrtRunner
@@ -143,9 +143,18 @@ def _tradeoff(
     return tradeoff, compare(expected, found)
 
 
+def costs_accuracy(test: McNemar, n: int) -> bool:
+    """Whether more than MAX_LOSS of ``n`` sequences are lost.
+
+    So few that one is more than that cannot show it: then only a loss that is no chance counts, McNemar's p < 0.05.
+    """
+    lost = (test.n_lost - test.n_won) / n
+    return lost > MAX_LOSS and (n * MAX_LOSS >= 1 or test.p_value < MEASURABLE)
+
+
 def _refuse_a_loss(target: Path, tradeoff: Tradeoff) -> None:
-    """Raise ParityError if more than MAX_LOSS of the sequences are lost."""
-    if tradeoff.loss > MAX_LOSS:
+    """Raise ParityError if it costs accuracy."""
+    if costs_accuracy(tradeoff.mcnemar, tradeoff.fp32.n):
         raise ParityError(
             f"{target} was not written: {tradeoff.precision} costs accuracy",
             found=f"{tradeoff.reduced} instead of {tradeoff.fp32}, McNemar p = {tradeoff.mcnemar.p_value:.2g}",
