@@ -80,8 +80,7 @@ def _thicken(mask: Mask, radius: float) -> Mask:
     if radius >= 0.5:
         return _near(np.pad(mask, int(radius) + 1), radius)
     if radius <= -0.5:
-        thin = ~_near(~np.pad(mask, 1), -radius)[1:-1, 1:-1]
-        return thin if thin.any() else mask
+        return ~_near(~np.pad(mask, 1), -radius)[1:-1, 1:-1]
     return mask
 
 

@@ -22,8 +22,6 @@ MIN_FRAME_PX = 24
 """A smaller frame has no room for a digit."""
 RIM_PX = 2
 """Taken off each side of a sheet on a margin: the blurred edge between the two."""
-MIN_SOLID = 0.7
-"""What is written on a sheet leaves at least so much of it blank."""
 
 
 def sheet_on_desk(picture: Bytes, grey: Floats) -> Bytes | None:
@@ -108,14 +106,14 @@ def _row_ends(grey: Floats) -> tuple[int, Floats, Floats] | None:
             continue
         own = blobs.labels[top:bottom, left:right] == i
         filled = _spanned(own) & _spanned(own.T).T
-        if own.sum() < MIN_SOLID * filled.sum() or not (_straight_sides(filled) and _straight_sides(filled.T)):
+        if not (_straight_sides(filled) and _straight_sides(filled.T)):
             continue
         inset = 2 + min(height, width) // 80
         filled = filled[inset:-inset]
         first = filled.argmax(axis=1) + inset
         last = filled.shape[1] - filled[:, ::-1].argmax(axis=1) - inset
         wide = np.flatnonzero(last - first > MIN_SIDE / 2 * width)  # not the tips of a sheet that lies askew
-        if len(wide) > MIN_SIDE / 2 * height:
+        if len(wide):
             rows = slice(int(wide[0]), int(wide[-1]) + 1)
             ends = (left + first[rows]).astype(np.float32), (left + last[rows]).astype(np.float32)
             return top + inset + rows.start, *ends
@@ -133,8 +131,6 @@ def _straight_sides(filled: Mask) -> bool:
     n = len(filled)
     middle = slice(int(0.2 * n), n - int(0.2 * n))
     y = np.arange(n, dtype=np.float64)[middle]
-    if len(y) < 8:
-        return False
     y -= y.mean()
     for side in (filled.argmax(axis=1)[middle], filled[:, ::-1].argmax(axis=1)[middle]):
         x = side - side.mean()
