@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import onnxruntime
 import pytest
+from click.testing import CliRunner
 from commands import TIMEOUT_S, fails, process, run, strict_json
 from onnx import TensorProto, helper
 from PIL import Image
 
 import edgelstm
-from edgelstm.cli import COMMANDS
+from edgelstm.cli import COMMANDS, main
 from edgelstm.cli.options import print_json
 from edgelstm.runtime import session
 from edgelstm.training.checkpoint import save_checkpoint
@@ -222,3 +223,14 @@ def test_json_for_programs_has_null_where_there_is_no_number(capsys):
 def test_json_for_programs_has_no_infinity(capsys):
     print_json({"margin": math.inf})
     assert strict_json(capsys.readouterr().out) == {"margin": None}
+
+
+def test_ctrl_c_is_one_line_and_exit_130(monkeypatch):
+    """Of a command that has nothing more to say of it."""
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgelstm.measure.doctor.examine", stopped)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")

@@ -12,6 +12,8 @@ import click
 from edgelstm import __version__
 from edgelstm.errors import EdgeLstmError
 
+EXIT_INTERRUPTED = 130
+"""128 and the number of SIGINT, as shells have it."""
 COMMANDS = ("train", "export", "verify", "infer", "explain", "stream", "bench", "inspect", "doctor", "demo")
 
 
@@ -34,6 +36,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except EdgeLstmError as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as stop:
+            click.echo("interrupted", err=True)
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from stop
         except OSError as error:
             if error.errno == errno.EPIPE:  # the reader has what it wants; click ends quietly
                 raise

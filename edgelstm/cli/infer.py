@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgelstm.cli import EXIT_INTERRUPTED
 from edgelstm.cli.options import json_option, model_option, model_to_use, provider_option, say
 from edgelstm.cli.output import MAX_PATH, Answers
 from edgelstm.errors import DataError, PictureError, printable
@@ -86,7 +87,7 @@ def command(
         _infer(pictures, problems, model, provider, top or 3, min_confidence or 0.0, save_input, answers)
     except KeyboardInterrupt:
         say(f"Stopped: {answers.n:,} answered.")
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
     sys.exit(1 if answers.n_failed else 3 if answers.n_abstained and min_confidence is not None else 0)
 
 

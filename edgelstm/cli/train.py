@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgelstm.cli import EXIT_INTERRUPTED
 from edgelstm.cli.options import data_option, json_option, print_json, say
 from edgelstm.config import DEFAULT_MODEL, DEFAULT_RECIPE, FAMILY, RECIPES, RUNS_DIR, TRAIN_RANGES, recipe_for
 from edgelstm.errors import CheckpointError, printable
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from edgelstm.training.run import Event, RunEnd
     from edgelstm.training.state import RunPlan
 
-EXIT_INTERRUPTED = 130
 _PATH = click.Path(path_type=Path)
 _SIZE = click.IntRange(1)
 
