@@ -133,6 +133,8 @@ def serve(what: str, seed: int, first: int, n: int) -> None:
                 ended, said = "refused", str(error)
                 if not said.isprintable():
                     ended = "more than one line"
+                elif isinstance(error.__cause__, Exception) and "report it as a bug" in said:
+                    ended = type(error.__cause__).__name__
             except BaseException as error:
                 ended, said = type(error).__name__, str(error)
             seconds = time.process_time() - started
