@@ -245,7 +245,7 @@ def test_export_verify_and_train_say_what_to_install(tmp_path, command, blocked)
 
 
 def test_importing_every_public_name_prints_nothing(tmp_path):
-    code = "import edgelstm; [getattr(edgelstm, name) for name in edgelstm.__all__]"
+    code = "import edgelstm; assert dir(edgelstm) == edgelstm.__all__; [getattr(edgelstm, n) for n in dir(edgelstm)]"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
         capture_output=True, text=True, timeout=TIMEOUT_S,

@@ -98,6 +98,12 @@ def test_the_accuracy_is_drawn_of_those_that_have_one():
     assert ["no labelled data"] == [text.get_text() for text in none.axes[2].texts]
 
 
+def test_no_axis_goes_beyond_all_right_or_below_a_batch_of_one():
+    _, throughput, front = bench_figure(report(result("one", (10,)), result("two", (20,)))).axes
+    assert throughput.get_xlim()[0] >= 0.6
+    assert front.get_ylim()[1] <= 100
+
+
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependencyError, match=r'drawing a plot needs .* pip install "edgelstm\[plot\]"'):

@@ -138,6 +138,7 @@ def _draw_throughput(axes: "Axes", styled: _Styled) -> None:
         rates = [(batch.batch_size, batch.images_per_s) for batch in result.batches]
         axes.plot(*zip(*rates, strict=True), **style, markersize=5)
     axes.set(xscale="log", yscale="log")
+    axes.set_xlim(left=max(0.6, axes.get_xlim()[0]))  # no batch is smaller than 1
     _plain_ticks(axes.xaxis)
     _plain_ticks(axes.yaxis)
     axes.set(xlabel="batch size", ylabel="images a second", title="Throughput")
@@ -151,7 +152,7 @@ def _draw_front(axes: "Axes", styled: _Styled) -> None:
     for result, style in styled:
         if result.accuracy:
             points.append((1e6 * result.batches[0].latency.p50.value_s, 100 * result.accuracy.accuracy))
-            axes.plot(*points[-1], **{**style, "linestyle": "none"}, markersize=9)
+            axes.plot(*points[-1], **{**style, "linestyle": "none"}, markersize=9, clip_on=False)
     if not points:
         axes.text(0.5, 0.5, "no labelled data", transform=axes.transAxes, ha="center", color="0.4")
         return
@@ -159,6 +160,7 @@ def _draw_front(axes: "Axes", styled: _Styled) -> None:
     axes.set(xscale="log", ylabel="% of the digits right")
     _plain_ticks(axes.xaxis)
     axes.margins(x=0.1, y=0.1)
+    axes.set_ylim(top=min(100, axes.get_ylim()[1]))  # nothing is more than all right
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.grid(color="0.92", which="both", linewidth=0.6)
 
