@@ -114,6 +114,7 @@ def test_the_package_runs_as_a_module():
         "infer x.png --min-confidence 1.5",
         "infer x.png --min-confidence nan",
         "infer x.png --csv --json",
+        "infer x.png --csv --top 3",
         "infer x.png --save-input seen.jpg",
         "infer - --files0-from -",
         "infer x.png --top many",

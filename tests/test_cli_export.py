@@ -113,7 +113,7 @@ def test_validation_images_on_this_machine_choose_the_rule(checkpoint, monkeypat
     rule = open_model("./tiny.onnx").contract.early
     shown = dict(line.split(None, 1) for line in result.stdout.replace("early exit", "early").splitlines())
     assert shown["early"] == (
-        f"a {rule}: {rule.mean_rows:.1f} rows on the shifted validation images, {rule.validation}"
+        f"a {rule}: {rule.mean_rows:.1f} rows on the validation images and their shifts by a pixel, {rule.validation}"
     )
     assert "choosing the rule for early exit on the validation images\n" in result.stderr
 

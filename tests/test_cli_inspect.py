@@ -48,7 +48,8 @@ def test_every_precision_and_form_of_every_shape_can_be_inspected(checkpoint_of,
     Path("m.onnx").write_bytes(model_bytes_of(checkpoint_of(config), precision, kind, early=rule))
     lines = shown("m.onnx")
     assert lines["early exit"] == (
-        "a probability of at least 0.9 for 2 steps: 71.2 of 100 rows on the shifted validation images, 9/10 (90.00 %)"
+        "a probability of at least 0.9 for 2 steps: 71.2 of 100 rows on the validation images and their shifts by a "
+        "pixel, 9/10 (90.00 %)"
     )
     if kind == "picture":
         assert (lines["contract"], lines["input"]) == (f"version 1, {precision}", "pixels uint8 (batch, 100, 3)")

@@ -523,8 +523,8 @@ def test_another_models_checkpoint_of_another_shape_is_caught_at_once(verdict, t
     other = dataclasses.replace(tiny_checkpoint, config=config, weights=RowLstm(config).state_dict())
     report = verdict(tiny_model_bytes, other)
     assert failed(report) == {SAME_CONTRACT}
-    assert "hidden_size=8" in report.checks[0].answer.split("expected")[0]
-    assert "hidden_size=4" in report.checks[0].answer.split("expected")[1]
+    assert "hidden_size 8" in report.checks[0].answer.split("expected")[0]
+    assert "hidden_size 4" in report.checks[0].answer.split("expected")[1]
 
 
 def test_a_checkpoint_with_a_nan_verifies_no_file(verdict, tiny_checkpoint, model, tiny_model_bytes):

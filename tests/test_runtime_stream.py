@@ -213,6 +213,13 @@ def test_other_rows_are_refused_and_nothing_is_read(content, rows, message):
     assert stream.rows_read.tolist() == [0, 0]
 
 
+def test_one_stream_says_what_it_was_given_and_that_it_takes_a_row(content):
+    stream = Stream(content, source="m.onnx")
+    with pytest.raises(ValueError, match=r"found float64 \(28,\), expected .* uint8 \(1, rows, 28\) or \(28,\)"):
+        stream.push(np.zeros(28))
+    assert repr(stream) == "Stream('m.onnx', n_streams=1)"
+
+
 def test_half_a_step_is_refused(model_of):
     stream = Stream(model_of(CONFIGS["two rows a step, two layers"]))
     with pytest.raises(ValueError, match="found 3, expected a multiple of 2"):

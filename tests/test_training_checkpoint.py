@@ -273,6 +273,12 @@ def test_equal_checkpoints_are_equal_files(tiny_checkpoint, tmp_path):
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+def test_an_exported_model_is_called_that(tmp_path):
+    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    with pytest.raises(CheckpointError, match=r"model\.onnx is an exported model: expected a checkpoint"):
+        load_checkpoint(tmp_path / "model.onnx")
+
+
 def test_the_state_to_resume_from_is_not_taken_for_the_weights(tmp_path):
     save_tensors(tmp_path / "state.safetensors", {"a": torch.zeros(1)}, {})
     with pytest.raises(CheckpointError, match=r"is the state to resume a run from: expected the weights, .*model\.saf"):

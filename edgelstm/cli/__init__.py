@@ -52,5 +52,6 @@ class _Commands(click.Group):
 def main() -> None:
     """Train a small row-sequence LSTM, export it to ONNX, prove it equal, run it and measure it.
 
-    Results go to stdout, progress and notes to stderr. Exit status: 0 fine, 1 failed, 2 usage.
+    Results go to stdout, progress and notes to stderr. Exit status: 0 fine, 1 failed, 2 usage,
+    3 less sure than asked for, 130 stopped by Ctrl-C.
     """

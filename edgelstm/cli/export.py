@@ -103,7 +103,7 @@ def _print(done: "Exported") -> None:
         )
         lines["provider"] = _PROVIDERS[tradeoff.precision]
     if early and early.mean_rows is not None:
-        rows = f"{early.mean_rows:.1f} rows on the shifted validation images"
+        rows = f"{early.mean_rows:.1f} rows on the validation images and their shifts by a pixel"
         lines["early exit"] = f"a {early}: {rows}, {early.validation}"
     for name, value in lines.items():
         click.echo(f"{name:<11} {value}")

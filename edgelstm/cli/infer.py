@@ -80,6 +80,8 @@ def command(
         raise click.UsageError("Standard input cannot hold both a picture and names: give - once.")
     if as_csv and as_json:
         raise click.UsageError("Give --json or --csv, not both.")
+    if as_csv and top is not None:
+        raise click.UsageError("--csv has one class a row: take --json for --top.")
     answers = Answers("json" if as_json else "csv" if as_csv else "text", top is not None, show_input)
     try:
         pictures, problems = _pictures(images)

@@ -41,7 +41,10 @@ def command(model: str | None, as_json: bool) -> None:
     rule = contract.early
     early = f"a {rule}" if rule else "no rule"
     if rule and rule.mean_rows is not None:
-        early += f": {rule.mean_rows:.1f} of {config.rows} rows on the shifted validation images, {rule.validation}"
+        early += (
+            f": {rule.mean_rows:.1f} of {config.rows} rows on the validation images and their shifts by a pixel, "
+            f"{rule.validation}"
+        )
     form = ", rows and state" if contract.kind == "stream" else ""
     lines = {
         "file": f"{file.source} ({file.n_bytes:,} bytes)",
@@ -50,7 +53,7 @@ def command(model: str | None, as_json: bool) -> None:
         "output": ", ".join(map(_signature, graph.outputs)),
         "classes": printable(" ".join(config.class_names)),
         "model": f"{contract.name}: {config.n_steps} steps of {config.step_size} pixels, "
-        f"{config.hidden_size} units, {config.n_layers} layer(s)",
+        f"{config.hidden_size} units, {config.n_layers} layer{'s' if config.n_layers > 1 else ''}",
         "graph": " ".join(operator for operator, _ in runner.nodes()) + "  (as onnxruntime runs it)",
         "parameters": f"{config.n_parameters:,}",
         "flops": f"{config.flops:,} an image",

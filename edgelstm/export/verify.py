@@ -108,7 +108,10 @@ def _checks(
         return
     contract = file.contract
     if contract.config != config:
-        yield Check("same contract", False, f"found {contract.config}, expected {config}")
+        names = [field.name for field in dataclasses.fields(config)]
+        differ = [name for name in names if getattr(contract.config, name) != getattr(config, name)]
+        found, expected = ([f"{name} {getattr(one, name)}" for name in differ] for one in (contract.config, config))
+        yield Check("same contract", False, f"found {', '.join(found)}, expected {', '.join(expected)}")
         return
     yield Check(
         "same contract", True,

@@ -37,6 +37,9 @@ class OrtRunner:
         self.provider_note = self._session.provider_note
         self.name = name or f"onnxruntime {self.provider_used.upper()}"
 
+    def __repr__(self) -> str:
+        return f"OrtRunner({self.source!r}, provider={self.provider_used!r})"
+
     def logits(self, pixels: Pixels) -> Logits:
         """(B, rows, cols) uint8 -> (B, classes) float32.
 

@@ -75,6 +75,9 @@ class Stream:
         self._rows_read = np.zeros(n_streams, np.int64)
         self._most_rows = 0
 
+    def __repr__(self) -> str:
+        return f"Stream({self.source!r}, n_streams={self.n_streams})"
+
     def push(self, rows: Pixels, streams: Sequence[int] | None = None) -> Logits:
         """Read the next rows of every stream: (n_streams, rows, cols) uint8 -> (n_streams, classes) float32.
 
@@ -268,14 +271,15 @@ class Stream:
 
     def _checked(self, rows: object, n: int) -> Pixels:
         cols = self._config.cols
+        found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
         if isinstance(rows, np.ndarray):
             if n == 1 and rows.ndim in (1, 2) and rows.shape[-1] == cols:
                 rows = rows.reshape(1, -1, cols)
             if rows.dtype == np.uint8 and rows.ndim == 3 and rows.shape[0] == n and rows.shape[2] == cols:
                 self._check_steps(rows.shape[1])
                 return rows
-        found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
-        raise ValueError(f"rows: found {found}, expected a NumPy array uint8 ({n}, rows, {cols})")
+        one = f" or ({cols},)" if n == 1 else ""
+        raise ValueError(f"rows: found {found}, expected a NumPy array uint8 ({n}, rows, {cols}){one}")
 
     def _check_steps(self, n_rows: int) -> None:
         if n_rows < 1 or n_rows % self._config.rows_per_step:

@@ -96,6 +96,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if path.name == STATE_FILE and path.is_file():
         expected = f"the weights, {path.with_name(CHECKPOINT_FILE)}"
         raise CheckpointError(f"{path} is the state to resume a run from", expected=expected)
+    if path.suffix == ".onnx":
+        raise CheckpointError(f"{path} is an exported model", expected="a checkpoint (.safetensors) or a run folder")
     checkpoint, weights = load_tensors(path, _checkpoint_from)
     return dataclasses.replace(checkpoint, weights=weights)
 
