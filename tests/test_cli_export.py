@@ -121,6 +121,12 @@ def test_validation_images_on_this_machine_choose_the_rule(checkpoint, monkeypat
 # What cannot be exported
 
 
+def test_a_shipped_models_name_is_no_checkpoint_and_the_error_says_which_is():
+    error = fails("export", "base")
+    assert error.startswith("base is the name of a shipped model, which has been exported; name it: edgelstm export ")
+    assert error.endswith("base.safetensors -o base.onnx")
+
+
 @pytest.mark.parametrize("streaming", [[], ["--streaming"]])
 def test_a_model_of_another_shape_is_exported(checkpoint_of, streaming):
     save_checkpoint(Path("gesture.safetensors"), checkpoint_of(GESTURE))

@@ -529,3 +529,13 @@ def test_an_epoch_is_saved_before_it_is_reported(tmp_path):
             assert event.epoch == load_checkpoint(tmp_path).epoch
             assert event.epoch == raw(tmp_path / STATE_FILE)[1]["epoch"]
             return
+
+
+@pytest.mark.parametrize(
+    "refused", [{"device": "cuda"}, {"teachers": [Path("no-such-teacher")]}], ids=["cuda", "teacher"]
+)
+def test_what_is_refused_leaves_no_folder(tmp_path, refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises((TrainingError, CheckpointError)):
+        begin_run(PLAN, tmp_path / "run", NOWHERE, **refused)
+    assert list(tmp_path.iterdir()) == []

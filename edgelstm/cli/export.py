@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
-from edgelstm.config import DEFAULT_MODEL, RUNS_DIR
-from edgelstm.errors import DataError
+from edgelstm.config import DEFAULT_MODEL, FAMILY, RUNS_DIR, shipped_dir
+from edgelstm.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from edgelstm.contract import Precision
@@ -57,6 +57,9 @@ def command(
     from edgelstm.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 
     source = checkpoint / CHECKPOINT_FILE if checkpoint.is_dir() else checkpoint
+    if not source.exists() and str(source) in FAMILY:
+        fix = f"name it: edgelstm export {shipped_dir() / source}.safetensors -o {source}.onnx"
+        raise CheckpointError(f"{source} is the name of a shipped model, which has been exported", fix=fix)
     suffix = (".stream" if streaming else "") + ("" if precision == "fp32" else f".{precision}") + ".onnx"
     loaded, digits = load_checkpoint(source), evaluation_digits(data_folder)
     config, fit = loaded.config, fits(digits, loaded.config)

@@ -76,19 +76,19 @@ def begin_run(
     run and ``overwrite`` is not given; then the old run is removed. Raises CheckpointError or ModelError for a bad
     teacher, and while it is iterated DataError for missing data.
     """
+    if plan.train.threads:
+        torch.set_num_threads(plan.train.threads)
+    on = _device(device)  # what can be refused is, before a folder is made
+    loaded = [load_teacher(path, str(on)) for path in teachers]
+    train = dataclasses.replace(
+        plan.train, threads=torch.get_num_threads(), teachers=tuple(teacher.sha256 for teacher in loaded)
+    )
+    check_teachers(loaded, plan.config, train.teachers)
     check_writable(folder)
     with _locked(folder) as lock:
         if not overwrite and any((folder / name).exists() for name in RUN_FILES):
             fix = "go on with --resume, choose another folder with -o, or give --overwrite to train anew"
             raise OutputError(f"{folder} already holds a run", fix=fix)
-        if plan.train.threads:
-            torch.set_num_threads(plan.train.threads)
-        on = _device(device)
-        loaded = [load_teacher(path, str(on)) for path in teachers]
-        train = dataclasses.replace(
-            plan.train, threads=torch.get_num_threads(), teachers=tuple(teacher.sha256 for teacher in loaded)
-        )
-        check_teachers(loaded, plan.config, train.teachers)
         generator = torch.Generator().manual_seed(train.seed)
         normal_head = train.head_init == "normal"
         model = new_model(plan.config, generator, forget_bias=train.forget_bias, normal_head=normal_head)
