@@ -12,7 +12,7 @@ from edgelstm.contract import EarlyRule, Kind, Precision, Score
 from edgelstm.data.mnist import Digits, sample_digits
 from edgelstm.export.graph import build_graph, contract_of
 from edgelstm.onnx_file import encode
-from edgelstm.training.checkpoint import Checkpoint
+from edgelstm.training.checkpoint import Checkpoint, save_checkpoint
 from edgelstm.training.model import RowLstm
 
 
@@ -85,3 +85,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny(tiny_model_bytes: bytes) -> str:
+    """The tiny model's file in the current folder."""
+    Path("tiny.onnx").write_bytes(tiny_model_bytes)
+    return "tiny.onnx"
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Checkpoint) -> str:
+    """The tiny model's checkpoint in the current folder."""
+    save_checkpoint(Path("tiny.safetensors"), tiny_checkpoint)
+    return "tiny.safetensors"

@@ -18,7 +18,6 @@ import edgelstm
 from edgelstm.cli import COMMANDS, main
 from edgelstm.cli.options import print_json
 from edgelstm.runtime import session
-from edgelstm.training.checkpoint import save_checkpoint
 
 HEAVY = ("numpy", "torch", "onnx", "onnxruntime", "PIL", "safetensors", "torchvision", "matplotlib")
 
@@ -37,20 +36,6 @@ def picture(sample):
     """A digit in the current folder."""
     Image.fromarray(sample.images[0]).save("digit.png")
     return "digit.png"
-
-
-@pytest.fixture
-def tiny(tiny_model_bytes):
-    """The tiny model's file in the current folder."""
-    Path("tiny.onnx").write_bytes(tiny_model_bytes)
-    return "tiny.onnx"
-
-
-@pytest.fixture
-def checkpoint(tiny_checkpoint):
-    """The tiny model's checkpoint in the current folder."""
-    save_checkpoint(Path("tiny.safetensors"), tiny_checkpoint)
-    return "tiny.safetensors"
 
 
 def stranger():

@@ -35,20 +35,6 @@ def _the_machine_is_known(monkeypatch):
 
 
 @pytest.fixture
-def tiny(tiny_model_bytes):
-    """The tiny model's file in the current folder."""
-    Path("tiny.onnx").write_bytes(tiny_model_bytes)
-    return "tiny.onnx"
-
-
-@pytest.fixture
-def checkpoint(tiny_checkpoint):
-    """The tiny model's checkpoint in the current folder."""
-    save_checkpoint(Path("tiny.safetensors"), tiny_checkpoint)
-    return "tiny.safetensors"
-
-
-@pytest.fixture
 def _torch_threads():
     """bench sets torch's threads; put them back."""
     n_threads = torch.get_num_threads()

@@ -30,13 +30,6 @@ def _an_empty_folder(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def checkpoint(tiny_checkpoint):
-    """The tiny model's checkpoint in the current folder."""
-    save_checkpoint(Path("tiny.safetensors"), tiny_checkpoint)
-    return "tiny.safetensors"
-
-
-@pytest.fixture
 def few(monkeypatch, sample):
     """A smaller precision is judged by 40 digits, and no clock is asked."""
     digits = Digits(sample.images[:40], sample.labels[:40], "the shipped sample, shortened")

@@ -47,13 +47,6 @@ def pictures(sample):
     return [str(path) for path in paths]
 
 
-@pytest.fixture
-def tiny(tiny_model_bytes):
-    """The tiny model's file in the current folder."""
-    Path("tiny.onnx").write_bytes(tiny_model_bytes)
-    return "tiny.onnx"
-
-
 INFER = ("infer", "--provider", "cpu")
 """With auto, a line on stderr says what it chose where there is a GPU."""
 NAMED = "model tiny.onnx\n"

@@ -15,13 +15,6 @@ def _an_empty_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def tiny(tiny_model_bytes):
-    """The tiny model's file in the current folder."""
-    Path("tiny.onnx").write_bytes(tiny_model_bytes)
-    return "tiny.onnx"
-
-
 def shown(*arguments):
     """What is said, by its name."""
     result = run("inspect", *arguments)

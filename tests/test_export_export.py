@@ -11,7 +11,7 @@ from edgelstm.data.mnist import Digits
 from edgelstm.errors import ModelError, OutputError, ParityError
 from edgelstm.export import export as export_module
 from edgelstm.export import graph as graph_module
-from edgelstm.export.export import MAX_LOSS, choose_early_rule, export, fits, with_shifts
+from edgelstm.export.export import MAX_LOSS, choose_early_rule, export, with_shifts
 from edgelstm.measure.timing import Ratio
 from edgelstm.onnx_file import open_model
 from edgelstm.runtime.early_exit import choose_rule
@@ -168,7 +168,7 @@ def test_the_held_out_digits_are_shifted_a_pixel_in_every_direction(validation):
     [({}, True), ({"rows": 27}, False), ({"cols": 27}, False), ({"class_names": tuple("012")}, False)],
 )
 def test_sequences_fit_a_model_of_their_shape_that_has_all_their_classes(sample, changed, expected):
-    assert fits(sample, dataclasses.replace(ModelConfig(hidden_size=4), **changed)) is expected
+    assert sample.fits(dataclasses.replace(ModelConfig(hidden_size=4), **changed)) is expected
 
 
 # int8 and fp16

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from edgelstm.export import graph as graph_module
 from edgelstm.export.graph import (
     GATE_ORDER,
     build_graph,
-    checked_bytes,
+    checked_file,
     contract_of,
     onnx_lstm_weights,
     probe_pixels,
@@ -59,7 +60,7 @@ def initializers(content):
 def test_onnx_takes_every_graph_and_would_write_the_same_bytes(config, precision, kind, checkpoint_of, model_bytes_of):
     checkpoint = checkpoint_of(config)
     contract = contract_of(checkpoint, precision, kind=kind, early=EarlyRule(0.9, 2))
-    content = checked_bytes(build_graph(checkpoint, contract))
+    content = checked_file(build_graph(checkpoint, contract)).content
     assert content == model_bytes_of(checkpoint, precision, kind, early=EarlyRule(0.9, 2))
     assert content == onnx_of(content).SerializeToString(deterministic=True)
     assert contract == open_model(content).contract
@@ -213,7 +214,7 @@ def test_a_smaller_precision_has_its_own_score_and_every_form_its_rule(tiny_chec
     assert (Score(1, 2), Score(1, 3), None) == (found.test, found.validation, found.early)
 
 
-# checked_bytes: nothing goes out that somebody would not take
+# checked_file: nothing goes out that somebody would not take
 
 
 @pytest.fixture
@@ -224,24 +225,24 @@ def graph(tiny_checkpoint):
 def test_a_graph_that_is_not_the_contracts_is_refused(graph):
     nodes = (*graph.nodes[:-1], dataclasses.replace(graph.nodes[-1], attributes={}))
     with pytest.raises(ModelError, match="the exported graph breaks the model contract in its nodes"):
-        checked_bytes(dataclasses.replace(graph, nodes=nodes))
+        checked_file(dataclasses.replace(graph, nodes=nodes))
 
 
 def test_a_graph_that_onnx_refuses_is_one_clear_line(graph, monkeypatch):
-    monkeypatch.setattr(graph_module, "open_model", lambda *arguments: None)
+    monkeypatch.setattr(graph_module, "open_model", lambda content, source: SimpleNamespace(content=content))
     nodes = (*graph.nodes[:-1], dataclasses.replace(graph.nodes[-1], inputs=("nowhere", "head.weight", "head.bias")))
     with pytest.raises(ModelError, match="the ONNX checker refuses the graph: found") as caught:
-        checked_bytes(dataclasses.replace(graph, nodes=nodes))
+        checked_file(dataclasses.replace(graph, nodes=nodes))
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_file_that_onnx_would_write_otherwise_is_refused(graph, monkeypatch):
     """Two writers of one format: ours must be protobuf's."""
-    monkeypatch.setattr(graph_module, "open_model", lambda *arguments: None)
+    monkeypatch.setattr(graph_module, "open_model", lambda content, source: SimpleNamespace(content=content))
     longer = encode(graph).replace(b"\x08\x0a\x12\x08edgelstm", b"\x08\x8a\x00\x12\x08edgelstm", 1)  # 10 in two bytes
     monkeypatch.setattr(graph_module, "encode", lambda graph: longer)
     with pytest.raises(ModelError, match="onnx reads the exported file otherwise"):
-        checked_bytes(graph)
+        checked_file(graph)
 
 
 def test_probe_pixels_are_the_same_each_time_and_of_every_density():

@@ -53,7 +53,7 @@ def command(
     if streaming and precision == "fp16":
         raise click.UsageError("--streaming goes with fp32 or int8: a stream runs on the CPU, which has no fp16 LSTM")
     from edgelstm.data.mnist import evaluation_digits, find_mnist, validation_digits
-    from edgelstm.export.export import export, fits
+    from edgelstm.export.export import export
     from edgelstm.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 
     source = checkpoint / CHECKPOINT_FILE if checkpoint.is_dir() else checkpoint
@@ -62,7 +62,7 @@ def command(
         raise CheckpointError(f"{source} is the name of a shipped model, which has been exported", fix=fix)
     suffix = (".stream" if streaming else "") + ("" if precision == "fp32" else f".{precision}") + ".onnx"
     loaded, digits = load_checkpoint(source), evaluation_digits(data_folder)
-    config, fit = loaded.config, fits(digits, loaded.config)
+    config, fit = loaded.config, digits.fits(loaded.config)
     if precision != "fp32":
         if not fit:
             raise DataError(

@@ -37,7 +37,6 @@ def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_fold
     if len(paths) > 2:
         raise click.UsageError("give at most a CHECKPOINT and a MODEL")
     from edgelstm.data.mnist import evaluation_digits, find_mnist, validation_digits
-    from edgelstm.export.export import fits
     from edgelstm.export.verify import verify
     from edgelstm.onnx_file import checkpoint_beside, default_model, find_model
     from edgelstm.training.checkpoint import load_checkpoint
@@ -50,7 +49,7 @@ def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_fold
             fix="name it: edgelstm verify CHECKPOINT MODEL",
         )  # fmt: skip
     digits, trained = evaluation_digits(data_folder), load_checkpoint(checkpoint)
-    fit = fits(digits, trained.config)
+    fit = digits.fits(trained.config)
     what = f"{len(digits):,} digits ({digits.source})" if fit else "random pixels, as no data here has its shape"
     say(f"verifying {printable(model)} against {printable(checkpoint)} on {what}")
     report = verify(

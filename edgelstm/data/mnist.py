@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.config import N_VALIDATION, cache_dir, data_dir
+from edgelstm.config import N_VALIDATION, ModelConfig, cache_dir, data_dir
 from edgelstm.data.npm import DISK_ERRORS, FETCHING, PinnedFile, Report, fetch_files, fetching_into
 from edgelstm.errors import DataError, EdgeLstmError, OutputError, printable
 from edgelstm.files import write_bytes
@@ -54,6 +54,10 @@ class Digits:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def fits(self, config: ModelConfig) -> bool:
+        """Whether a model of this shape can be scored on them."""
+        return self.images.shape[1:] == (config.rows, config.cols) and int(self.labels.max()) < config.n_classes
 
 
 @dataclass(frozen=True)

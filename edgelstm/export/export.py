@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgelstm.config import ModelConfig
 from edgelstm.contract import EarlyRule, Precision, Score, in_batches
 from edgelstm.data.mnist import Digits
 from edgelstm.errors import ParityError
-from edgelstm.export.graph import build_graph, checked_bytes, contract_of, probe_pixels
+from edgelstm.export.graph import build_graph, checked_file, contract_of, probe_pixels
 from edgelstm.files import write_bytes
 from edgelstm.measure.timing import Ratio, calls_for_budget, measure_alternating, median_ratio
-from edgelstm.onnx_file import ModelFile, open_model
+from edgelstm.onnx_file import ModelFile
 from edgelstm.runtime.early_exit import MEASURABLE, choose_rule
 from edgelstm.runtime.parity import McNemar, ParityReport, compare, mcnemar
 from edgelstm.runtime.reference import MAX_TOLERANCE, rounding_tolerance
@@ -83,16 +82,15 @@ def export(
     Raises ModelError if the graph is not exactly the contract's, ParityError if a check fails, OutputError if the file
     cannot be written, ValueError if a reduced precision comes without ``evaluation``.
     """
-    fp32 = open_model(
-        checked_bytes(build_graph(checkpoint, contract_of(checkpoint))), f"{target}, which was not written,"
-    )
+    source = f"{target}, which was not written,"
+    fp32 = checked_file(build_graph(checkpoint, contract_of(checkpoint)), source)
     tradeoff, file = None, fp32
     if precision == "fp32":
         parity = _checked_parity(checkpoint, fp32, target)
     else:
         if evaluation is None:
             raise ValueError(f"{precision} is judged by evaluation sequences: found none")
-        file = open_model(checked_bytes(build_graph(checkpoint, contract_of(checkpoint, precision))))
+        file = checked_file(build_graph(checkpoint, contract_of(checkpoint, precision)), source)
         tradeoff, parity = _tradeoff(precision, evaluation, fp32, file)
         if not force:
             _refuse_a_loss(target, tradeoff)
@@ -101,11 +99,10 @@ def export(
         checkpoint, precision, test=tradeoff.reduced if tradeoff else None, early=rule,
         kind="stream" if streaming else "picture",
     )  # fmt: skip
-    graph = build_graph(checkpoint, contract)
-    content = checked_bytes(graph)
-    write_bytes(target, content)
-    operators = tuple(node.operator for node in graph.nodes)
-    return Exported(target, len(content), operators, parity, tradeoff, rule)
+    written = checked_file(build_graph(checkpoint, contract), source)
+    write_bytes(target, written.content)
+    operators = tuple(node.operator for node in written.graph.nodes)
+    return Exported(target, written.n_bytes, operators, parity, tradeoff, rule)
 
 
 def _checked_parity(checkpoint: Checkpoint, file: ModelFile, target: Path) -> ParityReport:
@@ -172,11 +169,6 @@ def choose_early_rule(file: ModelFile, validation: Digits, temperature: float | 
     logits = logits_by_step(stream, shifted.images)
     temperature = file.contract.temperature if temperature is None else temperature
     return choose_rule(logits, shifted.labels, file.contract.config.rows_per_step, temperature)
-
-
-def fits(digits: Digits, config: ModelConfig) -> bool:
-    """Whether a model of this shape can be scored on these sequences."""
-    return digits.images.shape[1:] == (config.rows, config.cols) and int(digits.labels.max()) < config.n_classes
 
 
 def with_shifts(digits: Digits) -> Digits:

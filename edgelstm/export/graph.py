@@ -12,7 +12,7 @@ from edgelstm.config import ModelConfig
 from edgelstm.contract import Array, EarlyRule, Kind, ModelContract, Pixels, Precision, Score, graph_layout
 from edgelstm.errors import ModelError
 from edgelstm.export.quantize import quantized
-from edgelstm.onnx_file import OnnxGraph, encode, graph_from, open_model
+from edgelstm.onnx_file import ModelFile, OnnxGraph, encode, graph_from, open_model
 from edgelstm.training.checkpoint import Checkpoint
 from edgelstm.training.model import PIXEL_SCALE, numpy_weights
 
@@ -80,21 +80,20 @@ def build_graph(checkpoint: Checkpoint, contract: ModelContract) -> OnnxGraph:
     return graph.with_form(graph_layout(config, precision, "stream"), contract.to_metadata())
 
 
-def checked_bytes(graph: OnnxGraph) -> bytes:
+def checked_file(graph: OnnxGraph, source: str = "the exported graph") -> ModelFile:
     """The file of a graph, once onnx's own checker and shape inference and `open_model` have taken it.
 
-    Raises ModelError if they do not.
+    ``source`` is how errors call it. Raises ModelError if they do not take it.
     """
-    content = encode(graph)
-    open_model(content, "the exported graph")
+    file = open_model(encode(graph), source)
     try:
-        model = onnx.load_model_from_string(content)
+        model = onnx.load_model_from_string(file.content)
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError("the ONNX checker refuses the graph", found=str(error)) from error
-    if model.SerializeToString(deterministic=True) != content:
+    if model.SerializeToString(deterministic=True) != file.content:
         raise ModelError("onnx reads the exported file otherwise", expected="the same bytes when written again")
-    return content
+    return file
 
 
 def onnx_lstm_weights(

@@ -26,7 +26,6 @@ from edgelstm.export.checks import (
     rule_check,
     score_check,
 )
-from edgelstm.export.export import fits
 from edgelstm.export.graph import build_graph, contract_of, probe_pixels
 from edgelstm.export.torch_export import TorchExportedRunner
 from edgelstm.onnx_file import ModelFile, ModelSource, decode, open_model
@@ -86,7 +85,7 @@ def verify(
     """
     name = model.source if isinstance(model, ModelFile) else "the model" if isinstance(model, bytes) else str(model)
     digits, validation = (
-        each if each is not None and fits(each, checkpoint.config) else None for each in (digits, validation)
+        each if each is not None and each.fits(checkpoint.config) else None for each in (digits, validation)
     )
     what = f"{len(digits):,} digits ({digits.source})" if digits else "random pixels only"
     checks = tuple(_checks(checkpoint, model, digits, providers, validation))
