@@ -1,12 +1,11 @@
 """What the network saw of a picture, row by row, as text or drawn: python -m edgelstm explain digit.png"""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edgelstm.cli.options import json_option, model_option, model_to_use, plot_file, print_json, say
+from edgelstm.cli.options import json_option, model_option, model_to_use, plot_file, print_json, read_stdin, say
 from edgelstm.cli.output import drawing
 from edgelstm.errors import printable
 
@@ -34,10 +33,7 @@ def command(image: str, model: str | None, output: Path | None, as_json: bool) -
 
     if output:
         new_figure(1, 1)  # raises now if there is no matplotlib
-    picture: str | bytes = image
-    if image == "-":  # one byte too many is refused like a long file, and a closed input like an empty one
-        picture = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if sys.stdin else b""
-    explanation = explain(picture, model_to_use(model))
+    explanation = explain(read_stdin(MAX_FILE_BYTES) if image == "-" else image, model_to_use(model))
     if output:
         write_bytes(output, explanation_plot(explanation, format_of(output)))
     if as_json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelstm.cli import EXIT_INTERRUPTED
-from edgelstm.cli.options import json_option, model_option, model_to_use, provider_option, say
+from edgelstm.cli.options import json_option, model_option, model_to_use, provider_option, read_stdin, say
 from edgelstm.cli.output import MAX_PATH, Answers
 from edgelstm.errors import DataError, PictureError, printable
 
@@ -143,7 +143,7 @@ def _names_from(source: str) -> list[str]:
     """The names of a list whose items end in NUL. Raises DataError if there is none."""
     try:
         if source == "-":
-            content = sys.stdin.buffer.read(MAX_NAMES_BYTES + 1) if sys.stdin else b""
+            content = read_stdin(MAX_NAMES_BYTES)
         else:
             with open(source, "rb") as stream:
                 content = stream.read(MAX_NAMES_BYTES + 1)
@@ -169,8 +169,7 @@ def _pictures(images: tuple[str, ...]) -> "tuple[list[Source], dict[str, str]]":
         if image == "-":
             from edgelstm.data.picture import MAX_FILE_BYTES
 
-            # one byte too many is refused like a long file, and a closed input like an empty one
-            pictures.append(sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if sys.stdin else b"")
+            pictures.append(read_stdin(MAX_FILE_BYTES))
         elif os.path.isdir(image):
             pictures += _in_folder(image, problems)
         elif any(c in image for c in "*?[") and not os.path.exists(image):

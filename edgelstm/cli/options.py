@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,11 @@ def model_to_use(name: str | None) -> "ModelFile":
     if not is_shipped(model.path):
         say(f"model {model.source}")
     return model
+
+
+def read_stdin(limit: int) -> bytes:
+    """Standard input, at most a byte more than ``limit``, so that more is seen; a closed one is empty."""
+    return sys.stdin.buffer.read(limit + 1) if sys.stdin else b""
 
 
 def say(line: str) -> None:
