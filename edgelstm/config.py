@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from edgelstm.errors import printable
 
@@ -30,6 +30,9 @@ TRAIN_RANGES: Ranges = {
     "label_smoothing": (0.0, 1.0), "step_loss": (0.0, 1.0), "ema_decay": (0.0, 1.0), "forget_bias": (-1000.0, 1000.0),
     "temperature": (0.01, 100.0),
 }  # fmt: skip
+Preparation = Literal["digit", "plain", "values"]
+"""How an input becomes a sequence: ``digit`` finds the digit of a picture as MNIST would have it, ``plain`` fits the
+grey picture into the rows and columns as it is, ``values`` takes float32 columns as they are."""
 MAX_VALUES = 2**20
 """Rows x columns of one sequence: a picture of 1,024 x 1,024, or 4,096 time steps of 256 channels."""
 MAX_PARAMETERS = 2**26
@@ -73,9 +76,9 @@ class ModelConfig:
     """The shape of a row-sequence LSTM classifier. The defaults are the digit task."""
 
     rows: int = 28
-    """Rows of a picture."""
+    """Rows of a sequence: of a picture, or time steps; with ``variable_length`` of the longest trained on."""
     cols: int = 28
-    """Pixels of a row."""
+    """Columns of a row: pixels, or channels."""
     rows_per_step: int = 1
     """Rows that the LSTM reads at each time step; divides ``rows``."""
     hidden_size: int = 128
@@ -84,6 +87,10 @@ class ModelConfig:
     """LSTM layers, each reading the outputs of the one before."""
     class_names: tuple[str, ...] = DIGITS
     """What each logit stands for, in order."""
+    preparation: Preparation = "digit"
+    """What a sequence is made of; says also whether it is uint8 pixels or float32 values."""
+    variable_length: bool = False
+    """Whether sequences may end after any row, so that the model must be told where."""
 
     def __post_init__(self) -> None:
         _check_ranges(self, MODEL_RANGES)
@@ -96,22 +103,33 @@ class ModelConfig:
             found = f"{len(names)} names" if isinstance(names, tuple) else _shown(names)
             raise ValueError(f"class_names: found {found}, expected a tuple of 1 to {MAX_CLASSES}")
         _check_texts("class_names", names)
+        if self.preparation not in get_args(Preparation):
+            raise ValueError(f"preparation: found {_shown(self.preparation)}, expected digit, plain or values")
+        if not isinstance(self.variable_length, bool):
+            raise ValueError(f"variable_length: found {_shown(self.variable_length)}, expected true or false")
+        if self.variable_length and (self.rows_per_step > 1 or self.preparation != "values"):
+            raise ValueError("variable_length goes with values, read one row at each step")
         if self.n_parameters > MAX_PARAMETERS:
             raise ValueError(f"found a model of {self.n_parameters:,} parameters, expected at most {MAX_PARAMETERS:,}")
 
     @property
+    def is_values(self) -> bool:
+        """Whether sequences are float32 values; else they are uint8 pixels."""
+        return self.preparation == "values"
+
+    @property
     def n_steps(self) -> int:
-        """Time steps of one picture."""
+        """Time steps of one sequence, of the longest if they differ."""
         return self.rows // self.rows_per_step
 
     @property
     def step_size(self) -> int:
-        """Pixels read at one time step."""
+        """Pixels or values read at one time step."""
         return self.rows_per_step * self.cols
 
     @property
     def n_classes(self) -> int:
-        """Logits per picture."""
+        """Logits per sequence."""
         return len(self.class_names)
 
     @property
@@ -122,7 +140,7 @@ class ModelConfig:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of the matrix products for one picture, 2 per multiply-add."""
+        """Floating-point operations of the matrix products for one sequence, 2 per multiply-add."""
         hidden = self.hidden_size
         per_step = sum(4 * hidden * (inputs + hidden) for inputs in self._inputs)
         return 2 * (self.n_steps * per_step + hidden * self.n_classes)
@@ -277,7 +295,13 @@ def shipped_dir() -> Path:
 
 
 def model_config_from(values: dict[str, Any]) -> ModelConfig:
-    """A ModelConfig from JSON values. Raises ValueError if a field is unknown, missing or out of its range."""
+    """A ModelConfig from JSON values. Raises ValueError if a field is unknown, missing or out of its range.
+
+    What files of contract 1 do not say was so when they were written: digits, all of one length.
+    """
+    if isinstance(values, dict):
+        since_contract_2: dict[str, Any] = {"preparation": "digit", "variable_length": False}
+        values = since_contract_2 | values
     _check_fields(ModelConfig, values)
     return ModelConfig(**values | {"class_names": _tuple_of(values, "class_names")})
 

@@ -8,19 +8,27 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.config import ModelConfig, model_config_from
+from edgelstm.config import FLOAT32_MAX, MODEL_RANGES, ModelConfig, model_config_from
 from edgelstm.errors import ModelError, printable
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
+READ_VERSIONS = (1, 2)
+"""Version 1 knew only pictures of digits, all of one size."""
 OPSET = 18
 """onnxruntime's CUDA LSTM is registered for the LSTM of opset 14 to 21; 18 is inside with room."""
 MICROSOFT = "com.microsoft"
 """The domain of onnxruntime's own operators; an int8 LSTM is one of them."""
-INPUT_NAME = "pixels"
+PIXELS_NAME, VALUES_NAME = "pixels", "values"
+INPUT_NAMES = {False: PIXELS_NAME, True: VALUES_NAME}
+"""By `ModelConfig.is_values`."""
+LENGTHS_NAME = "lengths"
+"""int32 (batch,): the rows of each sequence, where they may differ; what lies behind them is not read."""
 OUTPUT_NAME = "logits"
 BATCH_AXIS = "batch"
+MEAN_NAME, SCALE_NAME = "mean", "scale"
+"""Initializers of values: the mean of each column in the training split, and 1 over its standard deviation."""
 
-# The stateful form: row uint8 (batch, rows, cols), h and c float32 (layers, batch, hidden)
+# The stateful form: row uint8 or float32 (batch, rows, cols), h and c float32 (layers, batch, hidden)
 #   -> logits float32 (batch, classes) after the last of these rows, h_out and c_out for the next call.
 # rows is any multiple of rows_per_step: one step a call, or several. h and c are zeros before the first row.
 ROW_NAME = "row"
@@ -29,10 +37,18 @@ NEXT_STATE_NAMES = ("h_out", "c_out")
 ROWS_AXIS = "rows"
 
 Kind = Literal["picture", "stream"]
-"""Which form of the graph a file holds: whole sequences in, or rows and state in. Each can be made of the other."""
+"""Which form of the graph a file holds: whole sequences in, or rows and state in. Each can be made of the other.
+``picture`` is any whole sequence: the word stands in files of contract 1."""
 Precision = Literal["fp32", "fp16", "int8"]
 Pixels = npt.NDArray[np.uint8]
 """(batch, rows, cols), 0 = background, 255 = ink."""
+Sequences = npt.NDArray[Any]
+"""(batch, rows, cols), uint8 pixels or float32 values; where lengths differ, what lies behind a sequence's end is
+not read."""
+Lengths = npt.NDArray[np.int32]
+"""(batch,) rows of each sequence."""
+Labels = npt.NDArray[np.integer]
+"""(batch,) the index of each sequence's class."""
 Logits = npt.NDArray[np.float32]
 """(batch, classes)."""
 Array = npt.NDArray[Any]
@@ -43,19 +59,21 @@ MAX_METADATA = 2 * 2**20
 """Characters of all metadata: 1,000 class names at their longest fit. Parsed JSON takes up to 30 times its text."""
 MAX_COUNT = 2**63
 """Above any number of sequences, any seed: so that no number of thousands of digits reaches a terminal."""
+MAX_ROWS = int(MODEL_RANGES["rows"][1])
+"""Of one call where lengths differ."""
 _PREFIX = "edgelstm."
 
 
 class Runner(Protocol):
-    """Anything that turns pixels into logits: torch, onnxruntime, NumPy."""
+    """Anything that turns sequences into logits: torch, onnxruntime, NumPy."""
 
     @property
     def name(self) -> str:
         """How reports call it."""
         ...
 
-    def logits(self, pixels: Pixels) -> Logits:
-        """(B, rows, cols) uint8 -> (B, classes) float32."""
+    def logits(self, sequences: Sequences, lengths: Lengths | None = None) -> Logits:
+        """(B, rows, cols) uint8 or float32, and (B,) int32 where lengths differ -> (B, classes) float32."""
         ...
 
 
@@ -72,7 +90,7 @@ class Score:
             raise ValueError(f"a score of {n_right!r} out of {n!r}")
 
     @classmethod
-    def of(cls, logits: Logits, labels: npt.NDArray[np.uint8]) -> "Score":
+    def of(cls, logits: Logits, labels: Labels) -> "Score":
         """Count (N, classes) logits whose largest is the label of (N,)."""
         return cls(int((logits.argmax(1) == labels).sum()), len(labels))
 
@@ -139,6 +157,9 @@ class ModelContract:
     """Reads whole pictures, or rows and the LSTM's state."""
     early: EarlyRule | None = None
     """When an answer is settled before the last row; None if no validation data chose a rule."""
+    ranges: tuple[tuple[float, float], ...] = ()
+    """Smallest and largest value of each column in the training split; empty for pixels. Far outside, a model was
+    never trained, and integer engines saturate."""
 
     def __post_init__(self) -> None:
         texts = (self.name, *self.versions.keys(), *self.versions.values())
@@ -151,6 +172,9 @@ class ModelContract:
             raise ValueError(f"kind: found {self.kind!r}, expected picture or stream")
         if self.precision not in ("fp32", "fp16", "int8"):
             raise ValueError(f"precision: found {self.precision!r}, expected fp32, fp16 or int8")
+        if self.version not in READ_VERSIONS:
+            raise ValueError(f"version: found {self.version!r}, expected one of {READ_VERSIONS}")
+        check_ranges(self.ranges, self.config)
         if self.seed is not None and (type(self.seed) is not int or abs(self.seed) >= MAX_COUNT):
             raise ValueError(f"seed: found {self.seed!r}, expected a whole number")
         check_temperature(self.temperature)
@@ -164,6 +188,8 @@ class ModelContract:
             del values["kind"]
             if self.early is None:
                 del values["early"]
+        if self.version == 1:  # as it was written; pictures of digits need no more
+            del values["ranges"], values["config"]["preparation"], values["config"]["variable_length"]
         return {_PREFIX + key: json.dumps(values[key], sort_keys=True) for key in sorted(values)}
 
     @classmethod
@@ -180,10 +206,11 @@ class ModelContract:
             if n_characters > MAX_METADATA:
                 raise ValueError(f"{n_characters:,} characters")
             read: dict[str, Any] = {key: json.loads(text) for key, text in values.items()}
-            if type(read["version"]) is not int or read["version"] != CONTRACT_VERSION:
+            if type(read["version"]) is not int or read["version"] not in READ_VERSIONS:
                 raise ModelError(
                     f"{source} keeps another version of the model contract", found=repr(read["version"])[:40],
-                    expected=CONTRACT_VERSION, fix="install a matching edgelstm, or export the checkpoint again",
+                    expected=" or ".join(map(str, READ_VERSIONS)),
+                    fix="install a matching edgelstm, or export the checkpoint again",
                 )  # fmt: skip
             for key in ("validation", "test"):
                 read[key] = Score(**read[key]) if read[key] else None
@@ -191,6 +218,8 @@ class ModelContract:
             if (early := read.get("early")) is not None:
                 validation = Score(**early["validation"]) if early["validation"] else None
                 read["early"] = EarlyRule(**{**early, "validation": validation})
+            if "ranges" in read:
+                read["ranges"] = tuple(tuple(limits) for limits in read["ranges"])
             return cls(**read)
         except ModelError:
             raise
@@ -208,30 +237,67 @@ def check_temperature(temperature: object) -> None:
         raise ValueError(f"temperature: found {temperature!r}, expected a number from 0.01 to 100")
 
 
-def in_batches(runner: Runner, pixels: Pixels, batch_size: int) -> Logits:
-    """(N, rows, cols) -> (N, classes), the runner called with ``batch_size`` images at a time."""
-    return np.concatenate([runner.logits(pixels[at : at + batch_size]) for at in range(0, len(pixels), batch_size)])
+def check_ranges(ranges: object, config: ModelConfig) -> None:
+    """Raise ValueError unless they are the finite limits of each column of values, or none for pixels."""
+    n = config.cols if config.is_values else 0
+    if not isinstance(ranges, tuple) or len(ranges) not in (0, n):
+        raise ValueError(f"ranges: found {ranges!r:.100}, expected {n} pairs of numbers, or none")
+    for limits in ranges:
+        if not isinstance(limits, tuple) or len(limits) != 2 or not all(type(limit) is float for limit in limits):
+            raise ValueError(f"ranges: found {limits!r:.100}, expected two numbers")
+        if not -FLOAT32_MAX <= limits[0] <= limits[1] <= FLOAT32_MAX:
+            raise ValueError(f"ranges: found {limits!r:.100}, expected the smaller number first")
 
 
-def check_pixels(pixels: object, config: ModelConfig) -> Pixels:
-    """The array itself if it is (batch, rows, cols) uint8; ValueError with found and expected if not."""
-    expected = f"uint8 (batch, {config.rows}, {config.cols})"
-    if not isinstance(pixels, np.ndarray):
-        raise ValueError(f"pixels: found {type(pixels).__name__}, expected a NumPy array {expected}")
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[1:] != (config.rows, config.cols):
-        raise ValueError(f"pixels: found {pixels.dtype} {pixels.shape}, expected {expected}")
-    return pixels
+def in_batches(runner: Runner, sequences: Sequences, batch_size: int, lengths: Lengths | None = None) -> Logits:
+    """(N, rows, cols) -> (N, classes), the runner called with ``batch_size`` sequences at a time."""
+    parts = [slice(at, at + batch_size) for at in range(0, len(sequences), batch_size)]
+    return np.concatenate(
+        [runner.logits(sequences[part], None if lengths is None else lengths[part]) for part in parts]
+    )
 
 
-# The graph. Cast, (Reshape), Transpose, one LSTM per layer with a Squeeze behind each, Gemm, and in fp16 a Cast of
-# the logits. The pixels' scale is folded into the first layer's input weights; initial states are left out, which
-# means zeros. This is the one definition of it: export writes it, and a file that is opened must equal it.
+def check_sequences(sequences: object, config: ModelConfig, lengths: object = None) -> tuple[Sequences, Lengths | None]:
+    """The arrays themselves if a model of this shape reads them; ValueError with found and expected if not.
 
-UINT8, INT8, INT64, FLOAT16, FLOAT = 2, 3, 7, 10, 1
+    Where lengths differ, sequences without ``lengths`` all have all the rows of the array.
+    """
+    name, dtype = INPUT_NAMES[config.is_values], "float32" if config.is_values else "uint8"
+    rows = "1 or more" if config.variable_length else config.rows
+    expected = f"{dtype} (batch, {rows}, {config.cols})"
+    if not isinstance(sequences, np.ndarray):
+        raise ValueError(f"{name}: found {type(sequences).__name__}, expected a NumPy array {expected}")
+    n_rows = sequences.shape[1] if sequences.ndim == 3 else 0
+    fits = 1 <= n_rows <= MAX_ROWS if config.variable_length else n_rows == config.rows
+    if sequences.dtype != dtype or not fits or sequences.shape[2] != config.cols:
+        raise ValueError(f"{name}: found {sequences.dtype} {sequences.shape}, expected {expected}")
+    if not config.variable_length:
+        if lengths is not None:
+            raise ValueError(f"lengths: found some, expected none: the model reads sequences of {config.rows} rows")
+        return sequences, None
+    if lengths is None:
+        return sequences, np.full(len(sequences), n_rows, np.int32)
+    if (
+        not isinstance(lengths, np.ndarray) or lengths.dtype != np.int32 or lengths.shape != (len(sequences),)
+        or not ((lengths >= 1) & (lengths <= n_rows)).all()
+    ):  # fmt: skip
+        found = f"{lengths.dtype} {lengths.shape}" if isinstance(lengths, np.ndarray) else type(lengths).__name__
+        raise ValueError(f"lengths: found {found}, expected int32 ({len(sequences)},) of 1 to {n_rows}")
+    return sequences, lengths
+
+
+# The graph. Cast of pixels, or Sub and Mul of values, then (Reshape), Transpose, one LSTM per layer with a Squeeze
+# behind each, Gemm, and in fp16 a Cast of the logits. The pixels' scale is folded into the first layer's input weights.
+# The columns' means and scales are not: a column of 1e6 +- 1 times a weight keeps three digits in float32, where the
+# difference to its mean is exact; and an int8 LSTM, which has one scale for all of its input, would spend it on the
+# column with the largest numbers. Initial states are left out, which means zeros. This is the one definition of the
+# graph: export writes it, and a file that is opened must equal it.
+
+UINT8, INT8, INT32, INT64, FLOAT16, FLOAT = 2, 3, 6, 7, 10, 1
 """ONNX's numbers of the element types (TensorProto.DataType)."""
 NUMPY_DTYPES: dict[int, "np.dtype[Any]"] = {
-    UINT8: np.dtype("u1"), INT8: np.dtype("i1"), INT64: np.dtype("<i8"), FLOAT16: np.dtype("<f2"),
-    FLOAT: np.dtype("<f4"),
+    UINT8: np.dtype("u1"), INT8: np.dtype("i1"), INT32: np.dtype("<i4"), INT64: np.dtype("<i8"),
+    FLOAT16: np.dtype("<f2"), FLOAT: np.dtype("<f4"),
 }  # fmt: skip
 
 
@@ -257,6 +323,9 @@ class Value:
     """ONNX's number of the element type."""
     shape: tuple[int | str, ...]
     """Sizes, or names of axes that are free."""
+
+    def __str__(self) -> str:
+        return f"{self.name} {NUMPY_DTYPES[self.dtype].name} ({', '.join(map(str, self.shape))})"
 
 
 @dataclass(frozen=True)
@@ -286,7 +355,11 @@ def graph_layout(config: ModelConfig, precision: Precision = "fp32", kind: Kind 
         precision = "fp32"
     element = FLOAT16 if precision == "fp16" else FLOAT
     weights: dict[str, tuple[int, tuple[int, ...]]] = {}
-    nodes, constants = _sequence_nodes(config, element, ROW_NAME if streaming else INPUT_NAME, streaming)
+    if config.is_values:
+        weights |= dict.fromkeys((MEAN_NAME, SCALE_NAME), (FLOAT, (config.cols,)))
+    value = ROW_NAME if streaming else INPUT_NAMES[config.is_values]
+    nodes, constants = _sequence_nodes(config, element, value, streaming)
+    lengths = LENGTHS_NAME if config.variable_length and not streaming else ""
     before, after = (_layer_states(layers, names) for names in (STATE_NAMES, NEXT_STATE_NAMES))
     if split_states:
         split = {"axis": 0, "num_outputs": layers}
@@ -300,7 +373,8 @@ def graph_layout(config: ModelConfig, precision: Precision = "fp32", kind: Kind 
         final = after[0][layer] if streaming else f"{name}.Y_h"
         ends = (final, after[1][layer]) if streaming else (final,) if last else ()
         found = final if last else f"{name}.Y"
-        nodes.append(_lstm_node(name, value, states, ("" if last else found, *ends), config.hidden_size, precision))
+        results = ("" if last else found, *ends)
+        nodes.append(_lstm_node(name, value, lengths, states, results, config.hidden_size, precision))
         # Y_h (1, B, H) -> (B, H); Y (T, 1, B, H) -> (T, B, H)
         value = f"{name}.last" if last else f"{name}.sequence"
         axis = "direction_axis" if last else "step_direction_axis"
@@ -324,10 +398,19 @@ def graph_layout(config: ModelConfig, precision: Precision = "fp32", kind: Kind 
 def _sequence_nodes(
     config: ModelConfig, element: int, name: str, streaming: bool
 ) -> tuple[list[Node], dict[str, Array]]:
-    """From uint8 rows (B, R, C) to float ``sequence`` (T, B, S), and the constants of the graph."""
-    nodes = [Node("Cast", (name,), ("floats",), "cast", {"to": element})]
+    """From uint8 or float32 rows (B, R, C) to float ``sequence`` (T, B, S), and the constants of the graph."""
     constants: dict[str, Array] = {}
-    value = "floats"
+    if config.is_values:
+        nodes = [
+            Node("Sub", (name, MEAN_NAME), ("centred",), "centre"),
+            Node("Mul", ("centred", SCALE_NAME), ("normal",), "normalise"),
+        ]
+        value = "normal"
+        if element == FLOAT16:
+            nodes.append(Node("Cast", (value,), ("floats",), "cast", {"to": element}))
+            value = "floats"
+    else:
+        nodes, value = [Node("Cast", (name,), ("floats",), "cast", {"to": element})], "floats"
     if config.rows_per_step > 1:
         # (B, R, C) -> (B, T, S): several rows side by side are one step; 0 keeps the batch, -1 as many as there are
         n_steps = -1 if streaming else config.n_steps
@@ -357,17 +440,22 @@ def _lstm_weights(name: str, inputs: int, hidden: int, precision: Precision) -> 
 
 
 def _lstm_node(
-    name: str, value: str, states: tuple[str, str], outputs: tuple[str, ...], hidden: int, precision: Precision
-) -> Node:
+    name: str, value: str, lengths: str, states: tuple[str, str], outputs: tuple[str, ...], hidden: int,
+    precision: Precision,
+) -> Node:  # fmt: skip
     """One layer; ``outputs`` are Y, Y_h, Y_c. An int8 activation is quantized as it runs, one scale for each call."""
     inputs: tuple[str, ...] = (value, f"{name}.W", f"{name}.R", f"{name}.B")
     attributes = {"hidden_size": hidden}
     if precision == "int8":
         scaling = (f"{name}.{key}_{part}" for key in "WR" for part in ("scale", "zero_point"))
-        # lengths and peepholes are left out
-        inputs = (*inputs, "", *states, "", *scaling)
+        # peepholes are left out
+        inputs = (*inputs, lengths, *states, "", *scaling)
         return Node("DynamicQuantizeLSTM", inputs, outputs, name, attributes, MICROSOFT)
-    return Node("LSTM", (*inputs, "", *states) if any(states) else inputs, outputs, name, attributes)
+    if any(states):
+        inputs = (*inputs, lengths, *states)
+    elif lengths:
+        inputs = (*inputs, lengths)
+    return Node("LSTM", inputs, outputs, name, attributes)
 
 
 def _layer_states(layers: int, names: tuple[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -380,9 +468,13 @@ def _layer_states(layers: int, names: tuple[str, str]) -> tuple[tuple[str, ...],
 
 def _signature(config: ModelConfig, kind: Kind) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
     logits = Value(OUTPUT_NAME, FLOAT, (BATCH_AXIS, config.n_classes))
+    dtype = FLOAT if config.is_values else UINT8
     if kind == "picture":
-        return (Value(INPUT_NAME, UINT8, (BATCH_AXIS, config.rows, config.cols)),), (logits,)
+        n_rows = ROWS_AXIS if config.variable_length else config.rows
+        whole = Value(INPUT_NAMES[config.is_values], dtype, (BATCH_AXIS, n_rows, config.cols))
+        lengths = (Value(LENGTHS_NAME, INT32, (BATCH_AXIS,)),) if config.variable_length else ()
+        return (whole, *lengths), (logits,)
     state = (config.n_layers, BATCH_AXIS, config.hidden_size)
-    rows = Value(ROW_NAME, UINT8, (BATCH_AXIS, ROWS_AXIS, config.cols))
+    rows = Value(ROW_NAME, dtype, (BATCH_AXIS, ROWS_AXIS, config.cols))
     inputs, outputs = ([Value(name, FLOAT, state) for name in names] for names in (STATE_NAMES, NEXT_STATE_NAMES))
     return (rows, *inputs), (logits, *outputs)

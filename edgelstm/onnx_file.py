@@ -10,8 +10,19 @@ from typing import Any
 import numpy as np
 
 from edgelstm import __version__
-from edgelstm.config import DEFAULT_MODEL, RUNS_DIR, shipped_dir
-from edgelstm.contract import NUMPY_DTYPES, Array, GraphLayout, Kind, ModelContract, Node, Value, graph_layout
+from edgelstm.config import DEFAULT_MODEL, FLOAT32_MAX, RUNS_DIR, shipped_dir
+from edgelstm.contract import (
+    MEAN_NAME,
+    NUMPY_DTYPES,
+    SCALE_NAME,
+    Array,
+    GraphLayout,
+    Kind,
+    ModelContract,
+    Node,
+    Value,
+    graph_layout,
+)
 from edgelstm.errors import ModelError, printable
 from edgelstm.files import read_bounded
 
@@ -127,7 +138,10 @@ def _check_graph(graph: OnnxGraph, contract: ModelContract, source: str) -> None
     ]
     # the weights of an fp16 model may stand here widened, and must fit back; NaN is not below any limit
     largest = np.float32(MAX_FLOAT16 if contract.precision == "fp16" else MAX_WEIGHT)
-    too_large = [name for name, array in graph.initializers.items() if not (np.abs(array) <= largest).all()]
+    limits = {MEAN_NAME: np.float32(FLOAT32_MAX), SCALE_NAME: np.float32(FLOAT32_MAX)}  # of columns in any unit
+    too_large = [
+        name for name, array in graph.initializers.items() if not (np.abs(array) <= limits.get(name, largest)).all()
+    ]
     checks: list[tuple[str, object, object]] = [
         ("parts", list(graph.foreign), []),
         ("operators", operators, [node.operator for node in layout.nodes]),

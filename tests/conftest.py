@@ -9,8 +9,9 @@ import torch
 
 from edgelstm.config import RECIPES, ModelConfig
 from edgelstm.contract import EarlyRule, Kind, Precision, Score
-from edgelstm.data.mnist import Digits, sample_digits
-from edgelstm.export.graph import build_graph, contract_of
+from edgelstm.data.dataset import Part
+from edgelstm.data.mnist import sample_digits
+from edgelstm.exporting.graph import build_graph, contract_of
 from edgelstm.onnx_file import encode
 from edgelstm.training.checkpoint import Checkpoint, save_checkpoint
 from edgelstm.training.model import RowLstm
@@ -25,7 +26,9 @@ def random_checkpoint(config: ModelConfig, spread: float = 0.4, seed: int = 0, n
     """A checkpoint of any shape: weights drawn by NumPy from a fixed seed, the same with every torch version."""
     draw = np.random.default_rng(seed)
     weights = {
-        name: torch.from_numpy(draw.normal(0, spread, tuple(weight.shape)).astype(np.float32))
+        name: torch.from_numpy(draw.normal(0, spread, tuple(weight.shape)).astype(np.float32)).abs_()
+        if name == "scale"
+        else torch.from_numpy(draw.normal(0, spread, tuple(weight.shape)).astype(np.float32))
         for name, weight in RowLstm(config).state_dict().items()
     }
     return Checkpoint(weights, config, RECIPES["fast"], name, 1, "0" * 64)
@@ -73,7 +76,7 @@ def tiny_model_path(tiny_model_bytes: bytes, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sample() -> Digits:
+def sample() -> Part:
     """The 1,000 real digits that ship with the package."""
     return sample_digits()
 

@@ -21,7 +21,7 @@ BLOCKED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "tensorb
 
 # A folder imports only folders of lower levels; what stands at the top of the package is level 0.
 LEVELS = {
-    "data": 1, "native": 2, "runtime": 3, "measure": 4, "show": 5, "web": 5, "training": 5, "export": 6, "cli": 7
+    "data": 1, "native": 2, "runtime": 3, "measure": 4, "show": 5, "web": 5, "training": 5, "exporting": 6, "cli": 7
 }  # fmt: skip
 # Which packages besides the standard library a folder may import. *: inside functions only.
 PACKAGES = {
@@ -33,7 +33,7 @@ PACKAGES = {
     "show": {"numpy", "PIL", "*matplotlib"},
     "web": {"numpy"},
     "training": {"numpy", "torch", "safetensors"},
-    "export": {"numpy", "torch", "onnx"},
+    "exporting": {"numpy", "torch", "onnx"},
     "cli": {"click", "*torch", "*numpy"},
 }
 
@@ -186,7 +186,7 @@ def run_without(blocked, *arguments, folder, **options):
 @pytest.fixture
 def picture(sample):
     stream = io.BytesIO()
-    Image.fromarray(sample.images[0]).save(stream, "PNG")
+    Image.fromarray(sample.sequences[0]).save(stream, "PNG")
     return stream.getvalue()
 
 

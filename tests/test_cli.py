@@ -34,7 +34,7 @@ def _an_empty_folder(monkeypatch, tmp_path):
 @pytest.fixture
 def picture(sample):
     """A digit in the current folder."""
-    Image.fromarray(sample.images[0]).save("digit.png")
+    Image.fromarray(sample.sequences[0]).save("digit.png")
     return "digit.png"
 
 

@@ -10,8 +10,8 @@ import torch
 from commands import fails, run, strict_json
 
 from edgelstm.config import ModelConfig
-from edgelstm.data.mnist import Digits
-from edgelstm.export import export as export_module
+from edgelstm.data.dataset import Part
+from edgelstm.exporting import export as export_module
 from edgelstm.measure.timing import Ratio
 from edgelstm.onnx_file import open_model
 from edgelstm.runtime.stream import stateful_form
@@ -32,7 +32,7 @@ def _an_empty_folder(monkeypatch, tmp_path):
 @pytest.fixture
 def few(monkeypatch, sample):
     """A smaller precision is judged by 40 digits, and no clock is asked."""
-    digits = Digits(sample.images[:40], sample.labels[:40], "the shipped sample, shortened")
+    digits = Part(sample.sequences[:40], sample.labels[:40], "the shipped sample, shortened")
     monkeypatch.setattr("edgelstm.data.mnist.evaluation_digits", lambda folder: digits)
     monkeypatch.setattr(export_module, "calls_for_budget", lambda *arguments, **options: {})
     monkeypatch.setattr(export_module, "measure_alternating", lambda *a, **o: {"reduced": None, "fp32": None})
@@ -98,7 +98,7 @@ def test_a_loss_is_refused_in_one_line_and_kept_by_force(checkpoint, few, monkey
 
 
 def test_validation_images_on_this_machine_choose_the_rule(checkpoint, monkeypatch, sample):
-    held_out = Digits(sample.images[:10], sample.labels[:10], "held out")
+    held_out = Part(sample.sequences[:10], sample.labels[:10], "held out")
     monkeypatch.setattr("edgelstm.data.mnist.find_mnist", lambda folder: folder)
     monkeypatch.setattr("edgelstm.data.mnist.evaluation_digits", lambda folder: sample)
     monkeypatch.setattr("edgelstm.data.mnist.validation_digits", lambda folder: held_out)

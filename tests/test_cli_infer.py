@@ -41,7 +41,7 @@ def pictures(sample):
     folder = Path("scans")
     (folder / "more").mkdir(parents=True)
     paths = [folder / "a.png", folder / "b.PNG", folder / "more" / "c.jpg"]
-    for path, image in zip(paths, sample.images[:3], strict=True):
+    for path, image in zip(paths, sample.sequences[:3], strict=True):
         Image.fromarray(image).save(path)
     (folder / "notes.txt").write_text("no picture")
     return [str(path) for path in paths]
@@ -328,7 +328,7 @@ def test_infer_says_that_auto_fell_back_to_the_cpu_only_where_there_is_a_gpu(tin
 UNNEEDED = {
     "asyncio", "bz2", "concurrent", "csv", "glob", "hashlib", "lzma", "multiprocessing", "random", "rich", "shutil",
     "socket", "subprocess", "tempfile", "urllib.request", "edgelstm.runtime.scoring", "edgelstm.runtime.stream",
-    "edgelstm.show", "edgelstm.measure", "edgelstm.training", "edgelstm.export",
+    "edgelstm.show", "edgelstm.measure", "edgelstm.training", "edgelstm.exporting",
 }  # fmt: skip
 """Modules that one picture needs none of; each costs a part of the time until its answer."""
 
@@ -433,7 +433,7 @@ def crowd(sample):
     folder.mkdir()
     paths = [folder / f"{i:03}.png" for i in range(129)]
     for i, path in enumerate(paths):
-        Image.fromarray(sample.images[i]).save(path)
+        Image.fromarray(sample.sequences[i]).save(path)
     for path in paths[49::50]:
         path.write_text("no picture")
     return [str(path) for path in paths]

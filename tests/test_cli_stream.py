@@ -16,7 +16,7 @@ from PIL import Image
 import edgelstm
 from edgelstm.config import ModelConfig, shipped_dir
 from edgelstm.contract import EarlyRule
-from edgelstm.data.mnist import Digits
+from edgelstm.data.dataset import Part
 from edgelstm.errors import MissingDependencyError
 from edgelstm.runtime.classifier import Classifier
 from edgelstm.runtime.stream import Stream
@@ -45,10 +45,10 @@ def lines(*arguments, **options):
 
 
 def test_a_line_after_each_row_and_the_next_picture_after_the_last(model, sample):
-    found = lines(model, input=sample.images[:3].tobytes())
+    found = lines(model, input=sample.sequences[:3].tobytes())
     assert [(line["picture"], line["rows"]) for line in found] == [(i, row) for i in range(3) for row in range(1, 29)]
     assert [str(label) for label in sample.labels[:3]] == [line["label"] for line in found if line["rows"] == 28]
-    logits = Stream(model).push(sample.images[0, :20])[0].astype(np.float64)
+    logits = Stream(model).push(sample.sequences[0, :20])[0].astype(np.float64)
     assert {"picture", "stream", "rows", "label", "confidence"} == set(found[19])
     assert str(logits.argmax()) == found[19]["label"]
     shares = np.exp(logits / 1.25) / np.exp(logits / 1.25).sum()
@@ -58,7 +58,7 @@ def test_a_line_after_each_row_and_the_next_picture_after_the_last(model, sample
 @pytest.mark.parametrize("name", ["m.onnx", "nano", "early"])
 def test_the_confidence_after_the_last_row_is_infers(model, sample, name):
     """One digit, one model, one confidence: the temperature is in both."""
-    pictures = [Image.fromarray(255 - image) for image in sample.images[:8]]
+    pictures = [Image.fromarray(255 - image) for image in sample.sequences[:8]]
     predictions = [Classifier(name, provider="cpu").classify(picture) for picture in pictures]
     rows = np.stack([prediction.pixels for prediction in predictions])
     found = [line["confidence"] for line in lines(name, input=rows.tobytes()) if line["rows"] == 28]
@@ -67,10 +67,10 @@ def test_the_confidence_after_the_last_row_is_infers(model, sample, name):
 
 
 def test_early_tells_one_line_a_picture_at_its_decision(model, sample):
-    found = lines(model, "--early", input=sample.images[:20].tobytes())
+    found = lines(model, "--early", input=sample.sequences[:20].tobytes())
     assert list(range(20)) == [line["picture"] for line in found]
     stream = Stream(model, early=True)
-    for line, image in zip(found, sample.images, strict=False):
+    for line, image in zip(found, sample.sequences, strict=False):
         stream.reset()
         while not stream.decided[0]:
             stream.push(image[stream.rows_read[0]])
@@ -79,9 +79,9 @@ def test_early_tells_one_line_a_picture_at_its_decision(model, sample):
 
 
 def test_many_streams_take_a_row_each_in_turn(model, sample):
-    side_by_side = sample.images[:6].reshape(2, 3, 28, 28).transpose(0, 2, 1, 3)  # (pictures, rows, streams, cols)
+    side_by_side = sample.sequences[:6].reshape(2, 3, 28, 28).transpose(0, 2, 1, 3)  # (pictures, rows, streams, cols)
     together = lines(model, "--streams", 3, "--early", input=side_by_side.tobytes())
-    alone = lines(model, "--early", input=sample.images[:6].tobytes())
+    alone = lines(model, "--early", input=sample.sequences[:6].tobytes())
     key = ("label", "rows")
     assert {(3 * line["picture"] + line["stream"], *map(line.get, key)) for line in together} == {
         (line["picture"], *map(line.get, key)) for line in alone
@@ -92,7 +92,7 @@ def test_many_streams_take_a_row_each_in_turn(model, sample):
 @pytest.mark.parametrize("early", [[], ["--early"]])
 @pytest.mark.parametrize("rows", [1, 20, 26, 28, 41])
 def test_a_state_goes_on_where_it_was_left(model, sample, early, rows):
-    content = sample.images[:2].tobytes()
+    content = sample.sequences[:2].tobytes()
     whole = lines(model, *early, input=content)
     parts = [content[: 28 * rows], content[28 * rows :]]
     found = [line for part in parts for line in lines(model, *early, "--state", "state", input=part)]
@@ -104,9 +104,9 @@ def test_a_state_goes_on_where_it_was_left(model, sample, early, rows):
 def test_a_state_at_the_end_of_a_picture_goes_on_with_the_next(model, sample, early):
     """As from Stream.save, or where nobody read the last answer: the next row was a traceback."""
     stream = Stream(model, early=True)
-    stream.push(sample.images[:1])
+    stream.push(sample.sequences[:1])
     Path("state").write_bytes(stream.save())
-    content = sample.images[1].tobytes()
+    content = sample.sequences[1].tobytes()
     assert lines(model, *early, "--state", "state", input=content) == lines(model, *early, input=content)
 
 
@@ -118,13 +118,13 @@ def test_a_state_of_gigabytes_is_refused_unread(model):
 
 
 def test_an_input_that_ends_within_a_picture_says_so(model, sample):
-    result = run("stream", model, input=sample.images[0, :5].tobytes())
+    result = run("stream", model, input=sample.sequences[0, :5].tobytes())
     assert result.stderr == "model m.onnx\nthe input ended after row 5 of 28 of picture 0\n"
     assert len(result.stdout.splitlines()) == 5
 
 
 def test_an_input_that_ends_within_a_row_is_a_clear_line_after_the_answers_before(model, sample):
-    result = run("stream", model, input=sample.images[0].tobytes()[:70], expected=1)
+    result = run("stream", model, input=sample.sequences[0].tobytes()[:70], expected=1)
     assert len(result.stdout.splitlines()) == 2
     assert result.stderr.splitlines()[-1] == (
         "Error: the input ends in the middle of a step: found 14 bytes, expected 28; a step is 1 x 1 rows of 28 bytes"
@@ -153,7 +153,7 @@ def test_an_answer_comes_before_the_next_row_is_there(model, sample):
     """A scanner waits for nobody: the first row's line must not sit in a buffer until more rows come."""
     with started("stream", model, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
         try:
-            for row in sample.images[0, :3]:
+            for row in sample.sequences[0, :3]:
                 one.stdin.write(row.tobytes())
                 one.stdin.flush()
                 assert json.loads(one.stdout.readline())["picture"] == 0
@@ -240,7 +240,7 @@ def test_a_state_of_streams_at_different_rows_is_a_clear_line(model):
 
 @pytest.fixture
 def few(monkeypatch, sample):
-    digits = Digits(sample.images[:100], sample.labels[:100], "a hundred")
+    digits = Part(sample.sequences[:100], sample.labels[:100], "a hundred")
     monkeypatch.setattr("edgelstm.data.mnist.evaluation_digits", lambda folder: digits)
 
 

@@ -10,9 +10,9 @@ from onnx import helper, numpy_helper
 
 from edgelstm.config import ModelConfig, shipped_dir
 from edgelstm.contract import EarlyRule, Score
-from edgelstm.data.mnist import Digits
-from edgelstm.export import verify as verify_module
-from edgelstm.export.graph import probe_pixels
+from edgelstm.data.dataset import Part
+from edgelstm.exporting import verify as verify_module
+from edgelstm.exporting.graph import probe_pixels
 from edgelstm.training.checkpoint import save_checkpoint
 from edgelstm.training.model import TorchRunner
 
@@ -25,7 +25,7 @@ def _an_empty_folder(monkeypatch, tmp_path, sample):
     monkeypatch.setenv("EDGELSTM_DATA", str(tmp_path / "no-mnist"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    digits = Digits(sample.images[:40], sample.labels[:40], "the shipped sample, shortened")
+    digits = Part(sample.sequences[:40], sample.labels[:40], "the shipped sample, shortened")
     monkeypatch.setattr("edgelstm.data.mnist.evaluation_digits", lambda folder: digits)
     monkeypatch.setattr(verify_module, "probe_pixels", lambda config: probe_pixels(config, 32))
     monkeypatch.setattr(
@@ -54,7 +54,7 @@ def test_a_true_export_exits_0_with_every_answer(tiny):
 
 
 def test_a_file_whose_claims_are_all_counted_is_verified_without_a_but(tiny_checkpoint, model_bytes_of, sample):
-    true = Score.of(TorchRunner(tiny_checkpoint.model()).logits(sample.images[:40]), sample.labels[:40])
+    true = Score.of(TorchRunner(tiny_checkpoint.model()).logits(sample.sequences[:40]), sample.labels[:40])
     checkpoint = dataclasses.replace(tiny_checkpoint, test=true)
     save_checkpoint(Path("tiny.safetensors"), checkpoint)
     Path("tiny.onnx").write_bytes(model_bytes_of(checkpoint))
@@ -82,7 +82,7 @@ def test_a_model_of_another_shape_is_verified_on_random_pixels(checkpoint_of, mo
 
 def test_validation_images_on_this_machine_are_asked_too(tiny_checkpoint, model_bytes_of, sample, monkeypatch):
     monkeypatch.setattr("edgelstm.data.mnist.find_mnist", lambda folder: folder)
-    held_out = Digits(sample.images[:10], sample.labels[:10], "held out")
+    held_out = Part(sample.sequences[:10], sample.labels[:10], "held out")
     monkeypatch.setattr("edgelstm.data.mnist.validation_digits", lambda folder: held_out)
     checkpoint = dataclasses.replace(tiny_checkpoint, validation=Score(10, 10))
     save_checkpoint(Path("tiny.safetensors"), checkpoint)

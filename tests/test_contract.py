@@ -8,7 +8,7 @@ import pytest
 
 from edgelstm.config import FAMILY, ModelConfig
 from edgelstm.contract import (
-    INPUT_NAME,
+    PIXELS_NAME,
     MAX_METADATA,
     EarlyRule,
     ModelContract,
@@ -193,7 +193,7 @@ def test_in_batches_calls_the_runner_with_so_many_at_a_time():
 def test_a_pictures_graph_is_the_five_nodes_of_the_readme():
     layout = graph_layout(ModelConfig())
     assert ["Cast", "Transpose", "LSTM", "Squeeze", "Gemm"] == [node.operator for node in layout.nodes]
-    assert ({"": 18}, INPUT_NAME) == (layout.opsets, layout.inputs[0].name)
+    assert ({"": 18}, PIXELS_NAME) == (layout.opsets, layout.inputs[0].name)
     assert len(layout.nodes[2].inputs) == 4, "initial states are left out, which means zeros"
 
 

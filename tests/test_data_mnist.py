@@ -170,8 +170,8 @@ def listing(place):
 def test_a_split_is_read_as_images_and_labels(folder, split):
     digits = load_mnist(split, folder)
     images, labels = small_idx(split, "images")[16:], small_idx(split, "labels")[8:]
-    assert ((N[split], 28, 28), np.uint8) == (digits.images.shape, digits.images.dtype)
-    assert (images, labels) == (digits.images.tobytes(), digits.labels.tobytes())
+    assert ((N[split], 28, 28), np.uint8) == (digits.sequences.shape, digits.sequences.dtype)
+    assert (images, labels) == (digits.sequences.tobytes(), digits.labels.tobytes())
     assert (N[split], f"MNIST {split} images") == (len(digits), digits.source)
 
 
@@ -235,10 +235,10 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(folder, monkeypatch):
 
 def test_the_sample_is_1000_real_digits():
     digits = sample_digits()
-    assert (digits.images.shape, digits.labels.shape) == ((1000, 28, 28), (1000,))
-    assert {"images": np.uint8, "labels": np.uint8} == {"images": digits.images.dtype, "labels": digits.labels.dtype}
+    assert (digits.sequences.shape, digits.labels.shape) == ((1000, 28, 28), (1000,))
+    assert {"images": np.uint8, "labels": np.uint8} == {"images": digits.sequences.dtype, "labels": digits.labels.dtype}
     assert {
-        "images": hashlib.sha256(digits.images.tobytes()).hexdigest(),
+        "images": hashlib.sha256(digits.sequences.tobytes()).hexdigest(),
         "labels": hashlib.sha256(digits.labels.tobytes()).hexdigest(),
     } == SAMPLE_SHA256
 
@@ -521,7 +521,7 @@ def test_the_last_training_images_are_held_out(folder, monkeypatch):
     monkeypatch.setattr(data, "N_VALIDATION", 4)
     splits, train = load_splits(folder), load_mnist("train", folder)
     assert (26, 4, 10) == (len(splits.fitting), len(splits.validation), len(splits.test))
-    assert train.images.tobytes() == splits.fitting.images.tobytes() + splits.validation.images.tobytes()
+    assert train.sequences.tobytes() == splits.fitting.sequences.tobytes() + splits.validation.sequences.tobytes()
     assert train.labels.tolist() == [*splits.fitting.labels, *splits.validation.labels]
     assert data.FILES["train", "images"].sha256 == splits.sha256
 

@@ -235,18 +235,18 @@ def test_an_empty_grainy_page_has_no_ink() -> None:
 
 
 def test_mnist_digits_pass_through_bit_for_bit_in_either_polarity() -> None:
-    for image in sample_digits().images:
+    for image in sample_digits().sequences:
         assert (digit_from_array(image).pixels == image).all()
         assert (digit_from_array(255 - image).pixels == image).all()
 
 
 def test_an_mnist_digit_saved_as_colour_passes_too() -> None:
-    image = sample_digits().images[0]
+    image = sample_digits().sequences[0]
     assert (digit_from_array(np.dstack([image] * 3)).pixels == image).all()
 
 
 def test_what_only_resembles_mnist_is_drawn_anew() -> None:
-    image = sample_digits().images[0]
+    image = sample_digits().sequences[0]
     assert digit_from_array(np.maximum(image, 40)).pixels[:3].max() == 0  # a grey ground
     small = np.zeros((28, 28), np.uint8)
     small[10:18, 13:15] = 255
@@ -254,7 +254,7 @@ def test_what_only_resembles_mnist_is_drawn_anew() -> None:
 
 
 def test_a_dim_digit_of_mnists_size_is_drawn_anew_in_full_white() -> None:
-    assert digit_from_array(sample_digits().images[0] // 3).pixels.max() == 255
+    assert digit_from_array(sample_digits().sequences[0] // 3).pixels.max() == 255
 
 
 def test_a_small_picture_with_the_digit_in_a_corner_is_centred() -> None:

@@ -43,7 +43,7 @@ def test_auto_chooses_cuda_and_says_so(model):
 @pytest.mark.parametrize("batch", [1, 64])
 def test_cuda_gives_the_cpus_logits_and_decisions(model, sample, batch):
     cpu, cuda = OrtRunner(model, provider="cpu"), OrtRunner(model, provider="cuda")
-    images = sample.images[:256]
+    images = sample.sequences[:256]
     expected, found = (
         np.concatenate([runner.logits(images[at : at + batch]) for at in range(0, len(images), batch)])
         for runner in (cpu, cuda)

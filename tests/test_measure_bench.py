@@ -8,7 +8,7 @@ import pytest
 
 from edgelstm.config import ModelConfig
 from edgelstm.contract import Score
-from edgelstm.data.mnist import Digits
+from edgelstm.data.dataset import Part
 from edgelstm.errors import ProviderError
 from edgelstm.measure import machine
 from edgelstm.measure.bench import N_ROUNDS, N_WARMUP, SCHEMA_VERSION, Contestant, bench
@@ -24,7 +24,7 @@ def digits():
     """Each image holds its index in its first pixels; label 3 for all."""
     images = np.zeros((N, 28, 28), np.uint8)
     images[:, 0, 0], images[:, 0, 1] = np.arange(N) % 256, np.arange(N) // 256
-    return Digits(images, np.full(N, 3, np.uint8), "made up")
+    return Part(images, np.full(N, 3, np.uint8), "made up")
 
 
 class FakeRunner:
@@ -100,7 +100,7 @@ def test_a_batch_holds_the_digits_in_order_repeated_when_they_are_too_few(digits
     runner = FakeRunner(N)
     run(digits, contestant(load=lambda: runner), batch_sizes=(N + 1,))
     batch = runner.seen[-1]
-    np.testing.assert_array_equal(batch, np.concatenate([digits.images, digits.images[:1]]))
+    np.testing.assert_array_equal(batch, np.concatenate([digits.sequences, digits.sequences[:1]]))
     assert (np.dtype(np.uint8), True) == (batch.dtype, batch.flags.c_contiguous)
 
 
@@ -150,7 +150,7 @@ def test_the_report_is_json_of_plain_values(digits):
 
 def test_the_exported_model_is_measured_like_any_runner(tiny_model_bytes, sample):
     load = lambda: OrtRunner(tiny_model_bytes, provider="cpu")  # noqa: E731 - a contestant's load
-    expected = int((load().logits(sample.images).argmax(1) == sample.labels).sum())
+    expected = int((load().logits(sample.sequences).argmax(1) == sample.labels).sum())
     [result] = run(sample, contestant(load=load), batch_sizes=(1, 16)).results
     assert (Score(expected, 1000), "cpu") == (result.accuracy, result.provider_used)
 
@@ -238,7 +238,7 @@ def test_single_steps_are_timed_where_a_contestant_has_a_stream(sample, tiny_mod
     for stream, steps in pushed.items():
         assert len(steps) > N_WARMUP + N_ROUNDS
         for step, rows in enumerate(steps):  # from the first again after the last
-            expected = sample.images[: stream.n_streams, step % 28 : step % 28 + 1]
+            expected = sample.sequences[: stream.n_streams, step % 28 : step % 28 + 1]
             np.testing.assert_array_equal(expected, rows)
     first, second = (result.steps[0] for result in report.results[1:])
     assert (first.ratio_to_first.value, first.roofline_s, second.roofline_s) == (1.0, None, None)

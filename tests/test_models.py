@@ -9,7 +9,7 @@ import pytest
 from edgelstm.config import FAMILY, shipped_dir
 from edgelstm.contract import Score
 from edgelstm.data.mnist import sample_digits
-from edgelstm.export.graph import build_graph, contract_of
+from edgelstm.exporting.graph import build_graph, contract_of
 from edgelstm.files import sha256_of
 from edgelstm.onnx_file import encode, open_model
 from edgelstm.runtime.runner import OrtRunner
@@ -81,8 +81,8 @@ def test_the_seed_that_is_shipped_is_the_median_of_validation(name):
 def test_a_shipped_model_reads_the_shipped_sample_whole_and_row_by_row(model):
     sample = sample_digits()
     for logits in (
-        OrtRunner(model, provider="cpu").logits(sample.images),
-        logits_by_step(Stream(model, n_streams=50), sample.images)[:, -1],
+        OrtRunner(model, provider="cpu").logits(sample.sequences),
+        logits_by_step(Stream(model, n_streams=50), sample.sequences)[:, -1],
     ):
         score = Score.of(logits, sample.labels)
         assert score.n_right >= 985, str(score)

@@ -19,7 +19,7 @@ from edgelstm import onnx_file
 from edgelstm.config import ModelConfig, shipped_dir
 from edgelstm.contract import EarlyRule, ModelContract, Score, graph_layout
 from edgelstm.errors import ModelError
-from edgelstm.export.graph import build_graph
+from edgelstm.exporting.graph import build_graph
 from edgelstm.onnx_file import (
     MAX_MODEL_BYTES,
     checkpoint_beside,

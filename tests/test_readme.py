@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edgelstm.cli import COMMANDS, main
-from edgelstm.data.mnist import Digits, Splits
+from edgelstm.data.dataset import Part
+from edgelstm.data.mnist import Splits
 from edgelstm.training import run as training_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +74,7 @@ def printed(tmp_path_factory, sample):
     shutil.copy(next((ROOT / "tests/pictures/5").glob("ql*")), folder / "digit.png")
     shutil.copy(next((ROOT / "tests/pictures/1").glob("7era*")), folder / "one.png")
     Image.new("L", (60, 60), 255).save(folder / "blank.png")
-    fitting, validation = (Digits(sample.images[at], sample.labels[at], "") for at in (slice(800), slice(800, 1000)))
+    fitting, validation = (Part(sample.sequences[at], sample.labels[at], "") for at in (slice(800), slice(800, 1000)))
     splits = Splits(fitting, validation, sample, "0" * 64)
     quick = {"train": ("--epochs", "2", "--threads", "1"), "bench": ("--seconds", "0.1", "--batch-size", "1")}
     with pytest.MonkeyPatch.context() as patch:

@@ -37,7 +37,7 @@ def png(pixels):
 @pytest.fixture(scope="module")
 def pictures(sample):
     """Real digits as PNG files' bytes: two full chunks and a part of one."""
-    return [png(image) for image in sample.images[: 2 * CHUNK + 7]]
+    return [png(image) for image in sample.sequences[: 2 * CHUNK + 7]]
 
 
 @pytest.fixture(scope="module")

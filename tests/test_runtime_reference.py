@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from edgelstm.config import ModelConfig
 from edgelstm.contract import Node
 from edgelstm.errors import ModelError
-from edgelstm.export.graph import build_graph, contract_of, probe_pixels
+from edgelstm.exporting.graph import build_graph, contract_of, probe_pixels
 from edgelstm.onnx_file import decode, encode, open_model
 from edgelstm.runtime.parity import ATOL, RTOL, compare
 from edgelstm.runtime.reference import MAX_TOLERANCE, NumpyRunner, numpy_logits_by_rows, rounding_tolerance
@@ -71,10 +71,10 @@ def test_the_int8_operator_in_numpy_is_onnxruntimes_but_for_ties(checkpoint_of, 
 
 def test_logits_are_float32_one_row_an_image_whatever_the_batch_size(tiny_model_bytes, sample):
     runner = NumpyRunner(tiny_model_bytes)
-    whole = runner.logits(sample.images[:7])
+    whole = runner.logits(sample.sequences[:7])
     assert (np.float32, (7, 10)) == (whole.dtype, whole.shape)
     for batch_size in (1, 3, 7, 100):
-        np.testing.assert_allclose(runner.logits(sample.images[:7], batch_size), whole, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(runner.logits(sample.sequences[:7], batch_size), whole, rtol=0, atol=1e-6)
 
 
 def lstm_model(**attributes):

@@ -11,7 +11,7 @@ import pytest
 import edgelstm
 from edgelstm.config import ModelConfig
 from edgelstm.errors import ModelError
-from edgelstm.export.graph import probe_pixels
+from edgelstm.exporting.graph import probe_pixels
 from edgelstm.onnx_file import open_model
 from edgelstm.runtime.reference import NumpyRunner
 from edgelstm.runtime.runner import OrtRunner
@@ -27,15 +27,15 @@ def runner(tiny_model_bytes):
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_logits_are_those_of_the_numpy_reference(runner, tiny_model_bytes, sample, batch):
-    found = runner.logits(sample.images[:batch])
-    expected = NumpyRunner(tiny_model_bytes).logits(sample.images[:batch])
+    found = runner.logits(sample.sequences[:batch])
+    expected = NumpyRunner(tiny_model_bytes).logits(sample.sequences[:batch])
     assert (np.dtype(np.float32), (batch, 10)) == (found.dtype, found.shape)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_picture_is_read_alike_alone_and_in_a_batch_of_several_chunks(runner, sample):
-    alone = np.concatenate([runner.logits(sample.images[i : i + 1]) for i in range(80)])
-    np.testing.assert_array_equal(runner.logits(sample.images[:80]), alone)
+    alone = np.concatenate([runner.logits(sample.sequences[i : i + 1]) for i in range(80)])
+    np.testing.assert_array_equal(runner.logits(sample.sequences[:80]), alone)
 
 
 def test_on_the_cpu_a_batch_is_run_in_chunks_and_on_cuda_whole(runner, sample, monkeypatch):
@@ -46,21 +46,21 @@ def test_on_the_cpu_a_batch_is_run_in_chunks_and_on_cuda_whole(runner, sample, m
         return real(self, feeds, outputs, key)
 
     monkeypatch.setattr(BoundSession, "run", run)
-    runner.logits(sample.images[:70])
+    runner.logits(sample.sequences[:70])
     assert sizes == [32, 32, 6]
     runner.provider_used = "cuda"
-    runner.logits(sample.images[:70])
+    runner.logits(sample.sequences[:70])
     assert sizes[3:] == [70]
 
 
 def test_a_chunk_of_another_size_gives_the_same_logits(tiny_model_bytes, runner, sample):
     other = OrtRunner(tiny_model_bytes, provider="cpu", settings=SessionSettings(chunk=7))
-    np.testing.assert_array_equal(runner.logits(sample.images[:40]), other.logits(sample.images[:40]))
+    np.testing.assert_array_equal(runner.logits(sample.sequences[:40]), other.logits(sample.sequences[:40]))
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["bound", "unbound"])
 def test_the_layout_of_the_pixels_in_memory_changes_nothing(runner, sample, busy):
-    pixels = sample.images[:6]
+    pixels = sample.sequences[:6]
     expected = runner.logits(pixels)
     if busy:
         runner._session._lock.acquire()
@@ -69,10 +69,12 @@ def test_the_layout_of_the_pixels_in_memory_changes_nothing(runner, sample, busy
 
 
 def test_threads_may_share_a_runner(runner, sample):
-    expected = runner.logits(sample.images[:64])
+    expected = runner.logits(sample.sequences[:64])
 
     def ask(i):
-        return all(np.array_equal(expected[i : i + n], runner.logits(sample.images[i : i + n])) for n in (1, 3, 40, 2))
+        return all(
+            np.array_equal(expected[i : i + n], runner.logits(sample.sequences[i : i + n])) for n in (1, 3, 40, 2)
+        )
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, [*range(24)] * 3))

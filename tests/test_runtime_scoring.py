@@ -33,7 +33,7 @@ def workers():
 @pytest.fixture
 def digit(tmp_path, sample):
     path = tmp_path / "digit.png"
-    Image.fromarray(sample.images[0]).save(path)
+    Image.fromarray(sample.sequences[0]).save(path)
     return path
 
 
@@ -41,11 +41,11 @@ def digit(tmp_path, sample):
 def mixed(tmp_path, sample):
     """Chunks of slow, quick and bad pictures, as text, paths and bytes: the slow chunk is the first."""
     quick = []
-    for i, image in enumerate(sample.images[:40]):
+    for i, image in enumerate(sample.sequences[:40]):
         quick.append(tmp_path / f"{i}.png")
         Image.fromarray(image).save(quick[-1])
     slow = str(tmp_path / "slow.png")
-    large = np.kron(255 - sample.images[0], np.ones((60, 60), np.uint8))
+    large = np.kron(255 - sample.sequences[0], np.ones((60, 60), np.uint8))
     Image.fromarray(large).save(slow)
     (tmp_path / "text.png").write_text("no picture")
     bad = [str(tmp_path / "missing.png"), tmp_path / "text.png", b"", "nul\0.png", os.fsdecode(b"\xff.png")]

@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import edgelstm
-from edgelstm.contract import INPUT_NAME, OUTPUT_NAME
+from edgelstm.contract import PIXELS_NAME, OUTPUT_NAME
 from edgelstm.errors import MissingDependencyError, ModelError, ProviderError
 from edgelstm.runtime import session as session_module
 from edgelstm.runtime.runner import OrtRunner
@@ -40,7 +40,7 @@ def opened(content, provider="cpu", **settings):
 
 
 def logits(session, pixels):
-    return session.run({INPUT_NAME: pixels}, {OUTPUT_NAME: (len(pixels), 10)})[OUTPUT_NAME]
+    return session.run({PIXELS_NAME: pixels}, {OUTPUT_NAME: (len(pixels), 10)})[OUTPUT_NAME]
 
 
 def fake_ort(providers=(CUDA, CPU), preload=lambda: None):
@@ -343,9 +343,9 @@ def test_a_cuda_session_that_fails_prints_nothing_and_auto_takes_the_cpu(monkeyp
 
 def test_buffers_of_no_more_shapes_are_kept_than_allowed_and_the_first_made_goes(tiny_model_bytes, sample):
     session = opened(tiny_model_bytes)
-    expected = logits(opened(tiny_model_bytes), sample.images[:20])
+    expected = logits(opened(tiny_model_bytes), sample.sequences[:20])
     for size in (*range(1, 20), 2, 1):
-        found = logits(session, sample.images[:size])
+        found = logits(session, sample.sequences[:size])
         np.testing.assert_allclose(found, expected[:size], atol=1e-6)
         assert len(session._bound) <= MAX_BOUND_SHAPES
     last = [key[0][1][0] for key in session._bound]
@@ -354,27 +354,27 @@ def test_buffers_of_no_more_shapes_are_kept_than_allowed_and_the_first_made_goes
 
 def test_the_same_shape_is_bound_once(tiny_model_bytes, sample, monkeypatch):
     session = opened(tiny_model_bytes)
-    logits(session, sample.images[:3])
+    logits(session, sample.sequences[:3])
     monkeypatch.setattr(session, "bind", lambda *arguments: pytest.fail("bound again"))
-    logits(session, sample.images[3:6])
+    logits(session, sample.sequences[3:6])
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["bound", "unbound"])
 def test_what_comes_back_is_the_callers_own_and_what_went_in_is_untouched(tiny_model_bytes, sample, busy):
-    session, pixels = opened(tiny_model_bytes), sample.images[:2].copy()
+    session, pixels = opened(tiny_model_bytes), sample.sequences[:2].copy()
     with session._lock if busy else contextlib.nullcontext():
         first = logits(session, pixels)
         kept = first.copy()
-        logits(session, sample.images[2:4])
+        logits(session, sample.sequences[2:4])
         np.testing.assert_array_equal(kept, first)
         first[...] = np.nan
         np.testing.assert_array_equal(kept, logits(session, pixels))
-    np.testing.assert_array_equal(sample.images[:2], pixels)
+    np.testing.assert_array_equal(sample.sequences[:2], pixels)
 
 
 def test_a_second_thread_goes_the_unbound_way_while_the_first_is_inside(tiny_model_bytes, sample, monkeypatch):
     session = opened(tiny_model_bytes)
-    expected = [logits(session, sample.images[i : i + 1]) for i in range(2)]
+    expected = [logits(session, sample.sequences[i : i + 1]) for i in range(2)]
     inside, go_on, entered, real = threading.Event(), threading.Event(), [], session._run_bound
 
     def slow(*arguments):
@@ -386,10 +386,10 @@ def test_a_second_thread_goes_the_unbound_way_while_the_first_is_inside(tiny_mod
 
     monkeypatch.setattr(session, "_run_bound", slow)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(logits, session, sample.images[:1])
+        first = pool.submit(logits, session, sample.sequences[:1])
         assert inside.wait(TIMEOUT_S)
         try:
-            second = logits(session, sample.images[1:2])
+            second = logits(session, sample.sequences[1:2])
         finally:
             go_on.set()
         np.testing.assert_array_equal(expected[0], first.result(TIMEOUT_S))
@@ -399,10 +399,10 @@ def test_a_second_thread_goes_the_unbound_way_while_the_first_is_inside(tiny_mod
 
 def test_many_threads_on_one_session_get_their_own_answers(tiny_model_bytes, sample):
     session = opened(tiny_model_bytes)
-    expected = [logits(session, sample.images[i : i + 1]) for i in range(16)]
+    expected = [logits(session, sample.sequences[i : i + 1]) for i in range(16)]
 
     def ask(i):
-        return all(np.array_equal(expected[i], logits(session, sample.images[i : i + 1])) for _ in range(100))
+        return all(np.array_equal(expected[i], logits(session, sample.sequences[i : i + 1])) for _ in range(100))
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(16)))
@@ -411,11 +411,11 @@ def test_many_threads_on_one_session_get_their_own_answers(tiny_model_bytes, sam
 def test_bound_arrays_are_read_and_written_in_place(tiny_model_bytes, sample):
     session = opened(tiny_model_bytes)
     pixels, found = np.zeros((1, 28, 28), np.uint8), np.empty((1, 10), np.float32)
-    call = session.bind({INPUT_NAME: pixels}, {OUTPUT_NAME: found})
+    call = session.bind({PIXELS_NAME: pixels}, {OUTPUT_NAME: found})
     for i in range(3):
-        pixels[...] = sample.images[i]
+        pixels[...] = sample.sequences[i]
         call()
-        np.testing.assert_array_equal(logits(session, sample.images[i : i + 1]), found)
+        np.testing.assert_array_equal(logits(session, sample.sequences[i : i + 1]), found)
 
 
 def test_the_nodes_are_the_graphs_own_and_all_on_the_cpu(tiny_model_bytes):

@@ -13,7 +13,7 @@ from edgelstm import Classifier
 from edgelstm.config import ModelConfig
 from edgelstm.contract import EarlyRule
 from edgelstm.errors import ModelError
-from edgelstm.export.graph import probe_pixels
+from edgelstm.exporting.graph import probe_pixels
 from edgelstm.onnx_file import open_model
 from edgelstm.runtime.early_exit import confidences
 from edgelstm.runtime.parity import compare
@@ -97,12 +97,12 @@ def test_any_split_into_calls_ends_there_too(config, whole, model_of):
 
 @pytest.mark.parametrize("name", ["base", "base.int8"])
 def test_a_real_digit_is_read_by_the_shipped_models(name, sample):
-    logits = step_by_step(Stream(name, n_streams=50), sample.images[:50])
+    logits = step_by_step(Stream(name, n_streams=50), sample.sequences[:50])
     n_right = int((logits[-1].argmax(1) == sample.labels[:50]).sum())
     assert n_right >= 48, f"{n_right}/50"
     assert (logits[5].argmax(1) == sample.labels[:50]).mean() < 0.5, "after 5 rows nothing can be known yet"
     if name == "base":
-        assert_same(OrtRunner(name, provider="cpu").logits(sample.images[:50]), logits[-1])
+        assert_same(OrtRunner(name, provider="cpu").logits(sample.sequences[:50]), logits[-1])
 
 
 def test_without_a_name_it_is_the_default_model(monkeypatch, tmp_path, content):
@@ -118,7 +118,7 @@ def test_a_stream_is_as_sure_of_a_picture_as_the_classifier(sample):
     stream = Stream("base", early=True)
     assert stream.contract.temperature != 1
     assert stream.contract.early.temperature == stream.contract.temperature
-    for image in sample.images[:5]:
+    for image in sample.sequences[:5]:
         prediction = Classifier("base", provider="cpu").classify(image)
         stream.reset()
         # what the classifier has found in the picture and shown the model, row by row

@@ -17,7 +17,7 @@ WIDTH, HEIGHT = 2 * SIDE_PX + 2, SIDE_PX + CAPTION_PX
 @pytest.fixture
 def pair(sample):
     """A digit as an array, and what might be said of it."""
-    image = sample.images[0]
+    image = sample.sequences[0]
     return image, Prediction("a.png", 7, "7", 0.9, (("7", 0.9),), pixels=image)
 
 

@@ -63,7 +63,7 @@ def test_any_exported_file_can_be_explained(checkpoint_of, model_bytes_of, confi
 def test_the_last_beginning_is_the_whole_picture_bit_for_bit(tiny_checkpoint, model_bytes_of, sample, precision):
     """int8 scales its input over a call, so rows given in other calls would be rounded otherwise."""
     content = model_bytes_of(tiny_checkpoint, precision)
-    for pixels in sample.images[:5]:
+    for pixels in sample.sequences[:5]:
         found = logits_of_beginnings(Stream(content), pixels)
         assert np.array_equal(found[-1], OrtRunner(content, provider="cpu").logits(pixels[None])[0])
         first = Stream(content).push(pixels[None, :9])[0]

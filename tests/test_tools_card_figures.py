@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgelstm.data.mnist import Digits
+from edgelstm.data.dataset import Part
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
@@ -47,7 +47,7 @@ def test_the_sheet_holds_each_wrong_digit_once_and_no_right_one(tool):
     labels = np.zeros(30, np.uint8)
     wrong = [3, 11, 20]
     answers = [4 if i in wrong else 0 for i in range(30)]
-    _, sheet = sheet_of(tool, answers, Digits(images, labels, "squares"))
+    _, sheet = sheet_of(tool, answers, Part(images, labels, "squares"))
     line = sheet[tool.GAP + 14 * tool.ZOOM]  # through the middle of the first row
     dark = np.flatnonzero(np.diff(np.concatenate([[0], line < 64, [0]]).astype(int)))
     widths = [(end - start) / tool.ZOOM for start, end in dark.reshape(-1, 2)]

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from edgelstm.data.mnist import Digits
+from edgelstm.data.dataset import Part
 from edgelstm.data.picture import decode, read_picture
 from edgelstm.runtime.calibration import probabilities
 from edgelstm.runtime.classifier import Classifier
@@ -21,7 +21,7 @@ QUICK = (
 
 
 @pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch, sample: Digits) -> ModuleType:
+def tool(monkeypatch: pytest.MonkeyPatch, sample: Part) -> ModuleType:
     monkeypatch.syspath_prepend(TOOLS)  # where a script finds its neighbours
     module = importlib.import_module("hard_pictures")
     monkeypatch.setattr(module, "load_mnist", lambda split: sample)

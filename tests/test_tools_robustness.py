@@ -9,7 +9,7 @@ import pytest
 
 from edgelstm.config import N_VALIDATION
 from edgelstm.contract import Score, in_batches
-from edgelstm.data.mnist import Digits
+from edgelstm.data.dataset import Part
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.training.checkpoint import save_checkpoint
 from edgelstm.training.model import TorchRunner
@@ -25,7 +25,7 @@ def tool(monkeypatch):
 
 @pytest.fixture
 def images(sample):
-    return sample.images[:60]
+    return sample.sequences[:60]
 
 
 def middles(images):
@@ -102,7 +102,7 @@ def test_blur_and_faint_ink_keep_what_they_should(tool, images):
 
 
 def test_the_table_and_the_json_hold_each_models_counts(tool, tmp_path, monkeypatch, capsys, sample, tiny_checkpoint):
-    digits = Digits(sample.images[:40], sample.labels[:40], "forty digits")
+    digits = Part(sample.sequences[:40], sample.labels[:40], "forty digits")
     monkeypatch.setattr(tool, "split_digits", lambda split: digits)
     save_checkpoint(tmp_path / "tiny.safetensors", tiny_checkpoint)
     arguments = ["base", "base.int8", str(tmp_path / "tiny.safetensors"), "--change", "as they are"]
@@ -110,7 +110,7 @@ def test_the_table_and_the_json_hold_each_models_counts(tool, tmp_path, monkeypa
     tool.main()
     runners = [OrtRunner(name, provider="cpu") for name in ("base", "base.int8")]
     runners.append(TorchRunner(tiny_checkpoint.model()))
-    right = [Score.of(in_batches(runner, digits.images, 1), digits.labels) for runner in runners]
+    right = [Score.of(in_batches(runner, digits.sequences, 1), digits.labels) for runner in runners]
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "| digits | base | base.int8 | tiny |"
     assert out[2] == f"| as they are | {right[0]} | {right[1]} | {right[2]} |"
@@ -128,7 +128,7 @@ def test_a_missing_model_is_one_line(tool, monkeypatch, sample):
 
 def test_validation_digits_are_the_last_training_digits(tool, monkeypatch):
     evaluation = importlib.import_module("evaluation")
-    digits = Digits(np.arange(6000).reshape(-1, 1, 1), np.arange(6000), "x")
+    digits = Part(np.arange(6000).reshape(-1, 1, 1), np.arange(6000), "x")
     for module in ("evaluation", "edgelstm.data.mnist"):
         monkeypatch.setattr(f"{module}.load_mnist", lambda split, folder=None: digits if split == "train" else split)
     assert np.arange(6000 - N_VALIDATION, 6000).tolist() == evaluation.split_digits("validation").labels.tolist()

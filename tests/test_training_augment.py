@@ -16,7 +16,7 @@ def seeded(seed=0):
 
 @pytest.fixture(scope="module")
 def digits(sample):
-    return torch.from_numpy(sample.images[:200].copy())
+    return torch.from_numpy(sample.sequences[:200].copy())
 
 
 def spot(batch=500, rows=28, cols=28):

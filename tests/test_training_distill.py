@@ -30,7 +30,7 @@ def teacher_files(tiny_checkpoint, tiny_model_path, tmp_path):
 
 @pytest.fixture
 def images(sample):
-    return torch.from_numpy(sample.images[:50].copy())
+    return torch.from_numpy(sample.sequences[:50].copy())
 
 
 def teacher_logits_of(files, images, folder, **changes):

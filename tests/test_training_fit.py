@@ -38,7 +38,7 @@ PLAIN = TrainConfig(recipe="plain", epochs=1, batch_size=32, log_every=1)
 @pytest.fixture(scope="module")
 def splits(sample):
     """200 digits to fit (6 batches of 32 and 8 left over) and 50 to validate."""
-    images, labels = torch.from_numpy(sample.images.copy()), torch.from_numpy(sample.labels.astype(np.int64))
+    images, labels = torch.from_numpy(sample.sequences.copy()), torch.from_numpy(sample.labels.astype(np.int64))
     return Split(images[:200], labels[:200]), Split(images[200:250], labels[200:250])
 
 
@@ -273,7 +273,7 @@ def test_bf16_multiplies_otherwise_but_learns_the_same(sample):
         train = dataclasses.replace(RECIPES["fast"], epochs=1, batch_size=50, bf16=bf16)
         state = new_state(new_model(ModelConfig(hidden_size=8), torch.Generator().manual_seed(0)), train)
         split = Split(
-            torch.from_numpy(sample.images[:200].copy()), torch.from_numpy(sample.labels[:200].astype("int64"))
+            torch.from_numpy(sample.sequences[:200].copy()), torch.from_numpy(sample.labels[:200].astype("int64"))
         )
         list(fit(state, train, split, split))
         states.append(state.model.head.weight)

@@ -30,7 +30,7 @@ from edgelstm.training import run
 
 sample = edgelstm.data.mnist.sample_digits()
 parts = [
-    edgelstm.data.mnist.Digits(sample.images[at], sample.labels[at], "digits")
+    edgelstm.data.mnist.Part(sample.sequences[at], sample.labels[at], "digits")
     for at in (slice(0, 800), slice(800, 1000))
 ]
 run.load_splits = lambda folder: edgelstm.data.mnist.Splits(*parts, sample, "0" * 64)

@@ -32,8 +32,8 @@ def by_hand(model, pixels):
 
 
 def test_logits_are_the_published_lstm_equations_over_the_rows_from_top_to_bottom(tiny_checkpoint, sample):
-    found = TorchRunner(tiny_checkpoint.model()).logits(sample.images[:3])
-    expected = np.stack([by_hand(tiny_checkpoint.model(), picture) for picture in sample.images[:3]])
+    found = TorchRunner(tiny_checkpoint.model()).logits(sample.sequences[:3])
+    expected = np.stack([by_hand(tiny_checkpoint.model(), picture) for picture in sample.sequences[:3]])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
@@ -43,15 +43,15 @@ def test_several_rows_a_step_stand_side_by_side_in_reading_order(sample):
     wide = ModelConfig(rows=14, cols=56, hidden_size=8)
     model, other = new_model(config, seeded()), RowLstm(wide)
     other.load_state_dict(model.state_dict())
-    images = sample.images[:5]
+    images = sample.sequences[:5]
     expected = TorchRunner(other).logits(images.reshape(5, 14, 56))
     assert np.array_equal(expected, TorchRunner(model).logits(images))
 
 
 def test_a_picture_is_decided_alone_whatever_its_batch(tiny_checkpoint, sample):
     runner = TorchRunner(tiny_checkpoint.model())
-    alone = np.concatenate([runner.logits(sample.images[i : i + 1]) for i in range(20)])
-    np.testing.assert_allclose(runner.logits(sample.images[:20]), alone, rtol=0, atol=1e-5)
+    alone = np.concatenate([runner.logits(sample.sequences[i : i + 1]) for i in range(20)])
+    np.testing.assert_allclose(runner.logits(sample.sequences[:20]), alone, rtol=0, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_fresh_weights():
@@ -106,7 +106,7 @@ def test_the_usual_linear_layer_is_torchs_uniform():
 
 
 def test_the_runner_takes_read_only_pixels_without_a_warning(tiny_checkpoint, sample):
-    pixels = sample.images[:2].copy()
+    pixels = sample.sequences[:2].copy()
     expected = TorchRunner(tiny_checkpoint.model()).logits(pixels)
     pixels.flags.writeable = False
     assert np.array_equal(expected, TorchRunner(tiny_checkpoint.model()).logits(pixels))

@@ -13,7 +13,8 @@ import torch
 
 from edgelstm.config import AugmentConfig, ModelConfig, TrainConfig
 from edgelstm.contract import Score
-from edgelstm.data.mnist import Digits, Splits
+from edgelstm.data.dataset import Part
+from edgelstm.data.mnist import Splits
 from edgelstm.errors import CheckpointError, DataError, OutputError, TrainingError
 from edgelstm.runtime.calibration import fit_temperature
 from edgelstm.training import run
@@ -38,7 +39,7 @@ pytestmark = [
 
 
 def splits_of(digits):
-    parts = (Digits(digits.images[at], digits.labels[at], "digits") for at in (slice(0, 800), slice(800, 1000)))
+    parts = (Part(digits.sequences[at], digits.labels[at], "digits") for at in (slice(0, 800), slice(800, 1000)))
     return Splits(*parts, digits, "a sha256")
 
 
@@ -138,7 +139,7 @@ def test_the_model_file_is_a_checkpoint_that_knows_how_it_was_trained(whole_run)
 def test_the_checkpoint_scores_what_the_run_said(whole_run, sample):
     folder, events = whole_run
     with torch.inference_mode():
-        found = load_checkpoint(folder).model()(torch.from_numpy(sample.images.copy())).argmax(1).numpy()
+        found = load_checkpoint(folder).model()(torch.from_numpy(sample.sequences.copy())).argmax(1).numpy()
     n_right = int((found == sample.labels).sum())
     first = int((found[:128] == sample.labels[:128]).sum())
     assert (Score(n_right, 1000), Score(first, 128)) == (events[-1].test, events[-1].first_test)
@@ -147,14 +148,14 @@ def test_the_checkpoint_scores_what_the_run_said(whole_run, sample):
 def test_the_validation_digits_are_the_last_ones(whole_run, sample):
     folder, events = whole_run
     with torch.inference_mode():
-        found = load_checkpoint(folder).model()(torch.from_numpy(sample.images[800:].copy())).argmax(1).numpy()
+        found = load_checkpoint(folder).model()(torch.from_numpy(sample.sequences[800:].copy())).argmax(1).numpy()
     assert Score(int((found == sample.labels[800:]).sum()), 200) == events[-1].validation
 
 
 def test_the_temperature_is_fitted_to_the_validation_digits(whole_run, sample):
     checkpoint = load_checkpoint(whole_run[0])
     with torch.inference_mode():
-        logits = checkpoint.model()(torch.from_numpy(sample.images[800:].copy())).numpy()
+        logits = checkpoint.model()(torch.from_numpy(sample.sequences[800:].copy())).numpy()
     assert pytest.approx(fit_temperature(logits, sample.labels[800:]), rel=1e-3) == checkpoint.temperature
     assert checkpoint.temperature != 1
 
@@ -458,7 +459,7 @@ def test_the_validation_images_are_scored_once_an_epoch_and_not_again_at_the_end
     shown, real = [], RowLstm.forward
     monkeypatch.setattr(RowLstm, "forward", lambda model, pixels: shown.append(pixels) or real(model, pixels))
     list(begin_run(PLAN, tmp_path, NOWHERE, "cpu"))
-    validation = torch.from_numpy(sample.images[800:].copy())
+    validation = torch.from_numpy(sample.sequences[800:].copy())
     assert TRAIN.epochs == sum(pixels.shape == validation.shape and torch.equal(pixels, validation) for pixels in shown)
 
 
@@ -498,7 +499,7 @@ def test_images_that_the_model_does_not_read_are_refused(tmp_path, config, messa
 
 
 def test_pictures_of_any_shape_and_any_number_of_classes_can_be_trained_on(tmp_path, monkeypatch, sample):
-    wide = Digits(sample.images[:, ::2, :], sample.labels % 3, "wide")
+    wide = Part(sample.sequences[:, ::2, :], sample.labels % 3, "wide")
     monkeypatch.setattr(run, "load_splits", lambda folder: splits_of(wide))
     config = ModelConfig(rows=14, rows_per_step=2, hidden_size=4, class_names=("a", "b", "c"))
     list(begin_run(dataclasses.replace(PLAN, config=config), tmp_path, NOWHERE, "cpu"))

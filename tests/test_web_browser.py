@@ -308,7 +308,7 @@ def test_the_pages_logits_are_pythons_for_200_test_digits(browser, urls, models,
     page = Page(browser)
     page.open(urls[name])
     page_reader(page)
-    images = sample.images[:N_DIGITS]
+    images = sample.sequences[:N_DIGITS]
     page.run(f"globalThis.images = Uint8Array.from(atob('{base64.b64encode(images.tobytes()).decode()}'),"
              " (c) => c.charCodeAt(0)); 0")  # fmt: skip
     whole, by_row = (
@@ -351,7 +351,7 @@ def test_the_rule_for_early_exit_says_the_same_row(same_page, models, sample):
     page_reader(same_page)
     stream = Stream(models["base"], early=True)
     found_any = set()
-    for image in sample.images[:20]:
+    for image in sample.sequences[:20]:
         stream.reset()
         expected = None
         for row in range(27):
@@ -369,10 +369,10 @@ def test_the_rule_for_early_exit_says_the_same_row(same_page, models, sample):
 
 def test_confidence_is_divided_by_the_models_temperature(same_page, models, sample):
     page_reader(same_page)
-    logits = Stream(models["base"]).push(sample.images[8])[0]
+    logits = Stream(models["base"]).push(sample.sequences[8])[0]
     odds = np.exp((logits - logits.max()).astype(np.float64) / models["base"].contract.temperature)
     found = same_page.run(
-        f"reader.logits(Uint8Array.from({sample.images[8].ravel().tolist()})).then((l) => reader.probabilities(l))"
+        f"reader.logits(Uint8Array.from({sample.sequences[8].ravel().tolist()})).then((l) => reader.probabilities(l))"
     )
     np.testing.assert_allclose(odds / odds.sum(), found, rtol=0, atol=1e-5)
 

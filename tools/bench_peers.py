@@ -26,7 +26,7 @@ from runtimes import Call
 from edgelstm import __version__
 from edgelstm.config import DEFAULT_MODEL, shipped_dir
 from edgelstm.data.mnist import sample_digits
-from edgelstm.export.graph import probe_pixels
+from edgelstm.exporting.graph import probe_pixels
 from edgelstm.measure.bench import N_ROUNDS, N_WARMUP
 from edgelstm.measure.machine import Environment, read_environment
 from edgelstm.measure.timing import (
@@ -140,7 +140,7 @@ def _loaded(
 def _parity(call: Call, checkpoint: Checkpoint, size: int) -> tuple[float | None, str | None]:
     """Largest difference from torch eager over N_COMPARED pictures in batches of ``size``, and what is wrong."""
     half = N_COMPARED // 2
-    pictures = np.concatenate([probe_pixels(checkpoint.config, half), sample_digits().images[:half]])
+    pictures = np.concatenate([probe_pixels(checkpoint.config, half), sample_digits().sequences[:half]])
     pictures = np.resize(pictures, (max(1, N_COMPARED // size) * size, *pictures.shape[1:]))
     batches = [pictures[at : at + size] for at in range(0, len(pictures), size)]
     reference = TorchRunner(checkpoint.model())
@@ -160,7 +160,7 @@ def _parity(call: Call, checkpoint: Checkpoint, size: int) -> tuple[float | None
 
 def _timed(calls: Mapping[str, Call], size: int, seconds: float) -> dict[str, tuple[LatencySummary, Ratio]]:
     """The contestants in turn."""
-    digits = sample_digits().images
+    digits = sample_digits().sequences
     pixels = np.ascontiguousarray(np.resize(digits, (size, *digits.shape[1:])))
     contestants = {name: partial(call, pixels) for name, call in calls.items()}
     counts = calls_for_budget(contestants, budget_s=seconds, n_rounds=N_ROUNDS)

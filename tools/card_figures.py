@@ -17,7 +17,7 @@ from evaluation import MODELS_HELP, SPLITS, load, markdown, split_digits
 from PIL import Image, ImageDraw, ImageFont
 
 from edgelstm.contract import Logits, Score
-from edgelstm.data.mnist import Digits
+from edgelstm.data.dataset import Part
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import write_bytes
 from edgelstm.runtime.calibration import probabilities
@@ -50,12 +50,12 @@ def confusion_table(counts: npt.NDArray[np.int64]) -> str:
     return markdown(("label, read as", *range(len(counts)), "right"), rows, right=True)
 
 
-def wrong_sheet(logits: Logits, digits: Digits) -> bytes:
+def wrong_sheet(logits: Logits, digits: Part) -> bytes:
     """A PNG of all digits read wrong, by label, then answer; white if there are none."""
     answers, shares = logits.argmax(1), probabilities(logits).max(1)
     wrong = np.flatnonzero(answers != digits.labels)
     wrong = wrong[np.lexsort((wrong, answers[wrong], digits.labels[wrong]))]
-    rows, cols = digits.images.shape[1:]
+    rows, cols = digits.sequences.shape[1:]
     wide, high = cols * ZOOM + GAP, rows * ZOOM + CAPTION + GAP
     columns = min(MAX_COLUMNS, max(1, int(np.ceil(np.sqrt(1.6 * len(wrong))))))
     n_lines = max(1, -(-len(wrong) // columns))
@@ -65,7 +65,9 @@ def wrong_sheet(logits: Logits, digits: Digits) -> bytes:
     for at, index in enumerate(wrong):
         left, top = GAP + at % columns * wide, GAP + at // columns * high
         middle, below = left + cols * ZOOM / 2, top + rows * ZOOM + 4
-        ink = Image.fromarray(255 - digits.images[index]).resize((cols * ZOOM, rows * ZOOM), Image.Resampling.BICUBIC)
+        ink = Image.fromarray(255 - digits.sequences[index]).resize(
+            (cols * ZOOM, rows * ZOOM), Image.Resampling.BICUBIC
+        )
         sheet.paste(ink, (left, top))
         draw.rectangle((left - 1, top - 1, left + cols * ZOOM, top + rows * ZOOM), outline=FRAME)
         caption = f"{digits.labels[index]} read as {answers[index]}"
@@ -88,7 +90,7 @@ def main() -> None:
         digits = split_digits(args.split)
         for name in args.models:
             model = load(name)
-            logits = model.logits(digits.images)
+            logits = model.logits(digits.sequences)
             target = args.o / f"{model.name}.wrong.png"
             content = wrong_sheet(logits, digits)
             write_bytes(target, content)

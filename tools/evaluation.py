@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelstm.contract import Logits, Pixels, Runner, in_batches
-from edgelstm.data.mnist import Digits, load_mnist, load_splits
+from edgelstm.data.dataset import Part
+from edgelstm.data.mnist import load_mnist, load_splits
 from edgelstm.onnx_file import ONNX_FILE, find_model
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.training.checkpoint import load_checkpoint
@@ -41,9 +42,9 @@ def load(name: str) -> NamedModel:
     return NamedModel(short, runner, 1 if runner.contract.precision == "int8" else BATCH_SIZE)
 
 
-def split_digits(split: str) -> Digits:
+def split_digits(split: str) -> Part:
     """The 10,000 test digits, or the 5,000 ``validation`` digits, the last of the training images."""
-    return load_mnist("test") if split == "test" else load_splits().validation
+    return load_mnist("test") if split == "test" else load_dataset().validation
 
 
 def markdown(head: Sequence[object], rows: Iterable[Sequence[object]], *, right: bool = False) -> str:

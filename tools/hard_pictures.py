@@ -35,9 +35,9 @@ def pictures(kind: str, split: str, n: int, seed: int) -> Iterator[tuple[int, by
     rng = np.random.default_rng([seed, *kind.encode()])
     which = np.flatnonzero(digits.labels == 7) if kind == "7 with a bar" else np.arange(len(digits))
     for i in rng.choice(which, n, replace=False):
-        other = digits.images[rng.integers(len(digits))]
+        other = digits.sequences[rng.integers(len(digits))]
         label = int(digits.labels[i])
-        yield label, encode(kind, label, digits.images[i], other, rng)
+        yield label, encode(kind, label, digits.sequences[i], other, rng)
 
 
 def no_digit_pictures(kind: str, split: str, n: int, seed: int) -> Iterator[bytes]:
@@ -45,7 +45,7 @@ def no_digit_pictures(kind: str, split: str, n: int, seed: int) -> Iterator[byte
     digits = load_mnist(split)
     rng = np.random.default_rng([seed, *kind.encode()])
     for _ in range(n):
-        yield NO_DIGIT[kind](list(digits.images[rng.choice(len(digits), 5, replace=False)]), rng)
+        yield NO_DIGIT[kind](list(digits.sequences[rng.choice(len(digits), 5, replace=False)]), rng)
 
 
 def read(classifier: Classifier, contents: list[bytes]) -> list[Prediction]:
@@ -128,13 +128,13 @@ def calibration_table(classifier: Classifier, logits: Logits, labels: npt.NDArra
     The temperature is the model's own or, if it has none, is fitted here to the validation digits.
     """
     train, test = load_mnist("train"), load_mnist("test")
-    plain = in_batches(classifier.runner, train.images[-N_VALIDATION:], 256)
+    plain = in_batches(classifier.runner, train.sequences[-N_VALIDATION:], 256)
     plain_labels = train.labels[-N_VALIDATION:]
     temperature = classifier.runner.contract.temperature
     if temperature == 1:
         temperature = fit_temperature(plain, plain_labels)
     if split == "test":
-        plain, plain_labels = in_batches(classifier.runner, test.images, 256), test.labels
+        plain, plain_labels = in_batches(classifier.runner, test.sequences, 256), test.labels
     for name, of, by in (
         ("MNIST's validation digits" if split == "train" else "MNIST's test digits", plain, plain_labels),
         ("hard pictures", logits, labels),

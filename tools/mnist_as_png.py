@@ -26,12 +26,12 @@ def main() -> None:
     args = parser.parse_args()
     digits = split_digits("test")
     with tempfile.TemporaryDirectory() as folder:
-        for i, image in enumerate(digits.images):
+        for i, image in enumerate(digits.sequences):
             Image.fromarray(image).save(Path(folder) / f"{i:05}.png")
         command = [sys.executable, "-m", "edgelstm", "infer", folder, "--provider", "cpu", "--json"]
         done = subprocess.run([*command, "--model", args.model], capture_output=True, text=True, check=True)
     read = np.array([json.loads(line)["index"] for line in done.stdout.splitlines()])
-    logits = load(args.model).logits(digits.images)
+    logits = load(args.model).logits(digits.sequences)
     files = Score(int((read == digits.labels).sum()), len(digits))
     n_same = int((read == logits.argmax(1)).sum())
     print(f"arrays {Score.of(logits, digits.labels)}, PNG files {files}, {n_same:,}/{len(digits):,} decided alike")

@@ -14,8 +14,8 @@ import runtimes
 import torch
 from runtimes import Call, TorchModel, example, for_each_batch_size, in_inference_mode, our_onnx
 
-from edgelstm.contract import INPUT_NAME, OPSET, OUTPUT_NAME, Pixels
-from edgelstm.export.torch_export import torch_exported_model
+from edgelstm.contract import PIXELS_NAME, OPSET, OUTPUT_NAME, Pixels
+from edgelstm.exporting.torch_export import torch_exported_model
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.session import SessionSettings, import_onnxruntime, open_session
 from edgelstm.training.checkpoint import Checkpoint
@@ -86,7 +86,7 @@ def _in_onnxruntime(export: Callable[[Checkpoint], bytes], *, defaults: bool = F
             session = import_onnxruntime().InferenceSession(export(checkpoint), providers=["CPUExecutionProvider"])
         else:
             session = open_session(export(checkpoint), SessionSettings(threads=threads))
-        return lambda pixels: session.run([OUTPUT_NAME], {INPUT_NAME: pixels})[0]
+        return lambda pixels: session.run([OUTPUT_NAME], {PIXELS_NAME: pixels})[0]
 
     return Peer(load, ("onnxruntime", "onnxruntime-gpu"), probed=False)
 
@@ -99,7 +99,7 @@ def _legacy_export(checkpoint: Checkpoint) -> bytes:
     target = io.BytesIO()
     torch.onnx.export(
         checkpoint.model(), (example(checkpoint, 2),), target, dynamo=False, opset_version=OPSET,
-        input_names=[INPUT_NAME], output_names=[OUTPUT_NAME], dynamic_axes={INPUT_NAME: {0: "batch"}},
+        input_names=[PIXELS_NAME], output_names=[OUTPUT_NAME], dynamic_axes={PIXELS_NAME: {0: "batch"}},
     )  # fmt: skip
     return target.getvalue()
 

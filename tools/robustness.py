@@ -21,7 +21,7 @@ from evaluation import MODELS_HELP, SPLITS, load, markdown, split_digits
 from PIL import Image, ImageFilter
 
 from edgelstm.contract import Pixels, Score
-from edgelstm.data.mnist import Digits
+from edgelstm.data.dataset import Part
 from edgelstm.data.picture import digit_from_array
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import write_bytes
@@ -117,7 +117,7 @@ def changed(images: Pixels, name: str) -> Pixels:
     return np.stack([CHANGES[name](image, np.random.default_rng([key, i])) for i, image in enumerate(images)])
 
 
-def robustness(models: list[str], digits: Digits, changes: list[str]) -> dict[str, dict[str, Score]]:
+def robustness(models: list[str], digits: Part, changes: list[str]) -> dict[str, dict[str, Score]]:
     """Change -> model -> right answers."""
     loaded = [load(model) for model in models]
     names = [model.name for model in loaded]
@@ -125,7 +125,7 @@ def robustness(models: list[str], digits: Digits, changes: list[str]) -> dict[st
         names = models
     scores: dict[str, dict[str, Score]] = {}
     for change in changes:
-        images = changed(digits.images, change)
+        images = changed(digits.sequences, change)
         scores[change] = {
             name: Score.of(model.logits(images), digits.labels) for name, model in zip(names, loaded, strict=True)
         }

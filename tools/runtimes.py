@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgelstm.contract import INPUT_NAME, OUTPUT_NAME, Logits, Pixels
-from edgelstm.export.graph import build_graph, contract_of
+from edgelstm.contract import PIXELS_NAME, OUTPUT_NAME, Logits, Pixels
+from edgelstm.exporting.graph import build_graph, contract_of
 from edgelstm.onnx_file import PRODUCER, encode
 from edgelstm.training.checkpoint import Checkpoint
 from edgelstm.training.model import PIXEL_SCALE, RowLstm
@@ -113,7 +113,7 @@ def load_mnn(checkpoint: Checkpoint, threads: int) -> Call:
         _run([sys.executable, "-c", code, "-f", "ONNX", *command])
         settings = {"numThread": threads, "backend": "CPU", "precision": "high"}
         manager = MNN.nn.create_runtime_manager((settings,))
-        net = MNN.nn.load_module_from_file(str(target), [INPUT_NAME], [OUTPUT_NAME], runtime_manager=manager)
+        net = MNN.nn.load_module_from_file(str(target), [PIXELS_NAME], [OUTPUT_NAME], runtime_manager=manager)
 
     def call(pixels: Pixels) -> Logits:
         value = MNN.expr.const(pixels, pixels.shape, MNN.expr.NCHW, MNN.expr.uint8)

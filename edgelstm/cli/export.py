@@ -12,7 +12,7 @@ from edgelstm.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
     from edgelstm.contract import Precision
-    from edgelstm.export.export import Exported
+    from edgelstm.exporting.export import Exported
 
 
 @click.command(epilog="Example: edgelstm export runs/base --precision int8 -o base.int8.onnx")
@@ -53,7 +53,7 @@ def command(
     if streaming and precision == "fp16":
         raise click.UsageError("--streaming goes with fp32 or int8: a stream runs on the CPU, which has no fp16 LSTM")
     from edgelstm.data.mnist import evaluation_digits, find_mnist, validation_digits
-    from edgelstm.export.export import export
+    from edgelstm.exporting.export import export
     from edgelstm.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 
     source = checkpoint / CHECKPOINT_FILE if checkpoint.is_dir() else checkpoint

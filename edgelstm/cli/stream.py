@@ -152,13 +152,13 @@ def _evaluate(model: "ModelFile", plot: Path | None, data_folder: Path, as_json:
     stream = Stream(model, early=True)  # one picture at a time, as at the edge: int8 logits depend on the others
     digits, config, rule = evaluation_digits(data_folder), stream.contract.config, stream.contract.early
     assert rule is not None, "early=True has asked for it"
-    if digits.images.shape[1:] != (config.rows, config.cols):
+    if digits.sequences.shape[1:] != (config.rows, config.cols):
         raise DataError(
             f"{stream.source} cannot be evaluated on MNIST",
             found=f"a model of {config.rows} rows x {config.cols} columns", expected="28 x 28",
         )  # fmt: skip
     say(f"reading {len(digits):,} digits ({digits.source}) row by row with {stream.source}")
-    report = evaluate(logits_by_step(stream, digits.images), digits.labels, rule, config.rows_per_step)
+    report = evaluate(logits_by_step(stream, digits.sequences), digits.labels, rule, config.rows_per_step)
     if plot:
         write_bytes(plot, early_plot(report, format_of(plot)))
         say(f"wrote {printable(plot)}")

@@ -37,7 +37,7 @@ def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_fold
     if len(paths) > 2:
         raise click.UsageError("give at most a CHECKPOINT and a MODEL")
     from edgelstm.data.mnist import evaluation_digits, find_mnist, validation_digits
-    from edgelstm.export.verify import verify
+    from edgelstm.exporting.verify import verify
     from edgelstm.onnx_file import checkpoint_beside, default_model, find_model
     from edgelstm.training.checkpoint import load_checkpoint
 

@@ -1,14 +1,27 @@
 """Labelled sequences in three parts, whatever file or folder they come from, and how they are parted."""
 
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.config import ModelConfig, Preparation
+from edgelstm.config import MAX_CLASSES, MAX_NAME, MAX_VALUES, MODEL_RANGES, ModelConfig, Preparation, is_text
 from edgelstm.data.npm import Report
+from edgelstm.errors import DataError, printable
+
+MAX_BYTES = 2**32
+"""Of all decoded sequences of one data set: 4 GiB."""
+MAX_SIDE = int(MODEL_RANGES["rows"][1])
+"""Rows, and columns, of one sequence."""
+N_ORDERS = 32
+"""Orders in which groups are dealt out, of which the best is taken."""
+FEWEST = {"test": 2, "validation": 4}
+"""Sequences of a class from which a part gets at least one: the classes of few are kept for training."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +98,8 @@ class Dataset:
     @property
     def cols(self) -> int:
         """Columns of every sequence."""
-        return int(self.train.sequences.shape[2])
+        cols: int = self.train.sequences.shape[2]
+        return cols
 
     @property
     def variable_length(self) -> bool:
@@ -111,5 +125,272 @@ def open_dataset(
     channels_first: bool = False,
     report: Report = lambda line: None,
 ) -> Dataset:
-    """Read a folder, an .npz or a .ts file, or MNIST. Raises DataError."""
-    raise NotImplementedError
+    """Read MNIST (None or "mnist"), a folder of classes, an .npz or a .ts file; part what is not parted.
+
+    ``size`` (rows, cols) is for pictures. ``class_names`` are a model's: the data's classes get its indices.
+    ``channels_first``: values lie as (columns, rows). Raises DataError for what cannot be trained on.
+    """
+    from edgelstm.data import arrays, folders, mnist  # they build on this module
+
+    if source is None or source == "mnist":
+        if size or channels_first or preparation not in (None, "digit"):
+            raise DataError("MNIST is 28 x 28 pixels, prepared as digits", fix="name other data, or no options for it")
+        dataset = mnist.load_dataset()
+        return replace(dataset, **_renumbered(dataset.parts, dataset.class_names, class_names or dataset.class_names))
+    path, name = Path(source), printable(source, 4096)
+    kinds = "a folder with a folder for each class, an .npz file, a .ts file, or mnist"
+    if not os.fspath(source) or not path.exists():
+        raise DataError(f"no file or folder {name}", expected=kinds, fix="check its name")
+    if path.is_dir():
+        return folders.read_folder(path, size, preparation, class_names, channels_first, report)
+    if path.suffix.lower() == ".npz":
+        return arrays.read_npz(path, size, preparation, class_names, channels_first)
+    if path.suffix.lower() != ".ts":
+        raise DataError(f"{name} is no data set", found=f"a file ending in {path.suffix!r}", expected=kinds)
+    if size or channels_first or preparation not in (None, "values"):
+        raise DataError(f"{name} holds values, a column after the other", fix="leave out the options for other data")
+    return arrays.read_ts(path, class_names)
+
+
+def assemble(
+    name: str,
+    preparation: Preparation,
+    parts: Mapping[str, Part],
+    class_names: tuple[str, ...],
+    sha256: str,
+    model_classes: tuple[str, ...] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """A data set of at least the part ``train``: all of one shape, the missing parts drawn from it, the rest checked.
+
+    ``notes`` are warnings of whoever read it. Raises DataError.
+    """
+    from edgelstm.data.checks import warnings_of  # it builds on this module
+
+    parts = _of_one_shape(dict(parts))
+    if model_classes is None:
+        _check_classes(name, parts, class_names)
+    else:
+        parts, class_names = _renumbered(parts, class_names, model_classes), model_classes
+    if drawn := [part for part in ("test", "validation") if part not in parts]:
+        how = "by group" if parts["train"].groups is not None else "stratified by class"
+        split = f"{' and '.join(drawn)} drawn from train, {how}" + (", the rest given" if len(drawn) == 1 else "")
+    else:
+        split = "given"
+    for part in drawn:
+        parts["train"], parts[part] = _divided(parts["train"], part, name)
+    dataset = Dataset(name, preparation, class_names, **parts, sha256=sha256, split=split)
+    return replace(dataset, warnings=(*notes, *warnings_of(dataset)))
+
+
+def random_split(dataset: Dataset) -> Dataset:
+    """The same sequences, in parts of the same sizes, drawn without regard to groups: how much that flatters."""
+    parts = list(dataset.parts.values())
+    rest = joined(parts, dataset.name)
+    rest = replace(rest, groups=None)
+    drawn = {}
+    for part in ("test", "validation"):
+        rest, drawn[part] = _divided(rest, part, dataset.name, len(dataset.parts[part]))
+    return replace(dataset, train=rest, **drawn, split="stratified by class, groups disregarded", warnings=())
+
+
+def joined(parts: list[Part], source: str) -> Part:
+    """All sequences of parts of one shape, in order."""
+    lengths = [part.lengths for part in parts if part.lengths is not None]
+    groups = [part.groups for part in parts if part.groups is not None]
+    return Part(
+        np.concatenate([part.sequences for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        source,
+        np.concatenate(lengths) if len(lengths) == len(parts) else None,
+        np.concatenate(groups) if len(groups) == len(parts) else None,
+        tuple(name for part in parts for name in part.names) if all(part.names for part in parts) else (),
+    )
+
+
+def number_classes(
+    labels: Mapping[str, list[str]], order: tuple[str, ...] | None = None
+) -> tuple[tuple[str, ...], dict[str, npt.NDArray[np.int64]]]:
+    """The class names of all parts, sorted as people do unless in a given ``order``, and each part's indices."""
+    found = {label for part in labels.values() for label in part}
+    for label in sorted(found | set(order or ())):
+        if not label or not is_text(label):
+            shown, expected = printable(label, 60), f"text of 1 to {MAX_NAME} characters"
+            raise DataError("a class cannot have this name", found=shown, expected=expected)
+    names = order or tuple(sorted(found, key=natural_key))
+    if len(names) > MAX_CLASSES:
+        fix = "are the labels numbers to predict? A classifier needs classes"
+        raise DataError("too many classes", found=f"{len(names):,}", expected=f"at most {MAX_CLASSES:,}", fix=fix)
+    if unknown := sorted(found - set(names), key=natural_key):
+        raise DataError("a label is none of the classes", found=printable(unknown[0]), expected=shown_names(names))
+    index = {name: at for at, name in enumerate(names)}
+    return names, {part: np.array([index[label] for label in some], np.int64) for part, some in labels.items()}
+
+
+def natural_key(name: str) -> tuple[int, list[Any], str]:
+    """Sorts 2 before 10, -1 before 0, x2 before x10, and whole numbers before names."""
+    if re.fullmatch(r"[-+]?\d+", name):
+        return 0, [int(name)], name
+    return 1, [int(piece) if at % 2 else piece for at, piece in enumerate(re.split(r"(\d+)", name))], name
+
+
+def shown_names(names: Iterable[str], most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    names = [*names]
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(printable(name, 100) for name in names[:most]) + more
+
+
+def check_shape(rows: int, cols: int, where: str) -> None:
+    """Raise DataError unless a sequence of these rows and columns is one a model may have."""
+    if not (0 < rows <= MAX_SIDE and 0 < cols <= MAX_SIDE and rows * cols <= MAX_VALUES):
+        raise DataError(
+            f"{where} is no sequence for a model", found=f"{rows:,} rows x {cols:,} columns",
+            expected=f"1 to {MAX_SIDE:,} of each and at most {MAX_VALUES:,} values",
+            fix="cut long sequences into windows; columns first are for --channels-first",
+        )  # fmt: skip
+
+
+def check_total(n_bytes: int, where: str) -> None:
+    """Raise DataError for decoded sequences beyond the limit; ask before memory is taken."""
+    if n_bytes > MAX_BYTES:
+        found, expected = f"{n_bytes:,} bytes once decoded and padded", f"at most {MAX_BYTES:,}"
+        raise DataError(f"{where} is too large", found=found, expected=expected, fix="take fewer or shorter sequences")
+
+
+def stacked(sequences: list[npt.NDArray[Any]], where: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+    """Sequences (rows, cols) of one dtype and as many columns -> (N, rows of the longest, cols) with zeros, lengths."""
+    lengths = np.array([len(sequence) for sequence in sequences], np.int32)
+    rows, cols = int(lengths.max()), sequences[0].shape[1]
+    check_total(len(sequences) * rows * cols * sequences[0].itemsize, where)
+    together = np.zeros((len(sequences), rows, cols), sequences[0].dtype)
+    for padded, sequence in zip(together, sequences, strict=True):
+        padded[: len(sequence)] = sequence
+    return together, lengths
+
+
+def _of_one_shape(parts: dict[str, Part]) -> dict[str, Part]:
+    """With the rows of the longest sequence in every part; lengths only if they differ anywhere."""
+    first = parts["train"]
+    lengths = {}
+    for name, part in parts.items():
+        n, rows, cols = part.sequences.shape
+        if not n:
+            raise DataError(f"{part.source} has no sequences", fix="fill it, or leave it out: it is then drawn")
+        if (cols, part.sequences.dtype) != (first.sequences.shape[2], first.sequences.dtype):
+            found, expected = (f"{p.sequences.shape[2]} columns of {p.sequences.dtype}" for p in (part, first))
+            raise DataError(f"{part.source} is not like {first.source}", found=found, expected=expected)
+        lengths[name] = np.full(n, rows, np.int32) if part.lengths is None else part.lengths
+    longest = max(int(some.max()) for some in lengths.values())
+    differ = any((some != longest).any() for some in lengths.values())
+    if differ and first.sequences.dtype == np.uint8:
+        fix = "give all the same size; sequences of unequal length are float32 values"
+        raise DataError(f"the pictures in {first.source} differ in rows", fix=fix)
+    check_total(sum(map(len, parts.values())) * longest * first.sequences[0, :1].nbytes, first.source)
+    shaped = {}
+    for name, part in parts.items():
+        sequences = part.sequences[:, :longest]
+        if missing := longest - sequences.shape[1]:
+            sequences = np.pad(sequences, ((0, 0), (0, missing), (0, 0)))
+        shaped[name] = replace(part, sequences=sequences, lengths=lengths[name] if differ else None)
+    return shaped
+
+
+def _check_classes(name: str, parts: dict[str, Part], class_names: tuple[str, ...]) -> None:
+    if len(class_names) < 2:
+        found = f"only {shown_names(class_names)}" if class_names else "none"
+        raise DataError(f"{name} has too few classes", found=found, expected="at least 2")
+    counts = np.bincount(parts["train"].labels, minlength=len(class_names))
+    least = 1 if len(parts) == 3 else 2  # one to train on, one to test with
+    if (counts < least).any():
+        at = int(counts.argmin())
+        expected, fix = f"at least {least}", "record more, or leave the class out"
+        raise DataError(
+            f"class {printable(class_names[at])} of {name} has too few sequences to train on",
+            found=counts[at], expected=expected, fix=fix,
+        )  # fmt: skip
+
+
+def _renumbered(parts: dict[str, Part], names: tuple[str, ...], model_classes: tuple[str, ...]) -> dict[str, Part]:
+    """Labels that are indices into ``names`` -> into a model's classes."""
+    present = {names[label] for part in parts.values() for label in np.unique(part.labels)}
+    if unknown := sorted(present - set(model_classes), key=natural_key):
+        fix = "train a model on this data, or leave these classes out"
+        raise DataError(
+            "the model does not know all classes of the data", found=shown_names(unknown),
+            expected=shown_names(model_classes), fix=fix,
+        )  # fmt: skip
+    index = np.array([model_classes.index(name) if name in present else -1 for name in names], np.int64)
+    return {name: replace(part, labels=index[part.labels]) for name, part in parts.items()}
+
+
+def _divided(train: Part, part: str, name: str, n_wanted: int | None = None) -> tuple[Part, Part]:
+    """What is left of ``train``, and the new part drawn from it: the same for the same sequences, whatever the seed."""
+    n = len(train)
+    if n_wanted is None:
+        # a test of 20 %; of the rest as many to validate as a choice needs, but no more than a fifth
+        n_wanted = round(n / 5) if part == "test" else min(5000, max(n // 10, min(n // 5, 40)))
+    chosen = _by_class(train.labels, n_wanted, FEWEST[part]) if train.groups is None else _by_group(train, n_wanted)
+    if not chosen.any():
+        groups = "" if train.groups is None else f" in {len(np.unique(train.groups)):,} groups"
+        fix = f"record more, or give the {part} part yourself" + (", or leave the groups out" if groups else "")
+        expected = "enough that every class stays in train" + (" and no group is on two sides" if groups else "")
+        raise DataError(
+            f"{name} is too small to draw a {part} part from", found=f"{n:,} sequences{groups}",
+            expected=expected, fix=fix,
+        )  # fmt: skip
+    how = "by class" if train.groups is None else "by group"
+    return train.take(np.flatnonzero(~chosen)), train.take(
+        np.flatnonzero(chosen), f"{chosen.sum():,} sequences of {train.source}, drawn {how}"
+    )
+
+
+def _by_class(labels: npt.NDArray[np.int64], n_wanted: int, fewest: int) -> npt.NDArray[np.bool_]:
+    """Chosen (N,): of each class its share, but never its last; at least one of a class of ``fewest``."""
+    counts = np.bincount(labels)
+    share = counts * n_wanted / len(labels)
+    quota = np.floor(share).astype(np.int64)
+    for at in np.argsort(quota - share, kind="stable")[: n_wanted - quota.sum()]:  # the largest remainders first
+        quota[at] += 1
+    quota = np.minimum(np.maximum(quota, counts >= fewest), np.maximum(counts - 1, 0))
+    chosen = np.zeros(len(labels), bool)
+    order = _order(len(labels), 0)
+    for label in np.flatnonzero(quota):
+        chosen[order[labels[order] == label][: quota[label]]] = True
+    return chosen
+
+
+def _by_group(train: Part, n_wanted: int) -> npt.NDArray[np.bool_]:
+    """Chosen (N,): whole groups, about as many sequences as wanted and of about the same classes."""
+    names, group = np.unique(np.asarray(train.groups), return_inverse=True)
+    total = np.bincount(train.labels)
+    contents: list[list[tuple[int, int]]] = [[] for _ in names]  # (class, count) of each group
+    for pair, count in zip(*np.unique(group * len(total) + train.labels, return_counts=True), strict=True):
+        contents[pair // len(total)].append((int(pair) % len(total), int(count)))
+    best, chosen = np.inf, np.zeros(len(names), bool)
+    for seed in range(N_ORDERS):
+        left, taken = total.tolist(), np.zeros(len(names), bool)
+        n_taken = 0
+        for at in _order(len(names), seed):
+            n_more = n_taken + sum(count for _, count in contents[at])
+            is_last = any(left[label] == count for label, count in contents[at])  # of a class in train
+            if is_last or (n_taken and abs(n_more - n_wanted) >= abs(n_taken - n_wanted)):
+                continue
+            for label, count in contents[at]:
+                left[label] -= count
+            n_taken, taken[at] = n_more, True
+            if n_taken >= n_wanted:
+                break
+        if n_taken:
+            shares = np.abs((total - left) / n_taken - total / len(train)).sum() / 2
+            if (distance := abs(n_taken - n_wanted) / n_wanted + shares) < best:
+                best, chosen = distance, taken
+    return np.asarray(chosen[group])
+
+
+def _order(n: int, seed: int) -> npt.NDArray[np.int64]:
+    """A random-looking order of n things, by the hash SplitMix64: the same in every version of NumPy."""
+    mixed = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed << 32)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return np.argsort(mixed ^ (mixed >> np.uint64(31)), kind="stable")

@@ -6,14 +6,14 @@ import importlib.util
 import os
 import sys
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.config import N_VALIDATION, ModelConfig, cache_dir, data_dir
+from edgelstm.config import DIGITS, N_VALIDATION, cache_dir, data_dir
+from edgelstm.data.dataset import Dataset, Part
 from edgelstm.data.npm import DISK_ERRORS, FETCHING, PinnedFile, Report, fetch_files, fetching_into
 from edgelstm.errors import DataError, EdgeLstmError, OutputError, printable
 from edgelstm.files import write_bytes
@@ -41,36 +41,6 @@ FILES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Digits:
-    """Labelled images."""
-
-    images: npt.NDArray[np.uint8]
-    """(N, rows, cols), 0 = background, 255 = ink; (N, 28, 28) for MNIST."""
-    labels: npt.NDArray[np.uint8]
-    """(N,), the index of each image's class."""
-    source: str
-    """Where they come from, for reports."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def fits(self, config: ModelConfig) -> bool:
-        """Whether a model of this shape can be scored on them."""
-        return self.images.shape[1:] == (config.rows, config.cols) and int(self.labels.max()) < config.n_classes
-
-
-@dataclass(frozen=True)
-class Splits:
-    """What a model is trained on, chosen by, and tested on once."""
-
-    fitting: Digits
-    validation: Digits
-    test: Digits
-    sha256: str
-    """Of the file of the training images."""
-
-
 def find_mnist(folder: Path) -> Path | None:
     """The folder that holds all four files: ``folder`` itself or torchvision's layout below it."""
     for place in (folder, folder / "MNIST" / "raw"):
@@ -79,7 +49,7 @@ def find_mnist(folder: Path) -> Path | None:
     return None
 
 
-def load_mnist(split: Split, folder: Path | None = None) -> Digits:
+def load_mnist(split: Split, folder: Path | None = None) -> Part:
     """Read a split from ``folder`` (default: the cache folder), every byte checked.
 
     Raises DataError if the files are missing, truncated, or not the originals.
@@ -95,32 +65,36 @@ def load_mnist(split: Split, folder: Path | None = None) -> Digits:
     # an IDX file begins with a magic number and its sizes, 4 bytes each
     images = _read_checked(place, FILES[split, "images"])[16:].reshape(-1, 28, 28)
     labels = _read_checked(place, FILES[split, "labels"])[8:]
-    return Digits(images, labels, f"MNIST {split} images")
+    return Part(images, labels.astype(np.int64), f"MNIST {split} images")
 
 
-def load_splits(folder: Path | None = None) -> Splits:
+def load_dataset(folder: Path | None = None) -> Dataset:
     """The training images, of which the last 5,000 are held out to validate, and the test images.
 
     Raises DataError as ``load_mnist`` does.
     """
     train, at = load_mnist("train", folder), -N_VALIDATION
-    fitting = Digits(train.images[:at], train.labels[:at], train.source)
-    validation = Digits(train.images[at:], train.labels[at:], f"the last {N_VALIDATION:,} training images")
-    return Splits(fitting, validation, load_mnist("test", folder), FILES["train", "images"].sha256)
+    fitting = Part(train.sequences[:at], train.labels[:at], train.source)
+    validation = Part(train.sequences[at:], train.labels[at:], f"the last {N_VALIDATION:,} training images")
+    return Dataset(
+        "MNIST", "digit", DIGITS, fitting, validation, load_mnist("test", folder),
+        sha256=FILES["train", "images"].sha256, split="given; the last training images validate",
+    )  # fmt: skip
 
 
-def validation_digits(folder: Path | None = None) -> Digits:
+def validation_digits(folder: Path | None = None) -> Part:
     """The last training images, held out to choose by. Raises DataError as ``load_mnist`` does."""
-    return load_splits(folder).validation
+    return load_dataset(folder).validation
 
 
-def sample_digits() -> Digits:
+def sample_digits() -> Part:
     """The first 1,000 MNIST test images, which ship with the package."""
     with np.load(SAMPLE_FILE, allow_pickle=False) as arrays:
-        return Digits(arrays["images"], arrays["labels"], "the shipped sample, the first 1,000 MNIST test images")
+        labels = arrays["labels"].astype(np.int64)
+        return Part(arrays["images"], labels, "the shipped sample, the first 1,000 MNIST test images")
 
 
-def evaluation_digits(folder: Path | None = None) -> Digits:
+def evaluation_digits(folder: Path | None = None) -> Part:
     """All 10,000 test images if they are on this machine, else the shipped sample. Fetches nothing."""
     folder = folder or data_dir()
     return sample_digits() if find_mnist(folder) is None else load_mnist("test", folder)

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgelstm.config import DIGITS, ModelConfig
 from edgelstm.contract import Pixels, Runner, Score, in_batches
-from edgelstm.data.mnist import Digits
+from edgelstm.data.dataset import Part
 from edgelstm.measure.machine import Environment, measure_rates, peak_memory_bytes, read_environment, roofline_s
 from edgelstm.measure.timing import (
     LatencySummary,
@@ -126,7 +126,7 @@ class _Loaded:
 
 def bench(
     contestants: Sequence[Contestant],
-    digits: Digits,
+    digits: Part,
     *,
     batch_sizes: Iterable[int] = (1, 64, 1000),
     seconds: float = 10.0,
@@ -172,9 +172,9 @@ def bench(
     return BenchReport(SCHEMA_VERSION, environment, digits_used, WHAT_IS_TIMED, N_ROUNDS, tuple(results))
 
 
-def _load(contestant: Contestant, digits: Digits, on_progress: Callable[[str], None]) -> _Loaded:
+def _load(contestant: Contestant, digits: Part, on_progress: Callable[[str], None]) -> _Loaded:
     on_progress(f"loading {contestant.name}")
-    config, images = contestant.config, digits.images
+    config, images = contestant.config, digits.sequences
     same_shape = images.shape[1:] == (config.rows, config.cols)
     fits = same_shape and config.class_names == DIGITS
     if not same_shape:

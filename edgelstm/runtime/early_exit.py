@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.contract import EarlyRule, Logits, Score
+from edgelstm.contract import EarlyRule, Labels, Logits, Score
 from edgelstm.runtime.parity import McNemar, mcnemar
 
 CONFIDENCES = (*(round(0.5 + 0.005 * step, 3) for step in range(100)), 0.997, 0.998, 0.999, 0.9995, 0.9999, 1.0)
@@ -77,7 +77,7 @@ class Stops:
     classes: npt.NDArray[np.int64]
     """(N,) the decision."""
 
-    def score(self, labels: npt.NDArray[np.uint8]) -> Score:
+    def score(self, labels: Labels) -> Score:
         """Right decisions."""
         return Score(int((self.classes == labels).sum()), len(labels))
 
@@ -96,9 +96,7 @@ def stops(first: npt.NDArray[np.int64], confidence: npt.NDArray[np.float64], rul
     return Stops(steps, decider.decision)
 
 
-def choose_rule(
-    logits: StepLogits, labels: npt.NDArray[np.uint8], rows_per_step: int = 1, temperature: float = 1.0
-) -> EarlyRule:
+def choose_rule(logits: StepLogits, labels: Labels, rows_per_step: int = 1, temperature: float = 1.0) -> EarlyRule:
     """The rule that reads the fewest rows of those that get as many sequences right as reading every row.
 
     To be asked with validation sequences, never with those that the result is reported on.
@@ -160,7 +158,7 @@ class EarlyReport:
         return self.mcnemar.n_lost <= self.mcnemar.n_won or self.mcnemar.p_value >= MEASURABLE
 
 
-def evaluate(logits: StepLogits, labels: npt.NDArray[np.uint8], rule: EarlyRule, rows_per_step: int = 1) -> EarlyReport:
+def evaluate(logits: StepLogits, labels: Labels, rule: EarlyRule, rows_per_step: int = 1) -> EarlyReport:
     """Hold a rule against reading every row."""
     first, confidence = logits.argmax(2), confidences(logits, rule.temperature)
     found, n_steps = stops(first, confidence, rule), first.shape[1]

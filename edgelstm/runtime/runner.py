@@ -1,8 +1,18 @@
-"""An exported model in onnxruntime: pixels to logits, on a provider that is proven to run its LSTM."""
+"""An exported model in onnxruntime: sequences to logits, on a provider that is proven to run its LSTM."""
+
+import sys
 
 import numpy as np
 
-from edgelstm.contract import INPUT_NAME, OUTPUT_NAME, Logits, Pixels, check_pixels
+from edgelstm.contract import (
+    INPUT_NAMES,
+    LENGTHS_NAME,
+    OUTPUT_NAME,
+    Lengths,
+    Logits,
+    Sequences,
+    check_sequences,
+)
 from edgelstm.onnx_file import ModelSource, open_model
 from edgelstm.runtime.session import BoundSession, Provider, SessionSettings
 
@@ -30,33 +40,50 @@ class OrtRunner:
         file = open_model(model, source)
         self.contract, self.source, self.n_bytes = file.contract, file.source, file.n_bytes
         self.settings = settings
-        self._n_classes = self.contract.config.n_classes
+        config = self.contract.config
+        self._n_classes, self._input_name = config.n_classes, INPUT_NAMES[config.is_values]
         self._session = BoundSession(file.form("picture"), provider, settings, self.source)
         self.provider_requested = provider
         self.provider_used = self._session.provider_used
         self.provider_note = self._session.provider_note
+        # int8 measures its input and its state over all of a call: padding, and sequences that have ended, count there
+        alone = config.variable_length and self.contract.precision == "int8"
+        self._chunk = 1 if alone else sys.maxsize if self.provider_used == "cuda" else settings.chunk
         self.name = name or f"onnxruntime {self.provider_used.upper()}"
 
     def __repr__(self) -> str:
         return f"OrtRunner({self.source!r}, provider={self.provider_used!r})"
 
-    def logits(self, pixels: Pixels) -> Logits:
-        """(B, rows, cols) uint8 -> (B, classes) float32.
+    def logits(self, sequences: Sequences, lengths: Lengths | None = None) -> Logits:
+        """(B, rows, cols) uint8 or float32, and (B,) int32 where lengths differ -> (B, classes) float32.
 
-        Raises ValueError for another shape or dtype, ModelError if onnxruntime cannot run it.
+        What lies behind a sequence's end never changes its logits. Raises ValueError for another shape or dtype,
+        ModelError if onnxruntime cannot run it.
         """
-        config, size = self.contract.config, len(check_pixels(pixels, self.contract.config))
+        sequences, lengths = check_sequences(sequences, self.contract.config, lengths)
+        size, chunk = len(sequences), self._chunk
         if not size:  # onnxruntime's LSTM ends the whole process on an empty batch
-            return np.empty((0, config.n_classes), np.float32)
-        chunk = self.settings.chunk
-        if size <= chunk or self.provider_used == "cuda":
-            return self._run(pixels)
-        return np.concatenate([self._run(pixels[at : at + chunk]) for at in range(0, size, chunk)])
+            return np.empty((0, self._n_classes), np.float32)
+        if size <= chunk and lengths is None:
+            return self._run(sequences, size)
+        # of one chunk only the rows of its longest sequence are read
+        return np.concatenate(
+            [
+                self._run(sequences[at : at + chunk], min(chunk, size - at))
+                if lengths is None
+                else self._run_lengths(sequences[at : at + chunk], lengths[at : at + chunk])
+                for at in range(0, size, chunk)
+            ]
+        )
 
-    def _run(self, pixels: Pixels) -> Logits:
-        size = len(pixels)
+    def _run(self, sequences: Sequences, size: int) -> Logits:
         shape = (size, self._n_classes)
-        found: Logits = self._session.run({INPUT_NAME: pixels}, {OUTPUT_NAME: shape}, size)[OUTPUT_NAME]
+        found: Logits = self._session.run({self._input_name: sequences}, {OUTPUT_NAME: shape}, size)[OUTPUT_NAME]
+        return found
+
+    def _run_lengths(self, sequences: Sequences, lengths: Lengths) -> Logits:
+        feeds = {self._input_name: sequences[:, : int(lengths.max())], LENGTHS_NAME: lengths}
+        found: Logits = self._session.run(feeds, {OUTPUT_NAME: (len(lengths), self._n_classes)})[OUTPUT_NAME]
         return found
 
     def nodes(self) -> list[tuple[str, str]]:

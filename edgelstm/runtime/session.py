@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgelstm.errors import MissingDependencyError, ModelError, ProviderError
 
 LSTM_OPERATORS = ("LSTM", "DynamicQuantizeLSTM")
-MAX_BOUND_SHAPES = 8
+MAX_BOUND_SHAPES = 32
 """Input shapes whose buffers are kept; a caller with ever other batch sizes shall not fill the memory."""
 
 Provider = Literal["auto", "cpu", "cuda"]

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.contract import NEXT_STATE_NAMES, OUTPUT_NAME, ROW_NAME, STATE_NAMES, EarlyRule, Logits, Pixels
+from edgelstm.contract import (
+    MAX_COUNT,
+    NEXT_STATE_NAMES,
+    OUTPUT_NAME,
+    ROW_NAME,
+    STATE_NAMES,
+    EarlyRule,
+    Lengths,
+    Logits,
+    Sequences,
+)
 from edgelstm.errors import ModelError
 from edgelstm.files import sha256_of
 from edgelstm.onnx_file import ModelFile, ModelSource, default_model, open_model
@@ -37,7 +47,8 @@ class Stream:
     microseconds there, less than any call to another device. One Stream belongs to one thread; as many as are wanted
     may live side by side.
 
-    With ``early`` each call also asks the model's own rule, or the one given, whether the answer is settled
+    A sequence ends after the model's rows; where lengths differ it ends when ``reset`` says so, and may go on for
+    ever. With ``early`` each call also asks the model's own rule, or the one given, whether the answer is settled
     (``decided``, ``decisions``); that costs some microseconds a call.
 
     Raises ModelError if the file does not keep the contract, or has no rule when ``early`` is True.
@@ -58,6 +69,8 @@ class Stream:
         self.source, self.contract, self.n_bytes = file.source, file.contract, file.n_bytes
         self.n_streams = n_streams
         self._config = self.contract.config
+        self._dtype = np.dtype(np.float32 if self._config.is_values else np.uint8)
+        self._max_rows = MAX_COUNT - 1 if self._config.variable_length else self._config.rows
         rule = early if isinstance(early, EarlyRule) else self.contract.early if early else EVERY_ROW
         if rule is None:
             raise ModelError(
@@ -71,22 +84,24 @@ class Stream:
         # two of each: a call reads one and writes the other, so no state is ever copied
         self._states = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(2)]
         self._now = 0
-        self._bound: OrderedDict[int, tuple[Pixels, Logits, tuple[_Call, _Call]]] = OrderedDict()
+        self._bound: OrderedDict[int, tuple[Sequences, Logits, tuple[_Call, _Call]]] = OrderedDict()
         self._rows_read = np.zeros(n_streams, np.int64)
         self._most_rows = 0
 
     def __repr__(self) -> str:
         return f"Stream({self.source!r}, n_streams={self.n_streams})"
 
-    def push(self, rows: Pixels, streams: Sequence[int] | None = None) -> Logits:
-        """Read the next rows of every stream: (n_streams, rows, cols) uint8 -> (n_streams, classes) float32.
+    def push(self, rows: Sequences, streams: Sequence[int] | None = None) -> Logits:
+        """Read the next rows of every stream: (n_streams, rows, cols) -> (n_streams, classes) float32.
+
+        Rows are uint8 pixels or float32 values, as the model has it.
 
         The number of rows is free, but for being a multiple of the model's ``rows_per_step``; the logits are
         those after the last of them. A single stream also takes (rows, cols) or one row (cols,). With
         ``streams`` only those numbers go on, with (len(streams), rows, cols); that takes a slower way.
 
-        Raises ValueError for another shape or dtype, for more rows than a sequence has left (``reset`` begins
-        the next one), or for a stream that is not there or there twice.
+        Raises ValueError for another shape or dtype, for values that are not finite, for more rows than a sequence
+        has left (``reset`` begins the next one), or for a stream that is not there or there twice.
         """
         which = self._chosen(streams)
         rows = self._checked(rows, self.n_streams if isinstance(which, slice) else len(which))
@@ -96,7 +111,7 @@ class Stream:
         self._most_rows = max(self._most_rows, most)
         if self._decides_early:
             # the streams may stand at different rows: only those at their end must decide
-            at_end = self._rows_read[which] == self._config.rows
+            at_end = self._rows_read[which] == self._max_rows
             self._decider.update(logits, which, last=at_end)
         return logits
 
@@ -170,9 +185,10 @@ class Stream:
             array[...] = values
         self._most_rows = int(self._rows_read.max())
 
-    def row_call(self, pixels: Pixels) -> Callable[[], Logits]:
-        """A call to be timed: reads one more step of ``pixels`` (n_streams, rows, cols), then the first again."""
-        steps = [np.ascontiguousarray(step) for step in np.split(pixels, self._config.n_steps, axis=1)]
+    def row_call(self, sequences: Sequences) -> Callable[[], Logits]:
+        """A call to be timed: reads one more step of ``sequences`` (n_streams, rows, cols), then the first again."""
+        n_steps = sequences.shape[1] // self._config.rows_per_step
+        steps = [np.ascontiguousarray(step) for step in np.split(sequences, n_steps, axis=1)]
         at = 0
         self.reset()
 
@@ -206,13 +222,13 @@ class Stream:
         h, c, rows_read, held, first, decision = arrays
         config = self._config
         return bool(
-            (np.abs(h) <= 1.001).all() and (np.abs(c) <= 1.001 * config.n_steps).all()
-            and ((rows_read >= 0) & (rows_read <= config.rows) & (rows_read % config.rows_per_step == 0)).all()
+            (np.abs(h) <= 1.001).all() and (np.abs(c) <= 1.001 * max(1, rows_read.max(initial=0))).all()
+            and ((rows_read >= 0) & (rows_read <= self._max_rows) & (rows_read % config.rows_per_step == 0)).all()
             and ((held >= 0) & (held <= rows_read // config.rows_per_step)).all()
             and all(((part >= -1) & (part < config.n_classes)).all() for part in (first, decision))
         )  # fmt: skip
 
-    def _push_all(self, rows: Pixels) -> Logits:
+    def _push_all(self, rows: Sequences) -> Logits:
         """Through buffers that are bound once for each number of rows: nothing to look up, no state to copy."""
         row, logits, calls = self._bound.get(rows.shape[1]) or self._bind(rows.shape[1])
         row[...] = rows
@@ -223,9 +239,9 @@ class Stream:
         self._now = 1 - self._now
         return logits.copy()
 
-    def _bind(self, n_rows: int) -> tuple[Pixels, Logits, tuple[_Call, _Call]]:
+    def _bind(self, n_rows: int) -> tuple[Sequences, Logits, tuple[_Call, _Call]]:
         """Rows, logits, and a call that reads and writes them: from state 0 to state 1, and one back."""
-        row = np.zeros((self.n_streams, n_rows, self._config.cols), np.uint8)
+        row = np.zeros((self.n_streams, n_rows, self._config.cols), self._dtype)
         logits = np.empty((self.n_streams, self._config.n_classes), np.float32)
 
         def call(before: int) -> _Call:
@@ -238,7 +254,7 @@ class Stream:
         self._bound[n_rows] = row, logits, (call(0), call(1))
         return self._bound[n_rows]
 
-    def _push_some(self, rows: Pixels, chosen: npt.NDArray[np.int64]) -> Logits:
+    def _push_some(self, rows: Sequences, chosen: npt.NDArray[np.int64]) -> Logits:
         states = self._states[self._now]
         feeds = {name: state[:, chosen] for name, state in zip(STATE_NAMES, states, strict=True)}
         shapes = {name: feed.shape for name, feed in zip(NEXT_STATE_NAMES, feeds.values(), strict=True)}
@@ -252,9 +268,9 @@ class Stream:
     def _most_after(self, n_rows: int, which: _Which) -> int:
         """The row that the furthest of these streams will stand at after so many more."""
         most = self._most_rows if isinstance(which, slice) else int(self._rows_read[which].max())
-        if most + n_rows > self._config.rows:
+        if most + n_rows > self._max_rows:
             raise ValueError(
-                f"rows: found {n_rows} more for a sequence of which {most} of {self._config.rows} are read; "
+                f"rows: found {n_rows} more for a sequence of which {most} of {self._max_rows} are read; "
                 "reset begins the next one"
             )
         return most + n_rows
@@ -269,17 +285,19 @@ class Stream:
             raise ValueError(f"streams: found {streams!r}, expected each number once")
         return chosen
 
-    def _checked(self, rows: object, n: int) -> Pixels:
+    def _checked(self, rows: object, n: int) -> Sequences:
         cols = self._config.cols
         found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
         if isinstance(rows, np.ndarray):
             if n == 1 and rows.ndim in (1, 2) and rows.shape[-1] == cols:
                 rows = rows.reshape(1, -1, cols)
-            if rows.dtype == np.uint8 and rows.ndim == 3 and rows.shape[0] == n and rows.shape[2] == cols:
+            if rows.dtype == self._dtype and rows.ndim == 3 and rows.shape[0] == n and rows.shape[2] == cols:
                 self._check_steps(rows.shape[1])
+                if self._config.is_values and not np.isfinite(rows).all():  # one would stay in the state for ever
+                    raise ValueError("rows: found a value that is not finite, expected numbers; reset after a gap")
                 return rows
         one = f" or ({cols},)" if n == 1 else ""
-        raise ValueError(f"rows: found {found}, expected a NumPy array uint8 ({n}, rows, {cols}){one}")
+        raise ValueError(f"rows: found {found}, expected a NumPy array {self._dtype} ({n}, rows, {cols}){one}")
 
     def _check_steps(self, n_rows: int) -> None:
         if n_rows < 1 or n_rows % self._config.rows_per_step:
@@ -290,20 +308,38 @@ def _unusable(why: str, found: object, expected: object = None) -> ModelError:
     return ModelError(f"the saved state {why}", found=found, expected=expected, fix="begin the sequence anew")
 
 
-def logits_by_step(stream: Stream, pixels: Pixels) -> StepLogits:
+def logits_by_step(stream: Stream, sequences: Sequences) -> StepLogits:
     """Sequences (N, rows, cols) through a Stream, one step a call -> (N, steps, classes).
 
     As many at a time as it has streams; whatever it was reading is given up.
     """
     config, n = stream.contract.config, stream.n_streams
-    found = np.empty((len(pixels), config.n_steps, config.n_classes), np.float32)
-    for at in range(0, len(pixels), n):
-        part = pixels[at : at + n]
+    n_steps = sequences.shape[1] // config.rows_per_step
+    found = np.empty((len(sequences), n_steps, config.n_classes), np.float32)
+    for at in range(0, len(sequences), n):
+        part = sequences[at : at + n]
         # the last sequences may be fewer than the streams
         some = None if len(part) == n else range(len(part))
         stream.reset()
-        for step in range(config.n_steps):
+        for step in range(n_steps):
             rows = part[:, step * config.rows_per_step : (step + 1) * config.rows_per_step]
             found[at : at + n, step] = stream.push(rows, some)
+    stream.reset()
+    return found
+
+
+def last_logits(stream: Stream, sequences: Sequences, lengths: Lengths | None = None) -> Logits:
+    """The same, but (N, classes) after each sequence's own last row; one that has ended is pushed no more."""
+    if lengths is None:
+        return logits_by_step(stream, sequences)[:, -1]
+    found = np.empty((len(sequences), stream.contract.config.n_classes), np.float32)
+    for at in range(0, len(sequences), stream.n_streams):
+        part, ends = sequences[at : at + stream.n_streams], lengths[at : at + stream.n_streams]
+        stream.reset()
+        for row in range(int(ends.max())):
+            goes_on = np.flatnonzero(ends > row)
+            some = None if len(goes_on) == stream.n_streams else goes_on.tolist()
+            logits = stream.push(part[goes_on, row : row + 1], some)
+            found[at + goes_on] = logits
     stream.reset()
     return found

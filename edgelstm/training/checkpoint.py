@@ -22,7 +22,7 @@ from edgelstm.config import (
     model_config_from,
     train_config_from,
 )
-from edgelstm.contract import Score, check_temperature
+from edgelstm.contract import Score, check_ranges, check_temperature
 from edgelstm.errors import CheckpointError
 from edgelstm.files import write_bytes
 from edgelstm.training.model import RowLstm, numpy_weights
@@ -52,12 +52,14 @@ class Checkpoint:
     epoch: int
     """Epochs behind these weights."""
     data_sha256: str
-    """Of the file of the training images."""
+    """Of the data that it was trained on: of MNIST, of the file of the training images."""
     validation: Score | None = None
     test: Score | None = None
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     temperature: float = 1.0
     """Fitted to the validation logits; see `edgelstm.runtime.calibration`."""
+    ranges: tuple[tuple[float, float], ...] = ()
+    """Smallest and largest value of each column in the training split; empty for pixels."""
 
     def model(self) -> RowLstm:
         """A RowLstm with these weights, in evaluation mode."""
@@ -108,6 +110,7 @@ def _checkpoint_from(values: dict[str, Any]) -> tuple[Checkpoint, Shapes]:
         values[key] = Score(**values[key]) if values[key] else None
     values["config"] = model_config_from(values["config"])
     values["train"] = train_config_from(values["train"])
+    values["ranges"] = tuple(tuple(limits) for limits in values.get("ranges", ()))
     checkpoint = Checkpoint(weights={}, **values)
     check_run(checkpoint.name, checkpoint.epoch, MAX_EPOCHS)
     versions = checkpoint.versions
@@ -115,6 +118,7 @@ def _checkpoint_from(values: dict[str, Any]) -> tuple[Checkpoint, Shapes]:
     if len(texts) > 100 or not all(is_text(text) for text in texts):
         raise ValueError(f"data_sha256 or versions: found something else than texts of at most {MAX_NAME} characters")
     check_temperature(checkpoint.temperature)
+    check_ranges(checkpoint.ranges, checkpoint.config)
     return checkpoint, weight_shapes(checkpoint.config)
 
 

@@ -23,12 +23,14 @@ SEED_STRIDE = 1_000_003
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels on the training device."""
+    """Sequences and labels on the training device."""
 
-    images: torch.Tensor
-    """(N, R, C) uint8."""
+    sequences: torch.Tensor
+    """(N, R, C) uint8 or float32."""
     labels: torch.Tensor
     """(N,) int64."""
+    lengths: torch.Tensor | None = None
+    """(N,) int32 rows of each, where they differ."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,7 +104,7 @@ def fit(
         generator = torch.Generator().manual_seed(train.seed * SEED_STRIDE + state.epoch + 1)
         order = torch.randperm(len(fitting), generator=generator)
         batches = order.split(train.batch_size)[: min(steps_per_epoch, total - step)]
-        images, taught = teacher.copy_for(state.epoch) if teacher else (fitting.images, None)
+        images, taught = teacher.copy_for(state.epoch) if teacher else (fitting.sequences, None)
         began, loss_sum, n_right, n_seen = time.perf_counter(), 0.0, 0, 0
         state.model.train()
         for batch in batches:
@@ -110,7 +112,8 @@ def fit(
             if train.augment and taught is None:  # a copy with logits was augmented before the teachers saw it
                 shown = augment(shown, train.augment, generator)
             rate = learning_rate_at(step, train, total)
-            loss, right = _take_step(state, train, shown, fitting.labels[batch], targets, rate)
+            lengths = None if fitting.lengths is None else fitting.lengths[batch]
+            loss, right = _take_step(state, train, shown, lengths, fitting.labels[batch], targets, rate)
             step += 1
             _update_average(state.average, live, train.ema_decay, step)
             if not math.isfinite(loss):
@@ -121,7 +124,7 @@ def fit(
                 yield StepResult(step, state.epoch + 1, loss, Score(right, len(batch)), rate)
         seconds = time.perf_counter() - began
         state.epoch += 1
-        logits = logits_of(averaged_model(state), validation.images)
+        logits = logits_of(averaged_model(state), validation)
         yield EpochResult(
             step, state.epoch, loss_sum / len(batches), Score(n_right, n_seen), score_of(logits, validation),
             n_seen / seconds, logits,
@@ -129,14 +132,14 @@ def fit(
 
 
 def _take_step(
-    state: TrainState, train: TrainConfig, images: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None,
-    rate: float,
+    state: TrainState, train: TrainConfig, sequences: torch.Tensor, lengths: torch.Tensor | None,
+    labels: torch.Tensor, taught: torch.Tensor | None, rate: float,
 ) -> tuple[float, int]:  # fmt: skip
     """Forward, loss, backward, step; the loss and the right answers of the batch before the step."""
     state.optimizer.param_groups[0]["lr"] = rate
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=train.bf16):
+    with torch.autocast(sequences.device.type, torch.bfloat16, enabled=train.bf16):
         # (T, B, C): the logits after each step, or after the last alone
-        steps = state.model.logits_by_step(images) if train.step_loss else state.model(images)[None]
+        steps = state.model.logits_by_step(sequences) if train.step_loss else state.model(sequences, lengths)[None]
     steps = steps.float()
     loss = _loss(steps[-1], labels, taught, train)
     if train.step_loss:
@@ -165,9 +168,11 @@ def _mean_step_loss(
 
 
 @torch.inference_mode()
-def logits_of(model: RowLstm, images: torch.Tensor, batch_size: int = 1000) -> Logits:
-    """(N, R, C) uint8 images -> (N, classes) float32 logits on the CPU."""
-    found: Logits = torch.cat([model(part) for part in images.split(batch_size)]).cpu().numpy()
+def logits_of(model: RowLstm, split: Split, batch_size: int = 1000) -> Logits:
+    """(N, classes) float32 logits of a split's sequences, on the CPU."""
+    parts = split.sequences.split(batch_size)
+    ends = [None] * len(parts) if split.lengths is None else split.lengths.split(batch_size)
+    found: Logits = torch.cat([model(*part) for part in zip(parts, ends, strict=True)]).cpu().numpy()
     return found
 
 

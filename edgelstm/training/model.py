@@ -1,4 +1,4 @@
-"""RowLstm: a picture's rows read as a sequence by an LSTM, its last state through one linear layer."""
+"""RowLstm: rows read as a sequence by an LSTM, its last state through one linear layer."""
 
 from collections.abc import Mapping
 
@@ -7,38 +7,56 @@ import torch
 from torch import nn
 
 from edgelstm.config import ModelConfig
-from edgelstm.contract import Logits, Pixels, check_pixels
+from edgelstm.contract import Lengths, Logits, Sequences, check_sequences
 
 PIXEL_SCALE = 1.0 / 255.0
 """Pixels enter the recurrence as 0 to 1; export folds this into the input weights."""
 
 
 class RowLstm(nn.Module):
-    """(B, rows, cols) uint8 pixels -> (B, classes) float32 logits."""
+    """(B, rows, cols) uint8 pixels or float32 values -> (B, classes) float32 logits.
+
+    Values are normalised by the buffers ``mean`` and ``scale`` (cols,), pixels of a plain picture multiplied by
+    ``scale`` (1,), those of a digit by PIXEL_SCALE. They are set once, from the training split.
+    """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.lstm = nn.LSTM(config.step_size, config.hidden_size, config.n_layers)
         self.head = nn.Linear(config.hidden_size, config.n_classes)
+        if config.is_values:
+            self.register_buffer("mean", torch.zeros(config.cols))
+            self.register_buffer("scale", torch.ones(config.cols))
+        elif config.preparation == "plain":
+            self.register_buffer("scale", torch.full((1,), PIXEL_SCALE))
 
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        _, (last, _) = self.lstm(self._sequence(pixels))
-        # (L, B, H): the last layer's state after the last row
-        logits: torch.Tensor = self.head(last[-1])
+    def forward(self, sequences: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        states, (last, _) = self.lstm(self._normal(sequences))
+        # (L, B, H): the last layer's state after the last row, or after each sequence's own last row of (T, B, H)
+        state = last[-1] if lengths is None else states[lengths.long() - 1, torch.arange(states.shape[1])]
+        logits: torch.Tensor = self.head(state)
         return logits
 
-    def logits_by_step(self, pixels: torch.Tensor) -> torch.Tensor:
+    def logits_by_step(self, sequences: torch.Tensor) -> torch.Tensor:
         """(B, rows, cols) -> (T, B, classes): what the model would say after each step."""
-        states, _ = self.lstm(self._sequence(pixels))
+        states, _ = self.lstm(self._normal(sequences))
         logits: torch.Tensor = self.head(states)
         return logits
 
-    def _sequence(self, pixels: torch.Tensor) -> torch.Tensor:
-        config = self.config
-        # (B, R, C) -> (B, T, S) -> (T, B, S): rows are time steps, and torch's LSTM is time-major
-        steps = pixels.reshape(-1, config.n_steps, config.step_size).transpose(0, 1)
-        return steps.to(self.head.weight.dtype) * PIXEL_SCALE
+    def _normal(self, sequences: torch.Tensor) -> torch.Tensor:
+        config, dtype = self.config, self.head.weight.dtype
+        if config.is_values:
+            normal = (sequences.to(dtype) - self.mean) * self.scale
+        else:
+            normal = sequences.to(dtype) * (self.scale if config.preparation == "plain" else PIXEL_SCALE)
+        if config.rows_per_step > 1:  # (B, R, C) -> (B, T, S)
+            normal = normal.reshape(-1, config.n_steps, config.step_size)
+        # (B, T, S) -> (T, B, S): rows are time steps, and torch's LSTM is time-major
+        return normal.transpose(0, 1)
 
 
 def new_model(
@@ -81,12 +99,14 @@ class TorchRunner:
         self._device = torch.device(device)
         self._model = model.to(self._device).eval()
 
-    def logits(self, pixels: Pixels) -> Logits:
-        """(B, rows, cols) uint8 -> (B, classes) float32."""
-        check_pixels(pixels, self.config)
-        writable = pixels if pixels.flags.writeable else pixels.copy()  # torch has no read-only tensors
+    def logits(self, sequences: Sequences, lengths: Lengths | None = None) -> Logits:
+        """(B, rows, cols) uint8 or float32, and (B,) int32 where lengths differ -> (B, classes) float32."""
+        arrays = (array for array in check_sequences(sequences, self.config, lengths) if array is not None)
         with torch.inference_mode():
-            found: Logits = self._model(torch.from_numpy(writable).to(self._device)).cpu().numpy()
+            # torch has no read-only tensors
+            writable = (array if array.flags.writeable else array.copy() for array in arrays)
+            tensors = [torch.from_numpy(array).to(self._device) for array in writable]
+            found: Logits = self._model(*tensors).cpu().numpy()
         return found
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from edgelstm import __version__
 from edgelstm.config import ModelConfig, cache_dir
 from edgelstm.contract import Score
-from edgelstm.data.mnist import Digits, load_splits
+from edgelstm.data.dataset import Dataset, Part
 from edgelstm.errors import DataError, OutputError, TrainingError
 from edgelstm.files import FolderLock, check_writable, remove_parts, write_bytes
 from edgelstm.runtime.calibration import fit_temperature
@@ -63,11 +63,13 @@ class RunEnd:
     """On the first 128 test images, the classic exercise's number."""
 
 
+OpenData = Callable[[ModelConfig], Dataset]
+"""Opens what a model of this shape is trained on; called once all that can be refused at once has been."""
 Event = RunStart | StepResult | BusyMachine | EpochResult | RunEnd
 
 
 def begin_run(
-    plan: RunPlan, folder: Path, data_folder: Path, device: str = "auto", *, teachers: Sequence[Path] = (),
+    plan: RunPlan, folder: Path, open_data: OpenData, device: str = "auto", *, teachers: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> Iterator[Event]:  # fmt: skip
     """Train from the beginning into ``folder``, on the labels or on the logits of the ``teachers``.
@@ -93,11 +95,11 @@ def begin_run(
         normal_head = train.head_init == "normal"
         model = new_model(plan.config, generator, forget_bias=train.forget_bias, normal_head=normal_head)
         plan = dataclasses.replace(plan, train=train)
-        return _run(plan, new_state(model.to(on), train), folder, data_folder, loaded, lock)
+        return _run(plan, new_state(model.to(on), train), folder, open_data, loaded, lock)
 
 
 def resume_run(
-    folder: Path, data_folder: Path, device: str = "auto", *, teachers: Sequence[Path] = ()
+    folder: Path, open_data: OpenData, device: str = "auto", *, teachers: Sequence[Path] = ()
 ) -> tuple[RunPlan, Iterator[Event]]:
     """Go on from the last saved epoch, to the very bits of an uninterrupted run.
 
@@ -111,7 +113,7 @@ def resume_run(
         torch.set_num_threads(plan.train.threads or torch.get_num_threads())
         loaded = [load_teacher(path, str(on)) for path in teachers]
         check_teachers(loaded, plan.config, plan.train.teachers)
-        return plan, _run(plan, state, folder, data_folder, loaded, lock)
+        return plan, _run(plan, state, folder, open_data, loaded, lock)
 
 
 @contextlib.contextmanager
@@ -127,19 +129,17 @@ def _locked(folder: Path) -> Iterator[FolderLock]:
 
 
 def _run(
-    plan: RunPlan, state: TrainState, folder: Path, data_folder: Path, teachers: Sequence[Teacher], lock: FolderLock
+    plan: RunPlan, state: TrainState, folder: Path, open_data: OpenData, teachers: Sequence[Teacher], lock: FolderLock
 ) -> Iterator[Event]:
     device = state.model.head.weight.device
     with contextlib.closing(lock):
-        splits = load_splits(data_folder)
-        fitting, validation, test = (
-            _split_on(device, digits, plan.config) for digits in (splits.fitting, splits.validation, splits.test)
-        )
+        dataset = open_data(plan.config)
+        fitting, validation, test = (_split_on(device, part, plan.config) for part in dataset.parts.values())
         kept = cache_dir() / TEACHER_LOGITS_DIR
-        teacher = TeacherLogits(fitting.images, plan.train, teachers, kept) if teachers else None
+        teacher = TeacherLogits(fitting.sequences, plan.train, teachers, kept) if teachers else None
         checkpoint = Checkpoint(
             weights=state.average, config=plan.config, train=plan.train, name=plan.name, epoch=state.epoch,
-            data_sha256=splits.sha256, versions=_versions(),
+            data_sha256=dataset.sha256, versions=_versions(),
         )  # fmt: skip
         total = n_steps(plan.train, len(fitting))
         steps_done = min(total, state.epoch * (len(fitting) // plan.train.batch_size))
@@ -173,8 +173,8 @@ def _end(
 ) -> RunEnd:
     """Score the trained weights, fit the temperature, and write both into the run's checkpoint."""
     model = averaged_model(state)
-    logits = last.validation_logits if last else logits_of(model, validation.images)
-    test_logits, labels = logits_of(model, test.images), test.labels.cpu().numpy()
+    logits = last.validation_logits if last else logits_of(model, validation)
+    test_logits, labels = logits_of(model, test), test.labels.cpu().numpy()
     first = Score.of(test_logits[:N_FIRST], labels[:N_FIRST])
     end = RunEnd(file, last.train if last else None, score_of(logits, validation), Score.of(test_logits, labels), first)
     temperature = fit_temperature(logits, validation.labels.cpu().numpy())
@@ -232,17 +232,15 @@ def _lines_until(path: Path, steps_done: int) -> Iterator[bytes]:
                 yield line
 
 
-def _split_on(device: torch.device, digits: Digits, config: ModelConfig) -> Split:
-    """The digits on the device. Raises DataError if the model does not read such images or tell apart such labels."""
-    shape, expected = digits.images.shape[1:], (config.rows, config.cols)
-    if shape != expected:
-        raise DataError(f"{digits.source} do not fit the model", found=f"shape {shape}", expected=expected)
-    largest = int(digits.labels.max(initial=0))
-    if largest >= config.n_classes:
-        what, expected_classes = f"{digits.source} do not fit the model", f"{config.n_classes} classes"
-        raise DataError(what, found=f"class {largest}", expected=expected_classes)
-    labels = torch.tensor(digits.labels, dtype=torch.int64, device=device)
-    return Split(torch.tensor(digits.images, device=device), labels)
+def _split_on(device: torch.device, part: Part, config: ModelConfig) -> Split:
+    """The sequences on the device. Raises DataError if the model does not read such ones or tell apart such labels."""
+    if not part.fits(config):
+        shape = f"{part.sequences.dtype} {part.sequences.shape[1:]}, classes up to {int(part.labels.max(initial=0))}"
+        expected = f"({config.rows}, {config.cols}) of {config.preparation}, {config.n_classes} classes"
+        raise DataError(f"{part.source} do not fit the model", found=shape, expected=expected)
+    labels = torch.tensor(part.labels, dtype=torch.int64, device=device)
+    lengths = None if part.lengths is None else torch.tensor(part.lengths, device=device)
+    return Split(torch.tensor(part.sequences, device=device), labels, lengths)
 
 
 def _device(name: str) -> torch.device:

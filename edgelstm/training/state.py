@@ -84,7 +84,10 @@ def _plan_from(values: dict[str, Any]) -> tuple[tuple[RunPlan, int], Shapes]:
     plan = RunPlan(values["name"], model_config_from(values["config"]), train_config_from(values["train"]))
     check_run(plan.name, values["epoch"], plan.train.epochs)
     weights = weight_shapes(plan.config)
-    shapes: dict[str, tuple[int, ...]] = {f"adamw.step.{name}": () for name in weights}
-    for part in ("model", "average", "adamw.exp_avg", "adamw.exp_avg_sq"):
-        shapes |= {f"{part}.{name}": shape for name, shape in weights.items()}
+    trained = {name: shape for name, shape in weights.items() if name not in ("mean", "scale")}
+    shapes: dict[str, tuple[int, ...]] = {f"adamw.step.{name}": () for name in trained}
+    for part, some in (
+        ("model", weights), ("average", weights), ("adamw.exp_avg", trained), ("adamw.exp_avg_sq", trained)
+    ):  # fmt: skip
+        shapes |= {f"{part}.{name}": shape for name, shape in some.items()}
     return (plan, values["epoch"]), shapes

@@ -6,11 +6,12 @@ from functools import partial
 
 import numpy as np
 
-from edgelstm.contract import INPUT_NAME, OUTPUT_NAME, Logits, Pixels, in_batches
-from edgelstm.data.mnist import Digits
+from edgelstm.contract import Lengths, Logits, Runner, Sequences, in_batches
+from edgelstm.data.dataset import Part
 from edgelstm.errors import EdgeLstmError, ModelError
-from edgelstm.export.checks import (
+from edgelstm.exporting.checks import (
     FP16_CUDA_ATOL,
+    FP16_VALUES_ATOL,
     INT8_ATOL,
     INT8_STREAM_ATOL,
     Check,
@@ -21,18 +22,19 @@ from edgelstm.export.checks import (
     graph_check,
     kernel_check,
     near_check,
+    padding_check,
     parity_check,
     restored_check,
     rule_check,
     score_check,
 )
-from edgelstm.export.graph import build_graph, contract_of, probe_pixels
-from edgelstm.export.torch_export import TorchExportedRunner
+from edgelstm.exporting.graph import build_graph, contract_of, probe_sequences
+from edgelstm.exporting.torch_export import TorchExportedRunner
 from edgelstm.onnx_file import ModelFile, ModelSource, decode, open_model
 from edgelstm.runtime.reference import NumpyRunner, numpy_logits_by_rows, rounding_tolerance
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.session import Provider
-from edgelstm.runtime.stream import Stream, logits_by_step
+from edgelstm.runtime.stream import Stream, last_logits, logits_by_step
 from edgelstm.training.checkpoint import Checkpoint
 from edgelstm.training.model import TorchRunner
 
@@ -44,6 +46,9 @@ SPLIT_STREAMS = 1000
 KERNEL_BATCH_SIZES = (7, 32)
 """At most the runner's chunk: int8 activations share one scale with their chunk."""
 NEAR_STREAM_SIZES = (1, 7, 32)
+
+Batch = tuple[Sequences, Lengths | None]
+"""(B, rows, cols), and (B,) lengths where they differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,34 +75,34 @@ class VerifyReport:
 def verify(
     checkpoint: Checkpoint,
     model: ModelSource,
-    digits: Digits | None,
+    evaluation: Part | None,
     *,
     providers: tuple[Provider, ...] = ("auto",),
-    validation: Digits | None = None,
+    validation: Part | None = None,
     checkpoint_name: str = "the checkpoint",
 ) -> VerifyReport:
     """Ask whether graph, weights, values, decisions, confidences and claims of a file are the checkpoint's.
 
-    ``digits`` are the evaluation sequences; if they are None, or not of the model's shape, random ones are
+    ``evaluation`` are labelled sequences; if they are None, or not of the model's shape, random ones are
     compared, and no accuracy. ``validation`` are those that chose the rule for early exit, None if they are not at
     hand. The reference is eager torch, and for int8 a NumPy model of the kernel; a stream runs on the CPU whatever
     the ``providers``. Raises ProviderError if a provider that was asked for by name does not run the LSTM.
     """
     name = model.source if isinstance(model, ModelFile) else "the model" if isinstance(model, bytes) else str(model)
-    digits, validation = (
-        each if each is not None and each.fits(checkpoint.config) else None for each in (digits, validation)
+    evaluation, validation = (
+        each if each is not None and each.fits(checkpoint.config) else None for each in (evaluation, validation)
     )
-    what = f"{len(digits):,} digits ({digits.source})" if digits else "random pixels only"
-    checks = tuple(_checks(checkpoint, model, digits, providers, validation))
+    what = f"{len(evaluation):,} sequences ({evaluation.source})" if evaluation else "random sequences only"
+    checks = tuple(_checks(checkpoint, model, evaluation, providers, validation))
     return VerifyReport(name, checkpoint_name, what, checks)
 
 
 def _checks(
     checkpoint: Checkpoint,
     model: ModelSource,
-    digits: Digits | None,
+    evaluation: Part | None,
     providers: tuple[Provider, ...],
-    validation: Digits | None,
+    validation: Part | None,
 ) -> Iterator[Check]:
     config = checkpoint.config
     try:
@@ -114,50 +119,56 @@ def _checks(
         return
     yield Check(
         "same contract", True,
-        f"{INPUT_NAME} uint8 (batch, {config.rows}, {config.cols}) -> "
-        f"{OUTPUT_NAME} float32 (batch, {config.n_classes})",
+        f"{', '.join(map(str, file.graph.inputs))} -> {', '.join(map(str, file.graph.outputs))}",
     )  # fmt: skip
     yield graph_check(build_graph(checkpoint, contract), file)
-    noise = probe_pixels(config)
-    images = digits.images if digits else noise
+    probe = probe_sequences(checkpoint)
     fp32 = build_graph(checkpoint, contract_of(checkpoint))
-    tolerance = rounding_tolerance(fp32, np.concatenate([noise, images[:256]]))
+    sequences, lengths = _arrays(evaluation) if evaluation else probe
+    some = slice(0, 256)
+    tolerance = max(
+        rounding_tolerance(fp32, *one)
+        for one in (probe, (sequences[some], None if lengths is None else lengths[some]))
+    )  # fmt: skip
     runners = [OrtRunner(file, provider=provider) for provider in providers]
     runners = list({runner.provider_used: runner for runner in runners}.values())
     if contract.precision == "fp32":
-        yield from _exact_checks(checkpoint, file, runners, images, noise, tolerance)
+        yield from _exact_checks(checkpoint, file, runners, (sequences, lengths), probe, tolerance)
     else:
-        yield from _reduced_checks(checkpoint, file, runners, images, digits, tolerance)
-    yield restored_check(file, images)
+        yield from _reduced_checks(checkpoint, file, runners, (sequences, lengths), evaluation, tolerance)
+    yield restored_check(file, sequences)
+    if lengths is not None:
+        yield padding_check(runners, sequences, lengths)
     yield claims_check(checkpoint, contract)
-    yield from _score_checks(file, digits, validation)
+    yield from _score_checks(file, evaluation, validation)
     if contract.early:
         yield rule_check(file, contract.early, validation)
-    if contract.early and digits:
-        yield early_check(contract.early, logits_by_step(Stream(file), images), digits.labels, config.rows_per_step)
+    if contract.early and evaluation:
+        logits = logits_by_step(Stream(file), evaluation.sequences)
+        yield early_check(contract.early, logits, evaluation.labels, config.rows_per_step)
 
 
 def _exact_checks(
     checkpoint: Checkpoint,
     file: ModelFile,
     runners: list[OrtRunner],
-    images: Pixels,
-    noise: Pixels,
+    real: Batch,
+    noise: Batch,
     tolerance: float,
 ) -> Iterator[Check]:
     """fp32: however the sequences are fed, values and decisions are eager torch's."""
-    pixels, n = np.concatenate([images, noise]), len(images)
-    reference = in_batches(TorchRunner(checkpoint.model()), pixels, 1000)
+    both, n = _joined(real, noise), len(real[0])
+    reference = _batched(TorchRunner(checkpoint.model()), both, 1000)
     ways: list[tuple[str, Callable[[], Logits]]] = [
-        ("NumPy, batch 1000", lambda: NumpyRunner(file).logits(pixels)),
-        ("torch.onnx.export, batch 1000", lambda: in_batches(TorchExportedRunner(checkpoint), pixels, 1000)),
-        *((_whole(runner, n), partial(in_batches, runner, pixels, n)) for runner in runners for n in BATCH_SIZES),
-        *((_by_rows(n), partial(_streamed, file, pixels, n)) for n in STREAM_SIZES),
-        *(
-            (f"row by row on the CPU, {how}", partial(_fed, file, pixels, calls))
-            for how, calls in splits(checkpoint.config.n_steps)
+        ("NumPy, batch 1000", lambda: NumpyRunner(file).logits(*both)),
+        (
+            "torch.onnx.export, batch 1000",
+            lambda: _batched(TorchExportedRunner(checkpoint, both[0].shape[1]), both, 1000),
         ),
-        ("row by row on the CPU, NumPy", lambda: _numpy_fed(file, pixels, 1000)),
+        *((_whole(runner, n), partial(_batched, runner, both, n)) for runner in runners for n in BATCH_SIZES),
+        *((_by_rows(n), partial(_streamed, file, both, n)) for n in STREAM_SIZES),
+        *((f"row by row on the CPU, {how}", partial(_fed, file, both, calls)) for how, calls in _splits(checkpoint)),
+        ("row by row on the CPU, NumPy", lambda: _numpy_fed(file, both, 1000)),
     ]
     for how, logits in ways:
         try:
@@ -172,8 +183,8 @@ def _reduced_checks(
     checkpoint: Checkpoint,
     file: ModelFile,
     runners: list[OrtRunner],
-    images: Pixels,
-    digits: Digits | None,
+    real: Batch,
+    evaluation: Part | None,
     tolerance: float,
 ) -> Iterator[Check]:
     """int8 and fp16 are other functions than fp32: the kernel must be NumPy's, accuracy and confidences torch's.
@@ -182,36 +193,40 @@ def _reduced_checks(
     """
     int8 = file.contract.precision == "int8"
     numpy_runner = NumpyRunner(file)
-    for n in KERNEL_BATCH_SIZES:
-        expected = in_batches(numpy_runner, images, n)
+    # where lengths differ the runner takes int8 sequences one by one
+    sizes = (1,) if int8 and real[1] is not None else KERNEL_BATCH_SIZES
+    for n in sizes:
+        expected = _batched(numpy_runner, real, n)
         for runner in runners:
             atol = INT8_ATOL if int8 else FP16_CUDA_ATOL if runner.provider_used == "cuda" else tolerance
-            yield kernel_check(_whole(runner, n), expected, in_batches(runner, images, n), atol, int8=int8)
-    streamed = {n: _streamed(file, images, n) for n in sorted({*NEAR_STREAM_SIZES, *STREAM_SIZES})}
-    n = max(NEAR_STREAM_SIZES)
+            yield kernel_check(_whole(runner, n), expected, _batched(runner, real, n), atol, int8=int8)
+    streamed = {n: _streamed(file, real, n) for n in sorted({*NEAR_STREAM_SIZES, *STREAM_SIZES})}
+    n = 1 if int8 and real[1] is not None else max(NEAR_STREAM_SIZES)
     atol = INT8_ATOL if int8 else tolerance
-    yield kernel_check(_by_rows(n), _numpy_fed(file, images, n), streamed[n], atol, int8=int8)
+    yield kernel_check(_by_rows(n), _numpy_fed(file, real, n), streamed[n], atol, int8=int8)
     cpu = OrtRunner(file, provider="cpu")
     atol, why = (INT8_STREAM_ATOL, "a call is scaled by itself") if int8 else (tolerance, "rounding")
+    if not int8 and file.contract.config.is_values:
+        atol, why = FP16_VALUES_ATOL, "whole sequences are rounded to float16, rows are not"
     for n in NEAR_STREAM_SIZES:
-        yield near_check(_by_rows(n), in_batches(cpu, images, n), streamed[n], atol, why)
-    reference = in_batches(TorchRunner(checkpoint.model()), images, 1000)
-    ways = [(_whole(runner, n), in_batches(runner, images, n)) for runner in runners for n in BATCH_SIZES]
+        yield near_check(_by_rows(n), _batched(cpu, real, n), streamed[n], atol, why)
+    reference = _batched(TorchRunner(checkpoint.model()), real, 1000)
+    ways = [(_whole(runner, n), _batched(runner, real, n)) for runner in runners for n in BATCH_SIZES]
     for how, found in [*ways, *((_by_rows(n), found) for n, found in streamed.items())]:
-        if digits:
-            yield accuracy_check(how, reference, found, digits.labels)
+        if evaluation:
+            yield accuracy_check(how, reference, found, evaluation.labels)
         yield confidence_check(how, reference, found, file.contract.temperature)
 
 
-def _score_checks(file: ModelFile, digits: Digits | None, validation: Digits | None) -> Iterator[Check]:
+def _score_checks(file: ModelFile, evaluation: Part | None, validation: Part | None) -> Iterator[Check]:
     """The scores that the file claims, counted as they were for it: on the CPU, one sequence at a time."""
     contract, runner = file.contract, OrtRunner(file, provider="cpu")
-    for question, claimed, sequences in (
-        ("claimed accuracy", contract.test, digits),
+    for question, claimed, part in (
+        ("claimed accuracy", contract.test, evaluation),
         ("claimed validation accuracy", contract.validation, validation if contract.validation else None),
     ):
-        if sequences:
-            yield score_check(question, claimed, in_batches(runner, sequences.images, 1), sequences.labels)
+        if part:
+            yield score_check(question, claimed, _batched(runner, _arrays(part), 1), part.labels)
         elif claimed:
             yield Check(question, None, f"the file claims {claimed}, and the sequences are not on this machine")
 
@@ -235,29 +250,53 @@ def splits(n_steps: int) -> list[tuple[str, list[int]]]:
     return found
 
 
+def _splits(checkpoint: Checkpoint) -> list[tuple[str, list[int]]]:
+    """Where lengths differ the sequences are cut into single rows only: a call ends where a sequence may end."""
+    config = checkpoint.config
+    return [] if config.variable_length else splits(config.n_steps)
+
+
+def _arrays(part: Part) -> Batch:
+    return part.sequences, part.lengths
+
+
+def _joined(one: Batch, other: Batch) -> Batch:
+    """Both, the shorter ones ended by zeros."""
+    rows = max(one[0].shape[1], other[0].shape[1])
+    sequences = [np.pad(part, ((0, 0), (0, rows - part.shape[1]), (0, 0))) for part, _ in (one, other)]
+    lengths = None if one[1] is None or other[1] is None else np.concatenate([one[1], other[1]])
+    return np.concatenate(sequences), lengths
+
+
 # Each of these gives the logits (B, classes) after the last row of sequences (B, rows, cols).
 
 
-def _streamed(file: ModelFile, pixels: Pixels, n_streams: int) -> Logits:
-    return logits_by_step(Stream(file, n_streams=n_streams), pixels)[:, -1]
+def _batched(runner: Runner, batch: Batch, size: int) -> Logits:
+    return in_batches(runner, batch[0], size, batch[1])
 
 
-def _fed(file: ModelFile, pixels: Pixels, steps_of_calls: list[int]) -> Logits:
+def _streamed(file: ModelFile, batch: Batch, n_streams: int) -> Logits:
+    return last_logits(Stream(file, n_streams=n_streams), *batch)
+
+
+def _fed(file: ModelFile, batch: Batch, steps_of_calls: list[int]) -> Logits:
     """So many steps in each call."""
     ends = np.cumsum(steps_of_calls)[:-1] * file.contract.config.rows_per_step
 
-    def feed(part: Pixels) -> Logits:
+    def feed(part: Sequences, _: Lengths | None) -> Logits:
         stream = Stream(file, n_streams=len(part))
         return [stream.push(np.ascontiguousarray(rows)) for rows in np.split(part, ends, axis=1)][-1]
 
-    return _by_parts(feed, pixels, SPLIT_STREAMS)
+    return _by_parts(feed, batch, SPLIT_STREAMS)
 
 
-def _numpy_fed(file: ModelFile, pixels: Pixels, batch_size: int) -> Logits:
+def _numpy_fed(file: ModelFile, batch: Batch, batch_size: int) -> Logits:
     """By the NumPy reference, one step a call."""
     graph, config = decode(file.form("stream")), file.contract.config
-    return _by_parts(lambda part: numpy_logits_by_rows(graph, part, config), pixels, batch_size)
+    return _by_parts(lambda part, lengths: numpy_logits_by_rows(graph, part, config, lengths), batch, batch_size)
 
 
-def _by_parts(feed: Callable[[Pixels], Logits], pixels: Pixels, size: int) -> Logits:
-    return np.concatenate([feed(pixels[at : at + size]) for at in range(0, len(pixels), size)])
+def _by_parts(feed: Callable[[Sequences, Lengths | None], Logits], batch: Batch, size: int) -> Logits:
+    sequences, lengths = batch
+    parts = [slice(at, at + size) for at in range(0, len(sequences), size)]
+    return np.concatenate([feed(sequences[part], None if lengths is None else lengths[part]) for part in parts])

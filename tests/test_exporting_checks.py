@@ -1,10 +1,10 @@
-"""Tests of edgelstm.export.checks: where each question changes from yes to no."""
+"""Tests of edgelstm.exporting.checks: where each question changes from yes to no."""
 
 import numpy as np
 import pytest
 
 from edgelstm.contract import Score
-from edgelstm.export.checks import (
+from edgelstm.exporting.checks import (
     INT8_ATOL,
     INT8_SAME_SHARE,
     MAX_CONFIDENCE_SHIFT,
@@ -16,7 +16,7 @@ from edgelstm.export.checks import (
     parity_check,
     score_check,
 )
-from edgelstm.export.export import MAX_LOSS
+from edgelstm.exporting.export import MAX_LOSS
 from edgelstm.runtime.calibration import probabilities
 from edgelstm.runtime.parity import compare, mcnemar
 

@@ -6,7 +6,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgelstm.errors import ModelError, ProviderError
-from edgelstm.export.quantize import LARGEST, quantized
+from edgelstm.exporting.quantize import LARGEST, quantized
 from edgelstm.onnx_file import open_model
 from edgelstm.runtime.parity import compare
 from edgelstm.runtime.reference import NumpyRunner
@@ -76,7 +76,7 @@ def test_a_file_does_not_pass_for_another_precision(tiny_checkpoint, model_bytes
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_the_kernel_is_what_the_numpy_model_of_it_says(int8, sample, batch_size):
-    images = sample.images[:batch_size]
+    images = sample.sequences[:batch_size]
     report = compare(NumpyRunner(int8).logits(images), OrtRunner(int8, provider="cpu").logits(images), atol=0.02)
     assert report.passed, report.max_difference
 
@@ -103,7 +103,7 @@ def test_weights_that_were_left_in_fp32_are_seen(fp16):
 
 
 def test_on_a_cpu_fp16_is_its_rounded_weights_in_float32(fp16, tiny_model_bytes, sample):
-    images = sample.images[:100]
+    images = sample.sequences[:100]
     on_cpu = OrtRunner(fp16, provider="cpu").logits(images)
     report = compare(NumpyRunner(fp16).logits(images), on_cpu)
     assert report.passed, report.max_difference

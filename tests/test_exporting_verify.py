@@ -1,4 +1,4 @@
-"""Tests of edgelstm.export.verify: an honest file passes, and no file that says or answers otherwise does."""
+"""Tests of edgelstm.exporting.verify: an honest file passes, and no file that says or answers otherwise does."""
 
 import dataclasses
 import json
@@ -11,13 +11,13 @@ from onnx import helper, numpy_helper
 from edgelstm import onnx_file
 from edgelstm.config import ModelConfig, shipped_dir
 from edgelstm.contract import EarlyRule, Score, in_batches
-from edgelstm.data.mnist import Digits
+from edgelstm.data.dataset import Part
 from edgelstm.errors import ModelError, ProviderError
-from edgelstm.export import checks as checks_module
-from edgelstm.export import verify as verify_module
-from edgelstm.export.export import choose_early_rule
-from edgelstm.export.graph import probe_pixels
-from edgelstm.export.verify import BATCH_SIZES, STREAM_SIZES, splits, verify
+from edgelstm.exporting import checks as checks_module
+from edgelstm.exporting import verify as verify_module
+from edgelstm.exporting.export import choose_early_rule
+from edgelstm.exporting.graph import probe_pixels
+from edgelstm.exporting.verify import BATCH_SIZES, STREAM_SIZES, splits, verify
 from edgelstm.onnx_file import checkpoint_beside, field_bytes, field_number, open_model
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream, logits_by_step
@@ -32,12 +32,12 @@ FORMS = [("fp32", "picture"), ("fp32", "stream"), ("int8", "picture"), ("int8", 
 
 @pytest.fixture(scope="module")
 def digits(sample):
-    return Digits(sample.images[:40], sample.labels[:40], "the first 40 of the sample")
+    return Part(sample.sequences[:40], sample.labels[:40], "the first 40 of the sample")
 
 
 @pytest.fixture(scope="module")
 def validation(sample):
-    return Digits(sample.images[40:60], sample.labels[40:60], "held out")
+    return Part(sample.sequences[40:60], sample.labels[40:60], "held out")
 
 
 @pytest.fixture(autouse=True)
@@ -572,7 +572,7 @@ def test_other_class_names_are_caught(verdict, model, tiny_config):
 
 
 def counted(checkpoint, digits):
-    return Score.of(TorchRunner(checkpoint.model()).logits(digits.images), digits.labels)
+    return Score.of(TorchRunner(checkpoint.model()).logits(digits.sequences), digits.labels)
 
 
 @pytest.mark.parametrize("lie", [-1, 1])
@@ -590,7 +590,7 @@ def test_an_accuracy_claim_that_is_off_by_one_is_caught(verdict, tiny_checkpoint
 @pytest.mark.parametrize("lie", [-1, 0, 1])
 def test_the_own_score_of_int8_is_counted_again(verdict, tiny_checkpoint, model_bytes_of, digits, kind, lie):
     runner = OrtRunner(model_bytes_of(tiny_checkpoint, "int8"), provider="cpu")
-    true = Score.of(in_batches(runner, digits.images, 1), digits.labels)
+    true = Score.of(in_batches(runner, digits.sequences, 1), digits.labels)
     content = model_bytes_of(tiny_checkpoint, "int8", kind, test=Score(true.n_right + lie, 40))
     assert failed(verdict(content)) == ({"claimed accuracy"} if lie else set())
 
@@ -599,7 +599,7 @@ def test_the_own_score_of_int8_is_counted_again(verdict, tiny_checkpoint, model_
 def test_a_score_of_the_sample_is_counted_where_all_digits_are(verdict, tiny_checkpoint, model_bytes_of, digits):
     """The sample is the first of the test images. A file that was judged by it says so, and is held to it."""
     runner = OrtRunner(model_bytes_of(tiny_checkpoint, "int8"), provider="cpu")
-    true = Score.of(in_batches(runner, digits.images[:10], 1), digits.labels[:10])
+    true = Score.of(in_batches(runner, digits.sequences[:10], 1), digits.labels[:10])
     for lie in (0, 1):
         claimed = Score(true.n_right + lie, 10)
         report = verdict(model_bytes_of(tiny_checkpoint, "int8", test=claimed))
@@ -698,7 +698,7 @@ def test_a_rule_that_is_not_the_one_of_validation_is_caught(
 def test_a_rule_that_loses_digits_is_caught_without_validation_too(verdict, model_bytes_of, sample):
     shipped = dataclasses.replace(load_checkpoint(shipped_dir() / "nano.safetensors"), test=None, validation=None)
     content = model_bytes_of(shipped, early=EarlyRule(0.5, 1, temperature=shipped.temperature))
-    digits = Digits(sample.images[:200], sample.labels[:200], "some")
+    digits = Part(sample.sequences[:200], sample.labels[:200], "some")
     report = verify(shipped, content, digits, providers=("cpu",))
     assert failed(report) == {"early exit"}
     assert "lost" in answers(report, "early exit")[0]
@@ -740,7 +740,7 @@ def test_a_forgotten_pixel_scale_is_caught_by_the_values(values_of, model):
 
 def test_a_change_that_no_digit_shows_is_caught_by_the_random_pixels(verdict, model, digits):
     """The outermost column is background in every digit, so its weights change no real decision."""
-    assert digits.images[:, :, 0].max() == 0
+    assert digits.sequences[:, :, 0].max() == 0
 
     def spoil(array):
         array[..., 0] += 1
@@ -805,9 +805,9 @@ def test_a_state_that_is_restored_wrongly_is_caught(verdict, tiny_model_bytes, m
 
 def test_the_rows_logits_are_those_of_that_many_rows(tiny_model_bytes, digits):
     """logits_by_step at step t is a fresh stream's answer after t rows."""
-    by_step = logits_by_step(Stream(tiny_model_bytes, n_streams=7), digits.images)
+    by_step = logits_by_step(Stream(tiny_model_bytes, n_streams=7), digits.sequences)
     for rows in (1, 13, 28):
-        found = Stream(tiny_model_bytes, n_streams=40).push(digits.images[:, :rows])
+        found = Stream(tiny_model_bytes, n_streams=40).push(digits.sequences[:, :rows])
         np.testing.assert_allclose(found, by_step[:, rows - 1], atol=1e-5)
 
 

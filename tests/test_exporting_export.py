@@ -1,4 +1,4 @@
-"""Tests of edgelstm.export.export: no file unless every check passes; the trade-off; the rule is validation's."""
+"""Tests of edgelstm.exporting.export: no file unless every check passes; the trade-off; the rule is validation's."""
 
 import dataclasses
 
@@ -7,11 +7,11 @@ import pytest
 
 from edgelstm.config import ModelConfig
 from edgelstm.contract import Score, in_batches
-from edgelstm.data.mnist import Digits
+from edgelstm.data.dataset import Part
 from edgelstm.errors import ModelError, OutputError, ParityError
-from edgelstm.export import export as export_module
-from edgelstm.export import graph as graph_module
-from edgelstm.export.export import MAX_LOSS, choose_early_rule, export, with_shifts
+from edgelstm.exporting import export as export_module
+from edgelstm.exporting import graph as graph_module
+from edgelstm.exporting.export import MAX_LOSS, choose_early_rule, export, with_shifts
 from edgelstm.measure.timing import Ratio
 from edgelstm.onnx_file import open_model
 from edgelstm.runtime.early_exit import choose_rule
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def digits(sample):
-    return Digits(sample.images[:60], sample.labels[:60], "sixty")
+    return Part(sample.sequences[:60], sample.labels[:60], "sixty")
 
 
 @pytest.fixture(scope="module")
 def validation(sample):
-    return Digits(sample.images[100:120], sample.labels[100:120], "held out")
+    return Part(sample.sequences[100:120], sample.labels[100:120], "held out")
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,7 @@ def test_the_rule_is_chosen_by_the_validation_sequences_alone(
     shifted = with_shifts(validation)
     # int8's logits depend on the streams beside: one alone, as on an edge device
     stream = Stream(done.path, n_streams=1 if precision == "int8" else 100)
-    expected = choose_rule(logits_by_step(stream, shifted.images), shifted.labels, 1, 0.5)
+    expected = choose_rule(logits_by_step(stream, shifted.sequences), shifted.labels, 1, 0.5)
     assert done.early == expected == stream.contract.early
     assert (done.early.validation.n, done.early.temperature) == (180, 0.5)
 
@@ -137,7 +137,7 @@ def test_a_few_sequences_that_settle_early_give_a_rule_that_reads_less(tmp_path,
     checkpoint = checkpoint_of(ModelConfig(rows=12, cols=4, hidden_size=8, class_names=("a", "b", "c")), 1.0)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 12, 4), dtype=np.uint8)
     labels = OrtRunner(export(checkpoint, tmp_path / "m").path, provider="cpu").logits(pixels).argmax(1)
-    settling = Digits(pixels, labels.astype(np.uint8), "its own answers")
+    settling = Part(pixels, labels.astype(np.uint8), "its own answers")
     rule = export(checkpoint, tmp_path / "model.onnx", validation=settling).early
     assert rule.mean_rows <= 12
     found = choose_early_rule(open_model(tmp_path / "model.onnx"), settling)
@@ -152,9 +152,9 @@ def test_without_validation_sequences_there_is_no_rule(tiny_checkpoint, tmp_path
 def test_the_held_out_digits_are_shifted_a_pixel_in_every_direction(validation):
     shifted = with_shifts(validation)
     n = len(validation)
-    assert (9 * n, 28, 28) == shifted.images.shape
-    plain, found = validation.images, set()
-    for part, labels in zip(shifted.images.reshape(9, n, 28, 28), shifted.labels.reshape(9, n), strict=True):
+    assert (9 * n, 28, 28) == shifted.sequences.shape
+    plain, found = validation.sequences, set()
+    for part, labels in zip(shifted.sequences.reshape(9, n, 28, 28), shifted.labels.reshape(9, n), strict=True):
         assert np.array_equal(validation.labels, labels)
         for y, x in ((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)):
             moved = np.roll(plain, (y, x), (1, 2))  # digits have blank edges, so nothing comes round
@@ -181,7 +181,7 @@ def test_a_smaller_precision_holds_its_own_score_counted_one_by_one(
 ):
     done = export(tiny_checkpoint, tmp_path / "model.onnx", precision, streaming=streaming, evaluation=digits)
     runner = OrtRunner(done.path, provider="cpu")
-    counted = Score.of(in_batches(runner, digits.images, 1), digits.labels)
+    counted = Score.of(in_batches(runner, digits.sequences, 1), digits.labels)
     assert (precision, counted) == (runner.contract.precision, runner.contract.test)
     assert (counted, precision, 1.2) == (done.tradeoff.reduced, done.tradeoff.precision, done.tradeoff.speed.value)
     assert done.tradeoff.fp32.n == done.parity.n == 60
@@ -189,7 +189,7 @@ def test_a_smaller_precision_holds_its_own_score_counted_one_by_one(
 
 def labelled_by(checkpoint, digits, model_bytes_of):
     """These sequences with the fp32 model's answers: it is always right."""
-    logits = OrtRunner(model_bytes_of(checkpoint), provider="cpu").logits(digits.images)
+    logits = OrtRunner(model_bytes_of(checkpoint), provider="cpu").logits(digits.sequences)
     return dataclasses.replace(digits, labels=logits.argmax(1).astype(np.uint8))
 
 

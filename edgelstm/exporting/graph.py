@@ -9,9 +9,23 @@ import onnx
 
 from edgelstm import __version__
 from edgelstm.config import ModelConfig
-from edgelstm.contract import Array, EarlyRule, Kind, ModelContract, Pixels, Precision, Score, graph_layout
+from edgelstm.contract import (
+    CONTRACT_VERSION,
+    MEAN_NAME,
+    SCALE_NAME,
+    Array,
+    EarlyRule,
+    Kind,
+    Lengths,
+    ModelContract,
+    Pixels,
+    Precision,
+    Score,
+    Sequences,
+    graph_layout,
+)
 from edgelstm.errors import ModelError
-from edgelstm.export.quantize import quantized
+from edgelstm.exporting.quantize import quantized
 from edgelstm.onnx_file import ModelFile, OnnxGraph, encode, graph_from, open_model
 from edgelstm.training.checkpoint import Checkpoint
 from edgelstm.training.model import PIXEL_SCALE, numpy_weights
@@ -27,6 +41,7 @@ def contract_of(
     test: Score | None = None,
     early: EarlyRule | None = None,
     kind: Kind = "picture",
+    version: int = CONTRACT_VERSION,
 ) -> ModelContract:
     """What the exported file says of itself; ``test`` is the own score of int8 or fp16."""
     versions = {"edgelstm": __version__, "onnx": importlib.metadata.version("onnx")}
@@ -44,6 +59,8 @@ def contract_of(
         temperature=checkpoint.temperature,
         kind=kind,
         early=early,
+        ranges=checkpoint.ranges,
+        version=version,
     )
 
 
@@ -55,13 +72,17 @@ def build_graph(checkpoint: Checkpoint, contract: ModelContract) -> OnnxGraph:
     config, precision = contract.config, contract.precision
     trained = numpy_weights(checkpoint.weights)
     weights: dict[str, Array] = {"head.weight": trained["head.weight"], "head.bias": trained["head.bias"]}
+    # folded into W; values are normalised by nodes of their own, see graph_layout
+    scale = 1.0 if config.is_values else float(trained[SCALE_NAME][0]) if SCALE_NAME in trained else PIXEL_SCALE
     for layer in range(config.n_layers):
         name = f"lstm_{layer}"
-        w, r, b = onnx_lstm_weights(trained, layer, scale=PIXEL_SCALE if layer == 0 else 1.0)
+        w, r, b = onnx_lstm_weights(trained, layer, scale=scale if layer == 0 else 1.0)
         weights |= {f"{name}.W": w, f"{name}.R": r, f"{name}.B": b}
     if precision == "fp16":
         with np.errstate(over="ignore"):  # found as infinity
             weights = {name: array.astype(np.float16) for name, array in weights.items()}
+    if config.is_values:
+        weights |= {name: trained[name] for name in (MEAN_NAME, SCALE_NAME)}
     wrong = [name for name, array in weights.items() if not np.isfinite(array).all()]
     if wrong:
         raise ModelError(
@@ -71,8 +92,8 @@ def build_graph(checkpoint: Checkpoint, contract: ModelContract) -> OnnxGraph:
         )  # fmt: skip
     if precision == "int8":
         for name in [f"lstm_{layer}.{key}" for layer in range(config.n_layers) for key in "WR"]:
-            weights[name], scale = quantized(weights[name])
-            weights[f"{name}_scale"], weights[f"{name}_zero_point"] = scale, np.zeros(scale.shape, np.int8)
+            weights[name], weights[f"{name}_scale"] = quantized(weights[name])
+            weights[f"{name}_zero_point"] = np.zeros(weights[f"{name}_scale"].shape, np.int8)
     picture = dataclasses.replace(contract, kind="picture")
     graph = graph_from(graph_layout(config, precision), weights, picture.to_metadata())
     if contract.kind == "picture":
@@ -114,7 +135,23 @@ def onnx_lstm_weights(
 
 
 def probe_pixels(config: ModelConfig, n: int = 256) -> Pixels:
-    """(n, rows, cols) random pixels of every density, the same each time: what parity is checked on."""
+    """(n, rows, cols) random pixels of every density, the same each time."""
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (n, config.rows, config.cols), dtype=np.uint8)
     return noise * (random.random(noise.shape) < np.linspace(0, 1, n)[:, None, None])
+
+
+def probe_sequences(checkpoint: Checkpoint, n: int = 256) -> tuple[Sequences, Lengths | None]:
+    """(n, rows, cols) random sequences and, where lengths differ, their (n,) lengths: what parity is checked on.
+
+    The same each time. Pixels of every density; values about as far from a column's mean as the data, some further.
+    """
+    config, random = checkpoint.config, np.random.default_rng(0)
+    shape = (n, config.rows, config.cols)
+    if not config.is_values:
+        return probe_pixels(config, n), None
+    trained = numpy_weights(checkpoint.weights)
+    spread = np.linspace(0, 3, n)[:, None, None]
+    values = trained[MEAN_NAME] + random.standard_normal(shape) * spread / trained[SCALE_NAME]
+    lengths = random.integers(1, config.rows + 1, n).astype(np.int32) if config.variable_length else None
+    return values.astype(np.float32), lengths

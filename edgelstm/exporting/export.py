@@ -1,16 +1,15 @@
 """Checkpoint -> ONNX file: checked, and proven as good as the checkpoint before it gets its name."""
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edgelstm.contract import EarlyRule, Precision, Score, in_batches
-from edgelstm.data.mnist import Digits
+from edgelstm.contract import EarlyRule, Pixels, Precision, Score, in_batches
+from edgelstm.data.dataset import Part
 from edgelstm.errors import ParityError
-from edgelstm.export.graph import build_graph, checked_file, contract_of, probe_pixels
+from edgelstm.exporting.graph import build_graph, checked_file, contract_of, probe_sequences
 from edgelstm.files import write_bytes
 from edgelstm.measure.timing import Ratio, calls_for_budget, measure_alternating, median_ratio
 from edgelstm.onnx_file import ModelFile
@@ -24,6 +23,8 @@ from edgelstm.training.model import TorchRunner
 
 MAX_LOSS = 0.0005
 """Share of the sequences that int8 or fp16 may get wrong more than fp32."""
+MIN_FOR_RULE = 500
+"""Validation sequences that a rule for early exit is chosen by, at least."""
 N_ROUNDS = 16
 TIMING_S = 2.0
 VALIDATION_STREAMS = {"fp32": 100, "fp16": 100, "int8": 1}
@@ -62,14 +63,14 @@ class Tradeoff:
         return self.fp32.accuracy - self.reduced.accuracy
 
 
-def export(
+def write_model(
     checkpoint: Checkpoint,
     target: Path,
     precision: Precision = "fp32",
     *,
     streaming: bool = False,
-    evaluation: Digits | None = None,
-    validation: Digits | None = None,
+    evaluation: Part | None = None,
+    validation: Part | None = None,
     force: bool = False,
 ) -> Exported:
     """Write the checkpoint as ONNX. Nothing is written unless every check passes.
@@ -106,10 +107,12 @@ def export(
 
 
 def _checked_parity(checkpoint: Checkpoint, file: ModelFile, target: Path) -> ParityReport:
-    """onnxruntime against torch on random pixels. Raises ParityError if they differ by more than rounding."""
-    pixels = probe_pixels(checkpoint.config)
-    tolerance = rounding_tolerance(file.graph, pixels)
-    expected, found = TorchRunner(checkpoint.model()).logits(pixels), OrtRunner(file, provider="cpu").logits(pixels)
+    """onnxruntime against torch on random sequences. Raises ParityError if they differ by more than rounding."""
+    probe = probe_sequences(checkpoint)
+    tolerance = rounding_tolerance(file.graph, *probe)
+    expected, found = (
+        runner.logits(*probe) for runner in (TorchRunner(checkpoint.model()), OrtRunner(file, provider="cpu"))
+    )
     parity = compare(expected, found, atol=tolerance, rtol=0.0)
     if not parity.values_passed:
         raise ParityError(
@@ -123,18 +126,17 @@ def _checked_parity(checkpoint: Checkpoint, file: ModelFile, target: Path) -> Pa
     return parity
 
 
-def _tradeoff(
-    precision: Precision, digits: Digits, fp32: ModelFile, reduced: ModelFile
-) -> tuple[Tradeoff, ParityReport]:
+def _tradeoff(precision: Precision, part: Part, fp32: ModelFile, reduced: ModelFile) -> tuple[Tradeoff, ParityReport]:
     runners = {name: OrtRunner(file, provider="cpu") for name, file in (("fp32", fp32), ("reduced", reduced))}
     # one by one: int8's activations share one scale with the batch, so its logits depend on the other sequences
-    expected, found = (in_batches(runner, digits.images, 1) for runner in runners.values())
-    calls = {name: partial(runner.logits, digits.images[:1]) for name, runner in runners.items()}
+    expected, found = (in_batches(runner, part.sequences, 1, part.lengths) for runner in runners.values())
+    one = part.sequences[:1], None if part.lengths is None else part.lengths[:1]
+    calls = {name: partial(runner.logits, *one) for name, runner in runners.items()}
     counts = calls_for_budget(calls, budget_s=TIMING_S, n_rounds=N_ROUNDS)
     rounds = measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=20)
     tradeoff = Tradeoff(
-        precision, Score.of(expected, digits.labels), Score.of(found, digits.labels),
-        mcnemar(expected.argmax(1) == digits.labels, found.argmax(1) == digits.labels),
+        precision, Score.of(expected, part.labels), Score.of(found, part.labels),
+        mcnemar(expected.argmax(1) == part.labels, found.argmax(1) == part.labels),
         median_ratio(rounds["reduced"], rounds["fp32"]),
     )  # fmt: skip
     return tradeoff, compare(expected, found)
@@ -159,26 +161,32 @@ def _refuse_a_loss(target: Path, tradeoff: Tradeoff) -> None:
         )  # fmt: skip
 
 
-def choose_early_rule(file: ModelFile, validation: Digits, temperature: float | None = None) -> EarlyRule:
-    """The rule that reads the fewest rows of the validation sequences, and of these shifted, and loses none.
+def choose_early_rule(file: ModelFile, validation: Part, temperature: float | None = None) -> EarlyRule | None:
+    """The rule that reads the fewest rows of the validation sequences, and of pictures shifted, and loses none.
 
-    Its probabilities are those at ``temperature``, or at the model's own.
+    Its probabilities are those at ``temperature``, or at the model's own. None where a rule could not be trusted: of
+    fewer than MIN_FOR_RULE sequences none is lost by many a rule that loses one in a hundred of others; and where
+    lengths differ, no model knows how much of a sequence is still to come.
     """
-    shifted = with_shifts(validation)
+    config = file.contract.config
+    if config.variable_length or len(validation) < MIN_FOR_RULE:
+        return None
+    sequences, labels = validation.sequences, validation.labels
+    if not config.is_values:
+        sequences = with_shifts(sequences)
+        labels = np.tile(labels, len(sequences) // len(labels))
     stream = Stream(file, n_streams=VALIDATION_STREAMS[file.contract.precision])
-    logits = logits_by_step(stream, shifted.images)
     temperature = file.contract.temperature if temperature is None else temperature
-    return choose_rule(logits, shifted.labels, file.contract.config.rows_per_step, temperature)
+    return choose_rule(logits_by_step(stream, sequences), labels, config.rows_per_step, temperature)
 
 
-def with_shifts(digits: Digits) -> Digits:
-    """The images, and each shifted by a pixel in the eight directions.
+def with_shifts(pixels: Pixels) -> Pixels:
+    """(N, rows, cols) pictures -> (9 N, rows, cols): as they are, then shifted by a pixel in the eight directions.
 
     Where a rule loses none of 5,000 pictures it may still lose 6 of 10,000 others (the rule of three), which
     is a measurable loss; the shifts show more of the pictures that are nearly lost.
     """
-    padded = np.pad(digits.images, ((0, 0), (1, 1), (1, 1)))
-    rows, cols = digits.images.shape[1:]
+    padded = np.pad(pixels, ((0, 0), (1, 1), (1, 1)))
+    rows, cols = pixels.shape[1:]
     offsets = [(1, 1), *((y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1))]
-    shifted = np.concatenate([padded[:, y : y + rows, x : x + cols] for y, x in offsets])
-    return dataclasses.replace(digits, images=shifted, labels=np.tile(digits.labels, len(offsets)))
+    return np.concatenate([padded[:, y : y + rows, x : x + cols] for y, x in offsets])

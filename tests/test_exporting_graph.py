@@ -1,4 +1,4 @@
-"""Tests of edgelstm.export.graph: the minimal graph of a checkpoint in every precision and form, and its weights."""
+"""Tests of edgelstm.exporting.graph: the minimal graph of a checkpoint in every precision and form, and its weights."""
 
 import dataclasses
 import subprocess
@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from edgelstm.config import ModelConfig
 from edgelstm.contract import EarlyRule, ModelContract, Score
 from edgelstm.errors import ModelError
-from edgelstm.export import graph as graph_module
-from edgelstm.export.graph import (
+from edgelstm.exporting import graph as graph_module
+from edgelstm.exporting.graph import (
     GATE_ORDER,
     build_graph,
     checked_file,
@@ -71,7 +71,7 @@ def test_another_process_gives_the_same_bytes(tiny_checkpoint, tiny_model_bytes,
     save_checkpoint(tmp_path / "model.safetensors", tiny_checkpoint)
     code = (
         "import sys, pathlib; from edgelstm.training.checkpoint import load_checkpoint; "
-        "from edgelstm.export.graph import build_graph, contract_of, encode; "
+        "from edgelstm.exporting.graph import build_graph, contract_of, encode; "
         "checkpoint = load_checkpoint(sys.argv[1]); "
         "pathlib.Path(sys.argv[2]).write_bytes(encode(build_graph(checkpoint, contract_of(checkpoint))))"
     )
@@ -85,7 +85,7 @@ def test_the_exported_model_equals_torch_whole_and_row_by_row(config, sample, ch
     checkpoint = checkpoint_of(config)
     pixels = probe_pixels(config)
     if (config.rows, config.cols) == (28, 28):
-        pixels = np.concatenate([pixels, sample.images[:200]])
+        pixels = np.concatenate([pixels, sample.sequences[:200]])
     expected, content = TorchRunner(checkpoint.model()).logits(pixels), model_bytes_of(checkpoint)
     stream = Stream(content, n_streams=len(pixels))
     half = config.n_steps // 2 * config.rows_per_step
@@ -97,8 +97,8 @@ def test_the_exported_model_equals_torch_whole_and_row_by_row(config, sample, ch
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 64])
 def test_the_batch_size_is_free(tiny_model_bytes, tiny_checkpoint, sample, batch):
-    logits = OrtRunner(tiny_model_bytes, provider="cpu").logits(sample.images[:batch])
-    assert compare(TorchRunner(tiny_checkpoint.model()).logits(sample.images[:batch]), logits).passed
+    logits = OrtRunner(tiny_model_bytes, provider="cpu").logits(sample.sequences[:batch])
+    assert compare(TorchRunner(tiny_checkpoint.model()).logits(sample.sequences[:batch]), logits).passed
 
 
 # The graph
