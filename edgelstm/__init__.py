@@ -6,18 +6,34 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from edgelstm import errors
+    from edgelstm.data.arrays import dataset_from_arrays
+    from edgelstm.data.dataset import Dataset, open_dataset
+    from edgelstm.exporting.export import export
+    from edgelstm.exporting.verify import verify
+    from edgelstm.measure.bench import bench
     from edgelstm.runtime.classifier import Classifier, Prediction
     from edgelstm.runtime.runner import OrtRunner
     from edgelstm.runtime.stream import Stream
+    from edgelstm.training.run import train
 
 _HOME = {
     "Classifier": "edgelstm.runtime.classifier",
+    "Dataset": "edgelstm.data.dataset",
     "Prediction": "edgelstm.runtime.classifier",
     "OrtRunner": "edgelstm.runtime.runner",
     "Stream": "edgelstm.runtime.stream",
+    "bench": "edgelstm.measure.bench",
+    "dataset_from_arrays": "edgelstm.data.arrays",
+    "export": "edgelstm.exporting.export",
+    "open_dataset": "edgelstm.data.dataset",
+    "train": "edgelstm.training.run",
+    "verify": "edgelstm.exporting.verify",
 }
 
-__all__ = ["Classifier", "OrtRunner", "Prediction", "Stream", "__version__", "errors"]
+__all__ = [
+    "Classifier", "Dataset", "OrtRunner", "Prediction", "Stream", "__version__", "bench", "dataset_from_arrays",
+    "errors", "export", "open_dataset", "train", "verify",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

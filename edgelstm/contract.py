@@ -251,10 +251,9 @@ def check_ranges(ranges: object, config: ModelConfig) -> None:
 
 def in_batches(runner: Runner, sequences: Sequences, batch_size: int, lengths: Lengths | None = None) -> Logits:
     """(N, rows, cols) -> (N, classes), the runner called with ``batch_size`` sequences at a time."""
+    arrays = (sequences,) if lengths is None else (sequences, lengths)
     parts = [slice(at, at + batch_size) for at in range(0, len(sequences), batch_size)]
-    return np.concatenate(
-        [runner.logits(sequences[part], None if lengths is None else lengths[part]) for part in parts]
-    )
+    return np.concatenate([runner.logits(*(array[part] for array in arrays)) for part in parts])
 
 
 def check_sequences(sequences: object, config: ModelConfig, lengths: object = None) -> tuple[Sequences, Lengths | None]:

@@ -12,7 +12,7 @@ from edgelstm.config import ModelConfig, shipped_dir
 from edgelstm.contract import EarlyRule, Score
 from edgelstm.data.dataset import Part
 from edgelstm.exporting import verify as verify_module
-from edgelstm.exporting.graph import probe_pixels
+from edgelstm.exporting.graph import probe_sequences
 from edgelstm.training.checkpoint import save_checkpoint
 from edgelstm.training.model import TorchRunner
 
@@ -27,7 +27,7 @@ def _an_empty_folder(monkeypatch, tmp_path, sample):
     monkeypatch.chdir(tmp_path / "here")
     digits = Part(sample.sequences[:40], sample.labels[:40], "the shipped sample, shortened")
     monkeypatch.setattr("edgelstm.data.mnist.evaluation_digits", lambda folder: digits)
-    monkeypatch.setattr(verify_module, "probe_pixels", lambda config: probe_pixels(config, 32))
+    monkeypatch.setattr(verify_module, "probe_sequences", lambda checkpoint: probe_sequences(checkpoint, 32))
     monkeypatch.setattr(
         verify_module, "TorchExportedRunner", lambda checkpoint: TorchRunner(checkpoint.model(), name="stand-in")
     )

@@ -54,7 +54,7 @@ def test_an_image_that_is_decided_otherwise_is_named_with_its_margin():
     found[5] = [0, 3, -5]
     check = parity_check("r", (found, reference), (reference, reference), 1e-4)
     assert not check.passed
-    assert "image 5: 0 became 1 (margin 3)" in check.answer
+    assert "sequence 5: 0 became 1 (margin 3)" in check.answer
 
 
 @pytest.mark.parametrize(("n_same", "passed"), [(80, True), (79, False), (0, False)])

@@ -207,7 +207,7 @@ def test_a_smaller_precision_has_its_own_score_and_every_form_its_rule(tiny_chec
     rule = EarlyRule(0.95, 3, 21.5, Score(9, 10))
     checkpoint = dataclasses.replace(tiny_checkpoint, test=Score(1, 2), validation=Score(1, 3))
     found = open_model(model_bytes_of(checkpoint, "int8", kind, early=rule, test=Score(4, 5))).contract
-    assert (kind, 1, "int8", Score(4, 5), None, rule) == (
+    assert (kind, 2, "int8", Score(4, 5), None, rule) == (
         found.kind, found.version, found.precision, found.test, found.validation, found.early
     )  # fmt: skip
     found = open_model(model_bytes_of(checkpoint, "fp32", kind)).contract

@@ -21,7 +21,7 @@ def test_its_graph_is_another_than_ours_answers_as_torch_does_and_it_is_quiet(
     assert operators.count("LSTM") == 1
     assert operators != [node.op_type for node in onnx.load_model_from_string(tiny_model_bytes).graph.node]
 
-    monkeypatch.setattr(torch_export, "torch_exported_model", lambda checkpoint: model)
+    monkeypatch.setattr(torch_export, "torch_exported_model", lambda checkpoint, rows: model)
     runner = TorchExportedRunner(tiny_checkpoint)
     assert runner.name == "torch.onnx.export"
     expected = TorchRunner(tiny_checkpoint.model()).logits(sample.sequences[:100])

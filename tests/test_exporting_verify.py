@@ -14,10 +14,11 @@ from edgelstm.contract import EarlyRule, Score, in_batches
 from edgelstm.data.dataset import Part
 from edgelstm.errors import ModelError, ProviderError
 from edgelstm.exporting import checks as checks_module
+from edgelstm.exporting import export as export_module
 from edgelstm.exporting import verify as verify_module
 from edgelstm.exporting.export import choose_early_rule
-from edgelstm.exporting.graph import probe_pixels
-from edgelstm.exporting.verify import BATCH_SIZES, STREAM_SIZES, splits, verify
+from edgelstm.exporting.graph import probe_sequences
+from edgelstm.exporting.verify import BATCH_SIZES, STREAM_SIZES, splits, verify_file
 from edgelstm.onnx_file import checkpoint_beside, field_bytes, field_number, open_model
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream, logits_by_step
@@ -40,15 +41,22 @@ def validation(sample):
     return Part(sample.sequences[40:60], sample.labels[40:60], "held out")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_validate():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_module, "MIN_FOR_RULE", 20)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """torch's exporter takes seconds and has its own tests: torch stands in for it. Fewer random pixels."""
 
-    def stand_in(checkpoint):
+    def stand_in(checkpoint, rows):
         return TorchRunner(checkpoint.model())
 
     monkeypatch.setattr(verify_module, "TorchExportedRunner", stand_in)
-    monkeypatch.setattr(verify_module, "probe_pixels", lambda config: probe_pixels(config, 32))
+    monkeypatch.setattr(verify_module, "probe_sequences", lambda checkpoint: probe_sequences(checkpoint, 32))
 
 
 @pytest.fixture
@@ -64,7 +72,7 @@ def verdict(tiny_checkpoint, digits):
 
     def ask(content, checkpoint=tiny_checkpoint, **options):
         content = content if isinstance(content, bytes) else content.SerializeToString()
-        return verify(checkpoint, content, digits, providers=("cpu",), **options)
+        return verify_file(checkpoint, content, digits, providers=("cpu",), **options)
 
     return ask
 
@@ -147,7 +155,7 @@ def test_a_model_that_no_data_fits_is_compared_on_random_pixels_and_claims_nothi
     checkpoint = dataclasses.replace(checkpoint_of(config), test=Score(8, 10), validation=Score(3, 4))
     content = model_bytes_of(checkpoint, early=EarlyRule(0.9, 2, 50.0, Score(3, 4)))
     report = verdict(content, checkpoint, validation=validation)
-    assert (report.passed, report.evaluation) == (True, "random pixels only")
+    assert (report.passed, report.evaluation) == (True, "random sequences only")
     opened = {check.question for check in report.checks if check.passed is None}
     assert opened == {"claimed validation accuracy", "rule for early exit", "claimed accuracy"}
 
@@ -155,7 +163,7 @@ def test_a_model_that_no_data_fits_is_compared_on_random_pixels_and_claims_nothi
 def test_labels_of_classes_that_the_model_has_not_count_as_other_data(verdict, checkpoint_of, model_bytes_of):
     config = ModelConfig(hidden_size=4, class_names=("0", "1", "2"))
     report = verdict(model_bytes_of(checkpoint_of(config)), checkpoint_of(config))
-    assert (report.passed, report.evaluation) == (True, "random pixels only")
+    assert (report.passed, report.evaluation) == (True, "random sequences only")
 
 
 def test_every_runner_batch_and_way_to_feed_is_asked(verdict, tiny_model_bytes):
@@ -194,7 +202,7 @@ def test_a_smaller_precision_is_asked_for_its_kernel_accuracy_and_confidence(ver
 
 def test_the_report_says_which_digits_were_compared_and_the_answers_carry_the_numbers(verdict, tiny_model_bytes):
     report = verdict(tiny_model_bytes)
-    assert ("40 digits (the first 40 of the sample)", "the model", "the checkpoint") == (
+    assert ("40 sequences (the first 40 of the sample)", "the model", "the checkpoint") == (
         report.evaluation, report.model, report.checkpoint
     )  # fmt: skip
     checks = report.checks
@@ -699,7 +707,7 @@ def test_a_rule_that_loses_digits_is_caught_without_validation_too(verdict, mode
     shipped = dataclasses.replace(load_checkpoint(shipped_dir() / "nano.safetensors"), test=None, validation=None)
     content = model_bytes_of(shipped, early=EarlyRule(0.5, 1, temperature=shipped.temperature))
     digits = Part(sample.sequences[:200], sample.labels[:200], "some")
-    report = verify(shipped, content, digits, providers=("cpu",))
+    report = verify_file(shipped, content, digits, providers=("cpu",))
     assert failed(report) == {"early exit"}
     assert "lost" in answers(report, "early exit")[0]
 
@@ -786,7 +794,7 @@ def test_a_runner_that_is_further_off_than_rounding_is_caught(verdict, tiny_mode
             logits[:, 3] += np.float32(shift)
             return logits
 
-    monkeypatch.setattr(verify_module, "TorchExportedRunner", lambda checkpoint: Off(checkpoint.model()))
+    monkeypatch.setattr(verify_module, "TorchExportedRunner", lambda checkpoint, rows: Off(checkpoint.model()))
     report = verdict(tiny_model_bytes)
     assert failed(report) == ({SAME_VALUES} if seen else set())
     assert ("MORE THAN" in answers(report, f"{SAME_VALUES}: torch.onnx.export")[0]) == seen
@@ -821,7 +829,7 @@ def test_a_split_holds_every_step(n_steps):
 
 
 def test_a_missing_file_is_a_clear_answer(tiny_checkpoint, digits, tmp_path):
-    report = verify(tiny_checkpoint, tmp_path / "nowhere.onnx", digits)
+    report = verify_file(tiny_checkpoint, tmp_path / "nowhere.onnx", digits)
     assert failed(report) == {SAME_CONTRACT}
     assert "no model" in report.checks[0].answer
     assert "nowhere.onnx: found no such file" in report.checks[0].answer
@@ -831,12 +839,12 @@ def test_a_missing_file_is_a_clear_answer(tiny_checkpoint, digits, tmp_path):
 def test_a_provider_asked_for_by_name_must_be_there(tiny_checkpoint, model_bytes_of, digits, monkeypatch, kind):
     monkeypatch.setattr("edgelstm.runtime.session.cuda_problem", lambda ort: "no GPU here")
     with pytest.raises(ProviderError, match="provider cuda cannot run this model: no GPU here"):
-        verify(tiny_checkpoint, model_bytes_of(tiny_checkpoint, kind=kind), digits, providers=("cpu", "cuda"))
+        verify_file(tiny_checkpoint, model_bytes_of(tiny_checkpoint, kind=kind), digits, providers=("cpu", "cuda"))
 
 
 def test_a_provider_asked_for_twice_is_checked_once(tiny_checkpoint, digits, tiny_model_bytes, monkeypatch):
     monkeypatch.setattr("edgelstm.runtime.session.cuda_problem", lambda ort: "no GPU here")
-    report = verify(tiny_checkpoint, tiny_model_bytes, digits, providers=("auto", "cpu"))
+    report = verify_file(tiny_checkpoint, tiny_model_bytes, digits, providers=("auto", "cpu"))
     assert len(BATCH_SIZES) == sum("onnxruntime CPU" in check.question for check in report.checks)
 
 

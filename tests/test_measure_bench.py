@@ -11,7 +11,7 @@ from edgelstm.contract import Score
 from edgelstm.data.dataset import Part
 from edgelstm.errors import ProviderError
 from edgelstm.measure import machine
-from edgelstm.measure.bench import N_ROUNDS, N_WARMUP, SCHEMA_VERSION, Contestant, bench
+from edgelstm.measure.bench import N_ROUNDS, N_WARMUP, SCHEMA_VERSION, Contestant, bench_contestants
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream
 
@@ -49,7 +49,8 @@ def contestant(name="fake", n_right=N, load=None, **values):
 
 
 def run(digits, *contestants, batch_sizes=(1,), **values):
-    return bench(contestants, digits, batch_sizes=batch_sizes, seconds=SECONDS, **values)
+    contestants = [dataclasses.replace(one, data=digits) for one in contestants]
+    return bench_contestants(contestants, batch_sizes=batch_sizes, seconds=SECONDS, **values)
 
 
 @pytest.mark.parametrize("n_right", [0, 1, 999, 1000, 1001, N])
@@ -194,11 +195,11 @@ def test_the_scenarios_are_p90_at_batch_1_and_the_best_throughput(digits):
     [
         (
             ModelConfig(rows=20, cols=3, class_names=("left", "right")), (20, 3),
-            "fake: no labelled data of 20 rows x 3 columns and 2 classes: accuracy left out, random pixels are timed",
+            "fake: no labelled data of 20 rows x 3 columns and 2 classes: accuracy left out, random sequences are timed",
         ),
         (
-            ModelConfig(class_names=tuple("abcdefghij")), (28, 28),
-            "fake: no labelled data of 28 rows x 28 columns and 10 classes: accuracy left out, the digits are timed",
+            ModelConfig(class_names=("left", "right")), (28, 28),
+            "fake: no labelled data of 28 rows x 28 columns and 2 classes: accuracy left out, random sequences are timed",
         ),
     ],
     ids=["shape", "classes"],

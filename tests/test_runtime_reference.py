@@ -74,7 +74,7 @@ def test_logits_are_float32_one_row_an_image_whatever_the_batch_size(tiny_model_
     whole = runner.logits(sample.sequences[:7])
     assert (np.float32, (7, 10)) == (whole.dtype, whole.shape)
     for batch_size in (1, 3, 7, 100):
-        np.testing.assert_allclose(runner.logits(sample.sequences[:7], batch_size), whole, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(runner.logits(sample.sequences[:7], batch_size=batch_size), whole, rtol=0, atol=1e-6)
 
 
 def lstm_model(**attributes):
@@ -120,11 +120,11 @@ def test_an_lstm_of_another_kind_is_refused_not_guessed(attributes):
         NumpyRunner(graph)
 
 
-def test_lengths_of_sequences_are_refused_not_guessed():
+def test_peepholes_are_refused_not_guessed():
     graph = decode(lstm_model().SerializeToString())
-    node = dataclasses.replace(graph.nodes[0], inputs=("pixels", "W", "R", "", "axis"))
+    node = dataclasses.replace(graph.nodes[0], inputs=("pixels", "W", "R", "", "", "", "", "axis"))
     runner = NumpyRunner(dataclasses.replace(graph, nodes=(node, graph.nodes[1])))
-    with pytest.raises(ModelError, match="found lengths or peepholes"):
+    with pytest.raises(ModelError, match="found peepholes"):
         runner.run({"pixels": np.zeros((3, 2, 4), np.float32)})
 
 

@@ -38,7 +38,7 @@ def test_a_picture_is_read_alike_alone_and_in_a_batch_of_several_chunks(runner, 
     np.testing.assert_array_equal(runner.logits(sample.sequences[:80]), alone)
 
 
-def test_on_the_cpu_a_batch_is_run_in_chunks_and_on_cuda_whole(runner, sample, monkeypatch):
+def test_on_the_cpu_a_batch_is_run_in_chunks_and_on_cuda_whole(tiny_model_bytes, runner, sample, monkeypatch):
     sizes, real = [], BoundSession.run
 
     def run(self, feeds, outputs, key):
@@ -48,8 +48,10 @@ def test_on_the_cpu_a_batch_is_run_in_chunks_and_on_cuda_whole(runner, sample, m
     monkeypatch.setattr(BoundSession, "run", run)
     runner.logits(sample.sequences[:70])
     assert sizes == [32, 32, 6]
-    runner.provider_used = "cuda"
-    runner.logits(sample.sequences[:70])
+    monkeypatch.setattr(
+        BoundSession, "_open", lambda self, content, provider: ("cuda", self._session_on("cpu", content))
+    )
+    OrtRunner(tiny_model_bytes, provider="cuda").logits(sample.sequences[:70])
     assert sizes[3:] == [70]
 
 

@@ -343,13 +343,13 @@ def test_a_cuda_session_that_fails_prints_nothing_and_auto_takes_the_cpu(monkeyp
 
 def test_buffers_of_no_more_shapes_are_kept_than_allowed_and_the_first_made_goes(tiny_model_bytes, sample):
     session = opened(tiny_model_bytes)
-    expected = logits(opened(tiny_model_bytes), sample.sequences[:20])
-    for size in (*range(1, 20), 2, 1):
+    expected = logits(opened(tiny_model_bytes), sample.sequences[:40])
+    for size in (*range(1, 40), 2, 1):
         found = logits(session, sample.sequences[:size])
         np.testing.assert_allclose(found, expected[:size], atol=1e-6)
         assert len(session._bound) <= MAX_BOUND_SHAPES
     last = [key[0][1][0] for key in session._bound]
-    assert [*range(20 - MAX_BOUND_SHAPES + 2, 20), 2, 1] == last
+    assert [*range(40 - MAX_BOUND_SHAPES + 2, 40), 2, 1] == last
 
 
 def test_the_same_shape_is_bound_once(tiny_model_bytes, sample, monkeypatch):

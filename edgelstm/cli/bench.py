@@ -14,6 +14,7 @@ from edgelstm.config import n_cores
 from edgelstm.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
+    from edgelstm.data.dataset import Part
     from edgelstm.measure.bench import Contestant
     from edgelstm.onnx_file import ModelFile
     from edgelstm.runtime.session import Provider
@@ -73,41 +74,32 @@ def command(
     sweep: bool,
     plot: Path | None,
     html: Path | None,
-    data_folder: Path,
+    data: str | None,
+    channels_first: bool,
     as_json: bool,
 ) -> None:
     """Measure accuracy, latency and size side by side.
 
     MODELS are ONNX files, run folders or shipped models' names (default: runs/base if it is there, else
-    the shipped base model). Accuracy is on all 10,000 MNIST test images, or on the shipped sample of
-    1,000 if MNIST is not on this machine. The models run in turn within each round, so that a noisy
+    the shipped base model). Accuracy is on the test part of the data: of MNIST all 10,000 images, or the shipped
+    sample of 1,000 if MNIST is not on this machine. The models run in turn within each round, so that a noisy
     machine hurts all alike; compare the figures of one run only.
     """
-    from edgelstm.data.mnist import evaluation_digits
     from edgelstm.files import write_bytes
     from edgelstm.measure.bench import advice, bench
-    from edgelstm.onnx_file import default_model, open_model
-    from edgelstm.runtime.session import has_nvidia_driver
+    from edgelstm.onnx_file import default_model
     from edgelstm.show.plots import bench_plot, format_of, new_figure
     from edgelstm.show.tables import bench_html, bench_text
 
     if plot or html:
         new_figure(1, 1)  # raises before minutes of measuring, not after, if there is no matplotlib
     models = models or (default_model(),)
-    providers = tuple(dict.fromkeys(providers)) or (("cpu", "auto") if has_nvidia_driver() else ("cpu",))
     thread_counts = sorted({1, n_cores()}) if sweep else [threads]
-    if sweep:
-        batch_sizes, with_torch = SWEEP, False
-    files = {model: open_model(model) for model in models}
-    digits = evaluation_digits(data_folder)
-    say(f"measuring {', '.join(map(printable, models))} with {len(digits):,} digits ({digits.source})")
-    contestants = [
-        contestant
-        for model, file in files.items()
-        for count in thread_counts
-        for contestant in _contestants(printable(model), file, providers, count, with_torch, streaming)
-    ]
-    report = bench(contestants, digits, batch_sizes=batch_sizes, seconds=seconds, with_machine=True, on_progress=say)
+    report = bench(
+        models, data=data, channels_first=channels_first, providers=providers,
+        batch_sizes=SWEEP if sweep else batch_sizes, threads=thread_counts, seconds=seconds, streaming=streaming,
+        with_torch=None if sweep or not with_torch else partial(_torch_contestant, threads=threads), on_progress=say,
+    )  # fmt: skip
     notes = [*advice(report), *map(_settings_to_copy, thread_counts)] if sweep else []
     if as_json:
         print_json({**dataclasses.asdict(report), "advice": notes})
@@ -129,35 +121,19 @@ def _settings_to_copy(threads: int) -> str:
     )
 
 
-def _contestants(
-    name: str, file: "ModelFile", providers: "tuple[Provider, ...]", threads: int, with_torch: bool, streaming: bool
-) -> "list[Contestant]":
-    """One for each provider, and one for torch if it and the checkpoint are there."""
+def _torch_contestant(file: "ModelFile", name: str, data: "Part | None", threads: int) -> "Contestant | None":
+    """The checkpoint beside a model file in torch, if both are there."""
     from edgelstm.measure.bench import Contestant
     from edgelstm.onnx_file import checkpoint_beside
-    from edgelstm.runtime.runner import OrtRunner
-    from edgelstm.runtime.session import SessionSettings
-    from edgelstm.runtime.stream import Stream
 
-    contract, settings = file.contract, SessionSettings(threads=threads)
-    known = partial(Contestant, name=name, precision=contract.precision, config=contract.config, threads=threads)
-
-    def stream(n_streams: int) -> Stream:
-        return Stream(file, n_streams=n_streams, settings=settings)
-
-    contestants = [
-        known(
-            load=partial(OrtRunner, file, provider=provider, settings=settings), provider_requested=provider,
-            file_bytes=file.n_bytes, stream=stream if streaming and provider == "cpu" else None,
-        )
-        for provider in providers
-    ]  # fmt: skip
+    contract = file.contract
     checkpoint = checkpoint_beside(file.path) if file.path else None
     shared = contract.precision != "fp32"  # its checkpoint is measured with the fp32 model
-    if with_torch and not shared and checkpoint and checkpoint.is_file() and importlib.util.find_spec("torch"):
-        load = partial(_load_torch, checkpoint, contract.weights_sha256, threads)
-        contestants.append(known(load=load, provider_requested="torch", file_bytes=checkpoint.stat().st_size))
-    return contestants
+    if shared or not checkpoint or not checkpoint.is_file() or not importlib.util.find_spec("torch"):
+        return None
+    load = partial(_load_torch, checkpoint, contract.weights_sha256, threads)
+    n_bytes = checkpoint.stat().st_size
+    return Contestant(name, load, "torch", contract.precision, contract.config, n_bytes, threads, data=data)
 
 
 def _load_torch(path: Path, weights_sha256: str | None, threads: int) -> "TorchRunner":

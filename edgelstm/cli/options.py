@@ -3,21 +3,32 @@
 import json
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelstm.config import data_dir
 from edgelstm.errors import printable
 
 if TYPE_CHECKING:
     from edgelstm.onnx_file import ModelFile
 
-data_option = click.option(
-    "--data", "data_folder", type=click.Path(path_type=Path, file_okay=False), default=data_dir,
-    show_default="EDGELSTM_DATA, or the user's cache folder", help="Folder of the MNIST files.",
+_DATA = click.option(
+    "--data", metavar="DATA",
+    help="Your own: a folder with a folder for each class, an .npz file or a .ts file.  [default: MNIST, in "
+    "EDGELSTM_DATA or the user's cache folder]",
 )  # fmt: skip
+_CHANNELS_FIRST = click.option(
+    "--channels-first", is_flag=True, help="Values in --data lie as (columns, rows): a channel after the other."
+)
+
+
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--data and --channels-first: what is trained on, or scored."""
+    return _DATA(_CHANNELS_FIRST(command))
+
+
 model_option = click.option(
     "--model", help="ONNX file, run folder, or shipped model's name.  [default: runs/base if exported, else base]"
 )

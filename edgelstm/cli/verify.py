@@ -2,13 +2,12 @@
 
 import dataclasses
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from edgelstm.cli.options import data_option, json_option, print_json, say
-from edgelstm.errors import CheckpointError, printable
+from edgelstm.errors import printable
 
 if TYPE_CHECKING:
     from edgelstm.runtime.session import Provider
@@ -22,39 +21,27 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @data_option
 @json_option
-def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_folder: Path, as_json: bool) -> None:
+def command(
+    paths: tuple[str, ...], providers: "tuple[Provider, ...]", data: str | None, channels_first: bool, as_json: bool
+) -> None:
     """Prove that an exported model answers exactly as its checkpoint.
 
     Asks for the same graph, weights, values, decisions, confidences and claims, of torch, torch's own exporter,
-    NumPy and each provider, on all 10,000 MNIST test images (the shipped sample of 1,000 if MNIST is
-    not on this machine) and on random pixels, in batches of 1, 2, 7, 64 and 1000; then row by row, on the CPU, for
-    1, 7, 64 and 1000 streams and with other splits into calls. Exits 1 on any difference. A line that begins with
-    -- is a question that could not be asked on this machine.
+    NumPy and each provider, on the test part of the data (of MNIST all 10,000 images, or the shipped sample of 1,000
+    if MNIST is not on this machine) and on random sequences, in batches of 1, 2, 7, 64 and 1000; then row by row, on
+    the CPU, for 1, 7, 64 and 1000 streams and with other splits into calls. Exits 1 on any difference. A line that
+    begins with -- is a question that could not be asked on this machine.
 
     MODEL is an ONNX file, a run folder or a shipped model's name (default: runs/base if it is there,
     else the shipped base model); CHECKPOINT is by default the one beside it.
     """
     if len(paths) > 2:
         raise click.UsageError("give at most a CHECKPOINT and a MODEL")
-    from edgelstm.data.mnist import evaluation_digits, find_mnist, validation_digits
     from edgelstm.exporting.verify import verify
-    from edgelstm.onnx_file import checkpoint_beside, default_model, find_model
-    from edgelstm.training.checkpoint import load_checkpoint
 
-    model = find_model(paths[-1] if paths else default_model())
-    checkpoint = Path(paths[0]) if len(paths) == 2 else checkpoint_beside(model)
-    if len(paths) < 2 and not checkpoint.exists():
-        raise CheckpointError(
-            f"no checkpoint at {printable(checkpoint)}", expected=f"the one that {printable(model)} was exported from",
-            fix="name it: edgelstm verify CHECKPOINT MODEL",
-        )  # fmt: skip
-    digits, trained = evaluation_digits(data_folder), load_checkpoint(checkpoint)
-    fit = digits.fits(trained.config)
-    what = f"{len(digits):,} digits ({digits.source})" if fit else "random pixels, as no data here has its shape"
-    say(f"verifying {printable(model)} against {printable(checkpoint)} on {what}")
     report = verify(
-        trained, model, digits, providers=providers, checkpoint_name=str(checkpoint),
-        validation=validation_digits(data_folder) if find_mnist(data_folder) else None,
+        paths[-1] if paths else None, paths[0] if len(paths) == 2 else None, data=data, channels_first=channels_first,
+        providers=providers, on_progress=say,
     )  # fmt: skip
     if as_json:
         print_json({"passed": report.passed, "n_open": report.n_open, **dataclasses.asdict(report)})
@@ -63,5 +50,5 @@ def command(paths: tuple[str, ...], providers: "tuple[Provider, ...]", data_fold
             mark = {True: "ok  ", False: "FAIL", None: "--  "}[check.passed]
             click.echo(f"{mark}  {check.question}: {printable(check.answer, 2000)}")
         doubt = f", but for {report.n_open} that could not be asked here (--)" if report.n_open else ""
-        click.echo(f"{f'verified{doubt}' if report.passed else 'NOT VERIFIED'}: {printable(model)}")
+        click.echo(f"{f'verified{doubt}' if report.passed else 'NOT VERIFIED'}: {printable(report.model)}")
     sys.exit(0 if report.passed else 1)

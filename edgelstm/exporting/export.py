@@ -1,14 +1,18 @@
 """Checkpoint -> ONNX file: checked, and proven as good as the checkpoint before it gets its name."""
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from edgelstm.config import FAMILY, ModelConfig, shipped_dir
 from edgelstm.contract import EarlyRule, Pixels, Precision, Score, in_batches
 from edgelstm.data.dataset import Part
-from edgelstm.errors import ParityError
+from edgelstm.data.evaluation import DataSource, evaluation_of
+from edgelstm.data.npm import Report
+from edgelstm.errors import CheckpointError, DataError, ParityError
 from edgelstm.exporting.graph import build_graph, checked_file, contract_of, probe_sequences
 from edgelstm.files import write_bytes
 from edgelstm.measure.timing import Ratio, calls_for_budget, measure_alternating, median_ratio
@@ -18,7 +22,7 @@ from edgelstm.runtime.parity import McNemar, ParityReport, compare, mcnemar
 from edgelstm.runtime.reference import MAX_TOLERANCE, rounding_tolerance
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream, logits_by_step
-from edgelstm.training.checkpoint import Checkpoint
+from edgelstm.training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from edgelstm.training.model import TorchRunner
 
 MAX_LOSS = 0.0005
@@ -61,6 +65,55 @@ class Tradeoff:
     def loss(self) -> float:
         """Share of the sequences lost, negative if the smaller one is better."""
         return self.fp32.accuracy - self.reduced.accuracy
+
+
+def export(
+    run: Checkpoint | str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    precision: Precision = "fp32",
+    *,
+    data: DataSource = None,
+    channels_first: bool = False,
+    streaming: bool = False,
+    force: bool = False,
+    on_progress: Report = lambda line: None,
+) -> Exported:
+    """Export a run folder or a checkpoint as `write_model` does, judged and tuned by ``data``.
+
+    ``output`` is by default model.onnx, model.int8.onnx, model.stream.onnx ... in the run folder, or beside the
+    checkpoint. ``data`` is what the model was trained on (None: MNIST, if it reads such); int8 and fp16 need it.
+    Raises CheckpointError or DataError besides what `write_model` raises.
+    """
+    checkpoint, source = run if isinstance(run, Checkpoint) else None, None
+    if checkpoint is None:
+        assert not isinstance(run, Checkpoint)
+        source = Path(run) / CHECKPOINT_FILE if os.path.isdir(run) else Path(run)
+        if not source.exists() and str(source) in FAMILY:
+            fix = f"name it: edgelstm export {shipped_dir() / source}.safetensors -o {source}.onnx"
+            raise CheckpointError(f"{source} is the name of a shipped model, which has been exported", fix=fix)
+        checkpoint = load_checkpoint(source)
+    if output is None:
+        if source is None:
+            raise ValueError("output: a checkpoint in memory has no place of its own, expected a file name")
+        suffix = (".stream" if streaming else "") + ("" if precision == "fp32" else f".{precision}") + ".onnx"
+        output = source.with_suffix(suffix)
+    evaluation = evaluation_of(data, checkpoint.config, channels_first=channels_first, report=on_progress)
+    if precision != "fp32":
+        if evaluation.test is None:
+            raise DataError(
+                f"{precision} is judged by its accuracy, and no data here has this model's shape",
+                found=f"a model of {_shape_of(checkpoint.config)}", expected="the data that it was trained on",
+                fix="name it with --data, or export fp32",
+            )  # fmt: skip
+        on_progress(f"comparing {precision} with fp32 on {evaluation}")
+    # a rule that other data has chosen is none that its own validation sequences can prove
+    validation = evaluation.validation if evaluation.sha256 == checkpoint.data_sha256 else None
+    if validation and can_choose_rule(checkpoint.config, validation):
+        on_progress("choosing the rule for early exit on the validation sequences")
+    return write_model(
+        checkpoint, Path(output), precision, streaming=streaming, evaluation=evaluation.test, validation=validation,
+        force=force,
+    )  # fmt: skip
 
 
 def write_model(
@@ -161,6 +214,11 @@ def _refuse_a_loss(target: Path, tradeoff: Tradeoff) -> None:
         )  # fmt: skip
 
 
+def can_choose_rule(config: ModelConfig, validation: Part) -> bool:
+    """Whether a rule for early exit that these sequences choose could be trusted, see `choose_early_rule`."""
+    return not config.variable_length and len(validation) >= MIN_FOR_RULE
+
+
 def choose_early_rule(file: ModelFile, validation: Part, temperature: float | None = None) -> EarlyRule | None:
     """The rule that reads the fewest rows of the validation sequences, and of pictures shifted, and loses none.
 
@@ -169,7 +227,7 @@ def choose_early_rule(file: ModelFile, validation: Part, temperature: float | No
     lengths differ, no model knows how much of a sequence is still to come.
     """
     config = file.contract.config
-    if config.variable_length or len(validation) < MIN_FOR_RULE:
+    if not can_choose_rule(config, validation):
         return None
     sequences, labels = validation.sequences, validation.labels
     if not config.is_values:
@@ -178,6 +236,10 @@ def choose_early_rule(file: ModelFile, validation: Part, temperature: float | No
     stream = Stream(file, n_streams=VALIDATION_STREAMS[file.contract.precision])
     temperature = file.contract.temperature if temperature is None else temperature
     return choose_rule(logits_by_step(stream, sequences), labels, config.rows_per_step, temperature)
+
+
+def _shape_of(config: ModelConfig) -> str:
+    return f"{config.rows} rows x {config.cols} columns and {config.n_classes} classes"
 
 
 def with_shifts(pixels: Pixels) -> Pixels:

@@ -1,14 +1,19 @@
 """That an exported file answers as its checkpoint does: torch, torch's exporter, NumPy, providers, row by row."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from edgelstm.contract import Lengths, Logits, Runner, Sequences, in_batches
 from edgelstm.data.dataset import Part
-from edgelstm.errors import EdgeLstmError, ModelError
+from edgelstm.data.evaluation import DataSource, evaluation_of
+from edgelstm.data.npm import Report
+from edgelstm.errors import CheckpointError, EdgeLstmError, ModelError, printable
 from edgelstm.exporting.checks import (
     FP16_CUDA_ATOL,
     FP16_VALUES_ATOL,
@@ -30,12 +35,20 @@ from edgelstm.exporting.checks import (
 )
 from edgelstm.exporting.graph import build_graph, contract_of, probe_sequences
 from edgelstm.exporting.torch_export import TorchExportedRunner
-from edgelstm.onnx_file import ModelFile, ModelSource, decode, open_model
+from edgelstm.onnx_file import (
+    ModelFile,
+    ModelSource,
+    checkpoint_beside,
+    decode,
+    default_model,
+    find_model,
+    open_model,
+)
 from edgelstm.runtime.reference import NumpyRunner, numpy_logits_by_rows, rounding_tolerance
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.session import Provider
 from edgelstm.runtime.stream import Stream, last_logits, logits_by_step
-from edgelstm.training.checkpoint import Checkpoint
+from edgelstm.training.checkpoint import Checkpoint, load_checkpoint
 from edgelstm.training.model import TorchRunner
 
 BATCH_SIZES = (1, 2, 7, 64, 1000)
@@ -73,6 +86,44 @@ class VerifyReport:
 
 
 def verify(
+    model: ModelSource | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    data: DataSource = None,
+    channels_first: bool = False,
+    providers: tuple[Provider, ...] = ("cpu", "auto"),
+    on_progress: Report = lambda line: None,
+) -> VerifyReport:
+    """Prove that an exported model answers exactly as its checkpoint, as `verify_file` asks it.
+
+    ``model`` is what `open_model` takes (None: the run of this folder, else the shipped base model); ``checkpoint``
+    by default the one beside it. ``data`` is what the model was trained on (None: MNIST, if it reads such).
+    Raises CheckpointError, ModelError or DataError if one of the three cannot be read.
+    """
+    found = default_model() if model is None else model
+    path = found.path if isinstance(found, ModelFile) else None if isinstance(found, bytes) else find_model(found)
+    if checkpoint is None and path is None:
+        raise ValueError("checkpoint: a model in memory has none beside it, expected a file name")
+    beside = checkpoint_beside(path) if path and checkpoint is None else Path(checkpoint or "")
+    if checkpoint is None and not beside.exists():
+        raise CheckpointError(
+            f"no checkpoint at {printable(beside)}", expected=f"the one that {printable(path or '')} was exported from",
+            fix="name it: edgelstm verify CHECKPOINT MODEL",
+        )  # fmt: skip
+    trained = load_checkpoint(beside)
+    evaluation = evaluation_of(data, trained.config, channels_first=channels_first, report=on_progress)
+    name = printable(path or "the model")
+    on_progress(f"verifying {name} against {printable(beside)} on {evaluation}")
+    if evaluation.sha256 not in (None, trained.data_sha256):
+        on_progress("this is not the data that the model was trained on: what it claims of that cannot be asked here")
+        evaluation = replace(evaluation, validation=None)
+    return verify_file(
+        trained, path or found, evaluation.test, providers=providers, validation=evaluation.validation,
+        checkpoint_name=str(beside), same_data=evaluation.sha256 == trained.data_sha256,
+    )  # fmt: skip
+
+
+def verify_file(
     checkpoint: Checkpoint,
     model: ModelSource,
     evaluation: Part | None,
@@ -80,12 +131,14 @@ def verify(
     providers: tuple[Provider, ...] = ("auto",),
     validation: Part | None = None,
     checkpoint_name: str = "the checkpoint",
+    same_data: bool = True,
 ) -> VerifyReport:
     """Ask whether graph, weights, values, decisions, confidences and claims of a file are the checkpoint's.
 
     ``evaluation`` are labelled sequences; if they are None, or not of the model's shape, random ones are
     compared, and no accuracy. ``validation`` are those that chose the rule for early exit, None if they are not at
-    hand. The reference is eager torch, and for int8 a NumPy model of the kernel; a stream runs on the CPU whatever
+    hand. Without ``same_data`` the sequences are no part of what the model was trained on, so its claims are not
+    asked. The reference is eager torch, and for int8 a NumPy model of the kernel; a stream runs on the CPU whatever
     the ``providers``. Raises ProviderError if a provider that was asked for by name does not run the LSTM.
     """
     name = model.source if isinstance(model, ModelFile) else "the model" if isinstance(model, bytes) else str(model)
@@ -93,7 +146,7 @@ def verify(
         each if each is not None and each.fits(checkpoint.config) else None for each in (evaluation, validation)
     )
     what = f"{len(evaluation):,} sequences ({evaluation.source})" if evaluation else "random sequences only"
-    checks = tuple(_checks(checkpoint, model, evaluation, providers, validation))
+    checks = tuple(_checks(checkpoint, model, evaluation, providers, validation, same_data))
     return VerifyReport(name, checkpoint_name, what, checks)
 
 
@@ -103,6 +156,7 @@ def _checks(
     evaluation: Part | None,
     providers: tuple[Provider, ...],
     validation: Part | None,
+    same_data: bool,
 ) -> Iterator[Check]:
     config = checkpoint.config
     try:
@@ -140,7 +194,7 @@ def _checks(
     if lengths is not None:
         yield padding_check(runners, sequences, lengths)
     yield claims_check(checkpoint, contract)
-    yield from _score_checks(file, evaluation, validation)
+    yield from _score_checks(file, evaluation if same_data else None, validation)
     if contract.early:
         yield rule_check(file, contract.early, validation)
     if contract.early and evaluation:

@@ -7,9 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from edgelstm.config import DIGITS, ModelConfig
-from edgelstm.contract import Pixels, Runner, Score, in_batches
+from edgelstm.config import ModelConfig
+from edgelstm.contract import Lengths, Runner, Score, Sequences, in_batches
 from edgelstm.data.dataset import Part
+from edgelstm.data.evaluation import DataSource, evaluation_of
+from edgelstm.errors import printable
 from edgelstm.measure.machine import Environment, measure_rates, peak_memory_bytes, read_environment, roofline_s
 from edgelstm.measure.timing import (
     LatencySummary,
@@ -19,6 +21,9 @@ from edgelstm.measure.timing import (
     median_ratio,
     summarize,
 )
+from edgelstm.onnx_file import ModelFile, ModelSource, default_model, open_model
+from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime.session import Provider, SessionSettings, has_nvidia_driver
 from edgelstm.runtime.stream import Stream
 
 SCHEMA_VERSION = 2
@@ -26,14 +31,18 @@ N_ROUNDS = 12
 """Every contestant runs once in each round; the statistics need at least 6."""
 N_WARMUP = 20
 N_RANDOM = 64
-"""Random pictures that are timed where there is no data of a model's shape; repeated for larger batches."""
+"""Random sequences that are timed where there is no data of a model's shape; repeated for larger batches."""
 CLEARLY = 0.95
 """Less than 5 % is not worth a second core."""
 WHAT_IS_TIMED = (
-    "one call from pixels in memory (uint8, NumPy) to logits (float32, NumPy), of whole pictures, and of one step "
+    "one call from pixels or values in memory (NumPy) to logits (float32, NumPy), of whole sequences, and of one step "
     "where a stream was asked for; not timed: reading files, preparing pictures, loading the model, the first run "
     "(its own column), warm-up"
 )
+
+
+Batch = tuple[Sequences] | tuple[Sequences, Lengths]
+"""What `Runner.logits` takes."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class Contestant:
     threads: int
     stream: Callable[[int], Stream] | None = None
     """Makes its stream of so many sequences, to time single steps as well; None leaves that out."""
+    data: Part | None = None
+    """What its accuracy is counted on, and what it is timed on; None: random sequences, and no accuracy."""
 
 
 @dataclass(frozen=True)
@@ -118,15 +129,75 @@ class BenchReport:
 class _Loaded:
     contestant: Contestant
     runner: Runner
-    images: Pixels
+    batch: Batch
     """What it is timed on."""
     result: BenchResult
     """What is known of it before it is timed."""
 
 
 def bench(
+    models: Sequence[ModelSource] = (),
+    *,
+    data: DataSource = None,
+    channels_first: bool = False,
+    providers: Sequence[Provider] = (),
+    batch_sizes: Iterable[int] = (1, 64, 1000),
+    threads: int | Sequence[int] = 1,
+    seconds: float = 10.0,
+    streaming: bool = False,
+    with_torch: Callable[[ModelFile, str, Part | None], Contestant | None] | None = None,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> BenchReport:
+    """Measure models side by side in onnxruntime, as `bench_contestants` does.
+
+    ``models`` are what `open_model` takes (none: the run of this folder, else the shipped base model). ``providers``
+    are by default cpu, and auto where there is an NVIDIA driver; ``data`` is what accuracy is counted on (None:
+    MNIST, for models that read such). ``streaming`` times one step of each model's stream, too. ``with_torch`` makes
+    one more contestant of a model's file, name and data: the command line's loads the checkpoint beside it.
+    """
+    providers = tuple(dict.fromkeys(providers)) or (("cpu", "auto") if has_nvidia_driver() else ("cpu",))
+    contestants: list[Contestant] = []
+    evaluations = []
+    counts = [threads] if isinstance(threads, int) else threads
+    for model in models or (default_model(),):
+        file = open_model(model)
+        name = file.source if isinstance(model, bytes | ModelFile) else printable(model)
+        evaluation = evaluation_of(data, file.contract.config, channels_first=channels_first, report=on_progress)
+        contestants += [
+            contestant
+            for count in counts
+            for contestant in contestants_of(file, name, providers, count, streaming, evaluation.test)
+        ]
+        evaluations.append(str(evaluation))
+        if with_torch and (other := with_torch(file, name, evaluation.test)):
+            contestants.append(other)
+    on_progress(f"measuring {', '.join(dict.fromkeys(one.name for one in contestants))} with {evaluations[0]}")
+    return bench_contestants(
+        contestants, batch_sizes=batch_sizes, seconds=seconds, with_machine=True, on_progress=on_progress
+    )
+
+
+def contestants_of(
+    file: ModelFile, name: str, providers: Sequence[Provider], threads: int, streaming: bool, data: Part | None
+) -> list[Contestant]:
+    """A model in onnxruntime, once for each provider."""
+    contract, settings = file.contract, SessionSettings(threads=threads)
+
+    def stream(n_streams: int) -> Stream:
+        return Stream(file, n_streams=n_streams, settings=settings)
+
+    return [
+        Contestant(
+            name, partial(OrtRunner, file, provider=provider, settings=settings), provider, contract.precision,
+            contract.config, file.n_bytes, threads,
+            stream=stream if streaming and provider == "cpu" else None, data=data,
+        )
+        for provider in providers
+    ]  # fmt: skip
+
+
+def bench_contestants(
     contestants: Sequence[Contestant],
-    digits: Part,
     *,
     batch_sizes: Iterable[int] = (1, 64, 1000),
     seconds: float = 10.0,
@@ -145,53 +216,54 @@ def bench(
         on_progress("measuring the machine's matrix rate and memory bandwidth")
         environment = replace(environment, rates=measure_rates(min(contestant.threads for contestant in contestants)))
     rates = environment.rates
-    loaded = [_load(contestant, digits, on_progress) for contestant in contestants]
+    loaded = [_load(contestant, on_progress) for contestant in contestants]
     asked_for = {one.result.name for one in loaded if one.contestant.provider_requested != "auto"}
     loaded = [o for o in loaded if o.contestant.provider_requested != "auto" or o.result.name not in asked_for]
     results = [one.result for one in loaded]
     if with_machine:
         on_progress("measuring peak memory, each model in a process of its own")
-        peaks = [peak_memory_bytes(one.contestant.load, one.images[:1]) for one in loaded]
+        peaks = [peak_memory_bytes(one.contestant.load, *_repeated(one.batch, 1)) for one in loaded]
         results = [replace(each, peak_memory_bytes=peak) for each, peak in zip(results, peaks, strict=True)]
     sizes = sorted(set(batch_sizes))
     streams = {i: one.contestant.stream for i, one in enumerate(loaded) if one.contestant.stream}
     budget_s = seconds / len(sizes) / (2 if streams else 1)
     for size in sizes:
-        pixels = [np.resize(one.images, (size, *one.images.shape[1:])) for one in loaded]  # repeated if too few
+        parts = [_repeated(one.batch, size) for one in loaded]
         on_progress(f"timing batch {size}")
-        calls = [partial(one.runner.logits, part) for one, part in zip(loaded, pixels, strict=True)]
+        calls = [partial(one.runner.logits, *part) for one, part in zip(loaded, parts, strict=True)]
         for i, batch in enumerate(_timed(size, calls, budget_s)):
             least = roofline_s(loaded[i].contestant.config, size, rates) if rates else None
             results[i] = replace(results[i], batches=(*results[i].batches, replace(batch, roofline_s=least)))
         if streams:
             on_progress(f"timing one step of {size} stream{'s' if size > 1 else ''}")
-            steps = [stream(size).row_call(pixels[i]) for i, stream in streams.items()]
+            steps = [stream(size).row_call(parts[i][0]) for i, stream in streams.items()]
             for i, step in zip(streams, _timed(size, steps, budget_s), strict=True):
                 results[i] = replace(results[i], steps=(*results[i].steps, step))
-    digits_used = f"{len(digits):,} ({digits.source})"
-    return BenchReport(SCHEMA_VERSION, environment, digits_used, WHAT_IS_TIMED, N_ROUNDS, tuple(results))
+    used = dict.fromkeys(f"{len(one.data):,} ({one.data.source})" for one in contestants if one.data)
+    return BenchReport(
+        SCHEMA_VERSION, environment, "; ".join(used) or "random sequences", WHAT_IS_TIMED, N_ROUNDS, tuple(results)
+    )
 
 
-def _load(contestant: Contestant, digits: Part, on_progress: Callable[[str], None]) -> _Loaded:
+def _load(contestant: Contestant, on_progress: Callable[[str], None]) -> _Loaded:
     on_progress(f"loading {contestant.name}")
-    config, images = contestant.config, digits.sequences
-    same_shape = images.shape[1:] == (config.rows, config.cols)
-    fits = same_shape and config.class_names == DIGITS
-    if not same_shape:
-        images = np.random.default_rng(0).integers(0, 256, (N_RANDOM, config.rows, config.cols), np.uint8)
-    if not fits:
+    config, data = contestant.config, contestant.data
+    if data and data.fits(config):
+        batch: Batch = (data.sequences,) if data.lengths is None else (data.sequences, data.lengths)
+    else:
+        data, batch = None, _random(config)
         on_progress(
             f"{contestant.name}: no labelled data of {config.rows} rows x {config.cols} columns and {config.n_classes} "
-            f"classes: accuracy left out, {'the digits' if same_shape else 'random pixels'} are timed"
+            "classes: accuracy left out, random sequences are timed"
         )
     began = time.perf_counter()
     runner = contestant.load()
     loaded = time.perf_counter()
-    runner.logits(images[:1])
+    runner.logits(*_repeated(batch, 1))
     ran = time.perf_counter()
     if note := getattr(runner, "provider_note", None):
         on_progress(f"{contestant.name}: {note}")
-    accuracy = Score.of(in_batches(runner, images, 1000), digits.labels) if fits else None
+    accuracy = Score.of(in_batches(runner, data.sequences, 1000, data.lengths), data.labels) if data else None
     # a runner that does not say what it runs on can only run on what was requested
     used = str(getattr(runner, "provider_used", contestant.provider_requested))
     threads = "" if contestant.threads == 1 else f" {contestant.threads} threads"
@@ -201,7 +273,22 @@ def _load(contestant: Contestant, digits: Part, on_progress: Callable[[str], Non
         n_parameters=config.n_parameters, file_bytes=contestant.file_bytes, load_s=loaded - began,
         first_run_s=ran - loaded, accuracy=accuracy,
     )  # fmt: skip
-    return _Loaded(contestant, runner, images, result)
+    return _Loaded(contestant, runner, batch, result)
+
+
+def _random(config: ModelConfig) -> Batch:
+    """Sequences to time a model on that has no data here; values of any size would do."""
+    draw, shape = np.random.default_rng(0), (N_RANDOM, config.rows, config.cols)
+    if not config.is_values:
+        return (draw.integers(0, 256, shape, np.uint8),)
+    values = draw.standard_normal(shape, np.float32)
+    return (values, np.full(N_RANDOM, config.rows, np.int32)) if config.variable_length else (values,)
+
+
+def _repeated(batch: Batch, size: int) -> Batch:
+    """So many sequences, repeated if there are too few."""
+    sequences, *lengths = (np.resize(array, (size, *array.shape[1:])) for array in batch)
+    return (sequences, lengths[0]) if lengths else (sequences,)
 
 
 def _timed(size: int, calls: Sequence[Callable[[], object]], budget_s: float) -> list[BatchResult]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgelstm.config import ModelConfig, n_cores
-from edgelstm.contract import FLOAT, OPSET, Node, Pixels, Runner, Value
+from edgelstm.contract import FLOAT, OPSET, Node, Runner, Sequences, Value
 from edgelstm.onnx_file import OnnxGraph, encode
 from edgelstm.runtime.session import SessionSettings, open_session
 
@@ -107,10 +107,12 @@ def matmul_model() -> bytes:
 def roofline_s(config: ModelConfig, batch_size: int, rates: Rates) -> float:
     """The least seconds that a float32 model needs for one batch (S. Williams et al., Roofline, CACM 2009).
 
-    The longer of two times: all matrix products at the measured rate; weights once, pixels and logits once through
+    The longer of two times: all matrix products at the measured rate; weights once, sequences and logits once through
     the memory at the measured bandwidth.
     """
-    n_bytes = 4 * config.n_parameters + batch_size * (config.rows * config.cols + 4 * config.n_classes)
+    n_bytes = 4 * config.n_parameters + batch_size * (
+        config.rows * config.cols * (4 if config.is_values else 1) + 4 * config.n_classes
+    )
     return max(batch_size * config.flops / rates.flops_per_s, n_bytes / rates.bytes_per_s)
 
 
@@ -121,21 +123,21 @@ def _shortest_s(call: Callable[[], object]) -> float:
 _LOAD_AND_RUN = """
 import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
-load, pixels = pickle.load(sys.stdin.buffer)
-load().logits(pixels)
+load, arrays = pickle.load(sys.stdin.buffer)
+load().logits(*arrays)
 print(open("/proc/self/status").read())
 """
 
 
-def peak_memory_bytes(load: Callable[[], Runner], pixels: Pixels) -> int | None:
-    """Peak resident memory of a fresh Python process that loads a runner and runs it once on ``pixels``.
+def peak_memory_bytes(load: Callable[[], Runner], *arrays: Sequences) -> int | None:
+    """Peak resident memory of a fresh Python process that loads a runner and runs it once on ``arrays``, which `Runner.logits` takes.
 
     It holds everything: Python, NumPy, the runtime, the model. ``load`` must be picklable by another process, so not
     defined in the main script: that is not imported there (as multiprocessing would do, which starts a script without
     a main guard again). None where the system does not say (it is read from Linux's /proc) or the process fails.
     """
     try:
-        job = pickle.dumps(sys.path) + pickle.dumps((load, pixels))
+        job = pickle.dumps(sys.path) + pickle.dumps((load, arrays))
         done = subprocess.run(
             [sys.executable, "-P", "-c", _LOAD_AND_RUN], input=job, capture_output=True, timeout=MEMORY_TIMEOUT_S
         )
