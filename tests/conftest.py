@@ -10,7 +10,7 @@ import torch
 from edgelstm.config import RECIPES, ModelConfig
 from edgelstm.contract import EarlyRule, Kind, Precision, Score
 from edgelstm.data.dataset import Part
-from edgelstm.data.mnist import sample_digits
+from edgelstm.data.mnist import FILES, sample_digits
 from edgelstm.exporting.graph import build_graph, contract_of
 from edgelstm.onnx_file import encode
 from edgelstm.training.checkpoint import Checkpoint, save_checkpoint
@@ -31,7 +31,7 @@ def random_checkpoint(config: ModelConfig, spread: float = 0.4, seed: int = 0, n
         else torch.from_numpy(draw.normal(0, spread, tuple(weight.shape)).astype(np.float32))
         for name, weight in RowLstm(config).state_dict().items()
     }
-    return Checkpoint(weights, config, RECIPES["fast"], name, 1, "0" * 64)
+    return Checkpoint(weights, config, RECIPES["fast"], name, 1, FILES["train", "images"].sha256)
 
 
 def exported(

@@ -33,7 +33,7 @@ def _an_empty_folder(monkeypatch, tmp_path):
 def few(monkeypatch, sample):
     """A smaller precision is judged by 40 digits, and no clock is asked."""
     digits = Part(sample.sequences[:40], sample.labels[:40], "the shipped sample, shortened")
-    monkeypatch.setattr("edgelstm.data.mnist.evaluation_digits", lambda folder: digits)
+    monkeypatch.setattr("edgelstm.data.evaluation.evaluation_digits", lambda folder: digits)
     monkeypatch.setattr(export_module, "calls_for_budget", lambda *arguments, **options: {})
     monkeypatch.setattr(export_module, "measure_alternating", lambda *a, **o: {"reduced": None, "fp32": None})
     monkeypatch.setattr(export_module, "median_ratio", lambda *arguments: Ratio(1.2, 1.1, 1.3, 0.95, 16))
@@ -81,9 +81,9 @@ def test_a_smaller_precision_says_what_it_costs_and_takes_more_time_without_bein
     assert shown["wrote"].startswith(f"{name} (")
     assert shown["fp32"].endswith(" %)")
     assert "/40 same decisions" in shown["int8"]
-    assert shown["speed"] == "1.20 times the time of fp32 for one picture [1.10 1.30], one thread, this machine"
+    assert shown["speed"] == "1.20 times the time of fp32 for one sequence [1.10 1.30], one thread, this machine"
     assert shown["provider"].startswith("CPU only")
-    assert "comparing int8 with fp32 on 40 digits (the shipped sample, shortened)\n" in result.stderr
+    assert "comparing int8 with fp32 on 40 sequences (the shipped sample, shortened)\n" in result.stderr
     assert open_model(name).contract.test.n == 40
 
 
@@ -99,16 +99,17 @@ def test_a_loss_is_refused_in_one_line_and_kept_by_force(checkpoint, few, monkey
 
 def test_validation_images_on_this_machine_choose_the_rule(checkpoint, monkeypatch, sample):
     held_out = Part(sample.sequences[:10], sample.labels[:10], "held out")
-    monkeypatch.setattr("edgelstm.data.mnist.find_mnist", lambda folder: folder)
-    monkeypatch.setattr("edgelstm.data.mnist.evaluation_digits", lambda folder: sample)
-    monkeypatch.setattr("edgelstm.data.mnist.validation_digits", lambda folder: held_out)
+    monkeypatch.setattr(export_module, "MIN_FOR_RULE", 10)
+    monkeypatch.setattr("edgelstm.data.evaluation.find_mnist", lambda folder: folder)
+    monkeypatch.setattr("edgelstm.data.evaluation.evaluation_digits", lambda folder: sample)
+    monkeypatch.setattr("edgelstm.data.evaluation.validation_digits", lambda folder: held_out)
     result = run("export", checkpoint)
     rule = open_model("./tiny.onnx").contract.early
     shown = dict(line.split(None, 1) for line in result.stdout.replace("early exit", "early").splitlines())
     assert shown["early"] == (
-        f"a {rule}: {rule.mean_rows:.1f} rows on the validation images and their shifts by a pixel, {rule.validation}"
+        f"a {rule}: {rule.mean_rows:.1f} rows on the validation sequences, {rule.validation}"
     )
-    assert "choosing the rule for early exit on the validation images\n" in result.stderr
+    assert "choosing the rule for early exit on the validation sequences\n" in result.stderr
 
 
 # What cannot be exported
@@ -140,7 +141,7 @@ def test_a_smaller_precision_of_a_model_that_no_data_fits_is_one_clear_line(chec
         assert fails("export", "other.safetensors", "--precision", precision, *force) == (
             f"{precision} is judged by its accuracy, and no data here has this model's shape: "
             f"found a model of {found}, "
-            "expected MNIST's 28 x 28 and 10; export fp32"
+            "expected the data that it was trained on; name it with --data, or export fp32"
         )
 
 
@@ -208,8 +209,8 @@ def test_an_output_that_cannot_be_written_is_one_clear_line(checkpoint, target):
 
 def test_a_wrong_exporter_writes_nothing(checkpoint, monkeypatch):
     class Off(export_module.TorchRunner):
-        def logits(self, pixels):
-            return super().logits(pixels) + np.float32(0.1)
+        def logits(self, sequences, lengths):
+            return super().logits(sequences, lengths) + np.float32(0.1)
 
     monkeypatch.setattr(export_module, "TorchRunner", Off)
     assert fails("export", checkpoint).startswith("tiny.onnx was not written: the exported model differs")

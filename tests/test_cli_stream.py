@@ -241,7 +241,7 @@ def test_a_state_of_streams_at_different_rows_is_a_clear_line(model):
 @pytest.fixture
 def few(monkeypatch, sample):
     digits = Part(sample.sequences[:100], sample.labels[:100], "a hundred")
-    monkeypatch.setattr("edgelstm.data.mnist.evaluation_digits", lambda folder: digits)
+    monkeypatch.setattr("edgelstm.data.evaluation.evaluation_digits", lambda folder: digits)
 
 
 @pytest.mark.usefixtures("few")
@@ -273,7 +273,7 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_is_read(model, mon
         raise AssertionError("digits were read")
 
     monkeypatch.setattr("edgelstm.show.plots.new_figure", missing)
-    monkeypatch.setattr("edgelstm.data.mnist.evaluation_digits", evaluated)
+    monkeypatch.setattr("edgelstm.data.evaluation.evaluation_digits", evaluated)
     error = fails("stream", model, "--evaluate", "--plot", "curve.png")
     assert error == (
         'drawing a plot needs the package matplotlib, which is not installed; run pip install "edgelstm[plot]"'

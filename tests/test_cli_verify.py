@@ -26,10 +26,10 @@ def _an_empty_folder(monkeypatch, tmp_path, sample):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     digits = Part(sample.sequences[:40], sample.labels[:40], "the shipped sample, shortened")
-    monkeypatch.setattr("edgelstm.data.mnist.evaluation_digits", lambda folder: digits)
+    monkeypatch.setattr("edgelstm.data.evaluation.evaluation_digits", lambda folder: digits)
     monkeypatch.setattr(verify_module, "probe_sequences", lambda checkpoint: probe_sequences(checkpoint, 32))
     monkeypatch.setattr(
-        verify_module, "TorchExportedRunner", lambda checkpoint: TorchRunner(checkpoint.model(), name="stand-in")
+        verify_module, "TorchExportedRunner", lambda checkpoint, rows: TorchRunner(checkpoint.model(), name="stand-in")
     )
 
 
@@ -49,7 +49,7 @@ def test_a_true_export_exits_0_with_every_answer(tiny):
     assert lines[-2].startswith("--    claimed accuracy: ")
     assert lines[-2].endswith(" of these sequences; the file claims none")
     assert result.stderr == (
-        "verifying tiny.onnx against tiny.safetensors on 40 digits (the shipped sample, shortened)\n"
+        "verifying tiny.onnx against tiny.safetensors on 40 sequences (the shipped sample, shortened)\n"
     )
 
 
@@ -77,13 +77,13 @@ def test_a_model_of_another_shape_is_verified_on_random_pixels(checkpoint_of, mo
     lines = result.stdout.splitlines()
     assert lines[-1] == "verified, but for 2 that could not be asked here (--): gesture.onnx"
     assert "--    claimed accuracy: the file claims 9/10 (90.00 %), and the sequences are not on this machine" in lines
-    assert "on random pixels, as no data here has its shape" in result.stderr
+    assert "on random sequences, as no data here has its shape" in result.stderr
 
 
 def test_validation_images_on_this_machine_are_asked_too(tiny_checkpoint, model_bytes_of, sample, monkeypatch):
-    monkeypatch.setattr("edgelstm.data.mnist.find_mnist", lambda folder: folder)
+    monkeypatch.setattr("edgelstm.data.evaluation.find_mnist", lambda folder: folder)
     held_out = Part(sample.sequences[:10], sample.labels[:10], "held out")
-    monkeypatch.setattr("edgelstm.data.mnist.validation_digits", lambda folder: held_out)
+    monkeypatch.setattr("edgelstm.data.evaluation.validation_digits", lambda folder: held_out)
     checkpoint = dataclasses.replace(tiny_checkpoint, validation=Score(10, 10))
     save_checkpoint(Path("tiny.safetensors"), checkpoint)
     Path("tiny.onnx").write_bytes(model_bytes_of(checkpoint))

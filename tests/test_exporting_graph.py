@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from edgelstm.config import ModelConfig
 from edgelstm.contract import EarlyRule, ModelContract, Score
+from edgelstm.data.mnist import FILES
 from edgelstm.errors import ModelError
 from edgelstm.exporting import graph as graph_module
 from edgelstm.exporting.graph import (
@@ -196,7 +197,7 @@ def test_the_metadata_is_the_contract_of_the_checkpoint(tiny_checkpoint):
     model = onnx_of(encode(build_graph(checkpoint, contract_of(checkpoint))))
     found = ModelContract.from_metadata({entry.key: entry.value for entry in model.metadata_props})
     assert contract_of(checkpoint) == found
-    assert ("tiny", "fast", 0, Score(9, 10), checkpoint.weights_sha256, "0" * 64) == (
+    assert ("tiny", "fast", 0, Score(9, 10), checkpoint.weights_sha256, FILES["train", "images"].sha256) == (
         found.name, found.recipe, found.seed, found.test, found.weights_sha256, found.data_sha256
     )  # fmt: skip
     assert {"torch", "edgelstm", "onnx"} == set(found.versions)

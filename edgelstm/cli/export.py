@@ -86,7 +86,7 @@ def _print(done: "Exported") -> None:
         )
         lines["provider"] = _PROVIDERS[tradeoff.precision]
     if early and early.mean_rows is not None:
-        rows = f"{early.mean_rows:.1f} rows on the validation images and their shifts by a pixel"
+        rows = f"{early.mean_rows:.1f} rows on the validation sequences"
         lines["early exit"] = f"a {early}: {rows}, {early.validation}"
     for name, value in lines.items():
         click.echo(f"{name:<11} {value}")

@@ -26,7 +26,7 @@ class Evaluation:
     """Of all the data that they are parts of."""
 
     def __str__(self) -> str:
-        return f"{len(self.test):,} sequences ({self.test.source})" if self.test else "random sequences only"
+        return f"{len(self.test):,} sequences ({self.test.source})" if self.test else "random sequences, as no data here has its shape"
 
 
 def evaluation_of(
