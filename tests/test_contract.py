@@ -5,11 +5,12 @@ import json
 
 import numpy as np
 import pytest
+from sequences import SEQUENCES
 
 from edgelstm.config import FAMILY, ModelConfig
 from edgelstm.contract import (
-    PIXELS_NAME,
     MAX_METADATA,
+    PIXELS_NAME,
     EarlyRule,
     ModelContract,
     Score,
@@ -201,3 +202,81 @@ def test_a_pictures_graph_is_the_five_nodes_of_the_readme():
 def test_an_fp16_stream_has_the_graph_of_fp32():
     config = ModelConfig(n_layers=2)
     assert graph_layout(config, "fp16", "stream") == graph_layout(config, "fp32", "stream")
+
+
+def test_values_are_normalised_by_nodes_and_lengths_reach_every_layer():
+    layout = graph_layout(SEQUENCES["unequal lengths, two layers"])
+    assert ["Sub", "Mul", "Transpose", "LSTM", "Squeeze", "LSTM", "Squeeze", "Gemm"] == [
+        node.operator for node in layout.nodes
+    ]
+    assert ["values float32 (batch, rows, 1)", "lengths int32 (batch)"] == [str(value) for value in layout.inputs]
+    assert [node.inputs[4] for node in layout.nodes if node.operator == "LSTM"] == ["lengths", "lengths"]
+    assert {"mean": (1, (1,)), "scale": (1, (1,))}.items() <= layout.weights.items()
+    stream = graph_layout(SEQUENCES["unequal lengths, two layers"], kind="stream")
+    assert "lengths" not in [value.name for value in stream.inputs]
+
+
+VALUES, LENGTHS = np.zeros((2, 11, 3), np.float32), np.array([3, 11], np.int32)
+
+
+def test_good_values_and_lengths_are_handed_back_as_they_are():
+    config = SEQUENCES["unequal lengths"]
+    found, lengths = check_sequences(VALUES, config, LENGTHS)
+    assert (found is VALUES, lengths is LENGTHS) == (True, True)
+    assert check_sequences(VALUES[:, :4], config)[1].tolist() == [4, 4], "without lengths all have all rows"
+    assert check_sequences(VALUES[:, :9], SEQUENCES["values"])[1] is None
+
+
+@pytest.mark.parametrize(
+    ("values", "lengths", "found"),
+    [
+        (VALUES.astype(np.float64), LENGTHS, r"values: found float64 \(2, 11, 3\), expected float32 \(batch, 1 or"),
+        (VALUES[:, :0], LENGTHS, r"values: found float32 \(2, 0, 3\)"),
+        (VALUES[:, :, :2], LENGTHS, r"values: found float32 \(2, 11, 2\)"),
+        (np.zeros((1, 4097, 3), np.float32), None, r"values: found float32 \(1, 4097, 3\)"),
+        (VALUES, [3, 11], r"lengths: found list, expected int32 \(2,\) of 1 to 11"),
+        (VALUES, LENGTHS.astype(np.int64), r"lengths: found int64 \(2,\)"),
+        (VALUES, LENGTHS[:1], r"lengths: found int32 \(1,\)"),
+        (VALUES, LENGTHS - 3, r"lengths: found int32 \(2,\), expected int32 \(2,\) of 1 to 11"),
+        (VALUES, LENGTHS + 1, r"lengths: found int32 \(2,\), expected int32 \(2,\) of 1 to 11"),
+    ],
+)
+def test_other_values_and_lengths_are_refused_with_found_and_expected(values, lengths, found):
+    with pytest.raises(ValueError, match=found):
+        check_sequences(values, SEQUENCES["unequal lengths"], lengths)
+
+
+def test_lengths_for_a_model_of_one_length_are_refused():
+    with pytest.raises(ValueError, match="lengths: found some, expected none: the model reads sequences of 9 rows"):
+        check_sequences(VALUES[:, :9], SEQUENCES["values"], LENGTHS)
+
+
+def test_a_contract_of_values_keeps_the_ranges_of_the_columns():
+    contract = ModelContract(SEQUENCES["values"], ranges=((-1.5, 2.0), (0.0, 0.0), (-3e38, 3e38)))
+    assert contract == ModelContract.from_metadata(contract.to_metadata())
+
+
+@pytest.mark.parametrize(
+    "ranges", [((1.0, 2.0),), ((2.0, 1.0),) * 3, ((1.0, 2.0, 3.0),) * 3, ((1, 2),) * 3, ((0.0, float("nan")),) * 3]
+)
+def test_impossible_ranges_are_refused(ranges):
+    with pytest.raises(ValueError, match="ranges: found"):
+        ModelContract(SEQUENCES["values"], ranges=ranges)
+    damaged = ModelContract(SEQUENCES["values"]).to_metadata() | {"edgelstm.ranges": json.dumps(ranges)}
+    with pytest.raises(ModelError, match="damaged model contract"):
+        ModelContract.from_metadata(damaged)
+
+
+def test_ranges_are_of_values_only():
+    with pytest.raises(ValueError, match="ranges"):
+        ModelContract(ModelConfig(), ranges=((0.0, 255.0),) * 28)
+
+
+def test_a_contract_of_version_1_is_one_of_digits_of_one_length():
+    old = dataclasses.replace(FULL, version=1).to_metadata()
+    assert not {"edgelstm.ranges"} & old.keys()
+    assert "preparation" not in old["edgelstm.config"]
+    found = ModelContract.from_metadata(old)
+    assert (1, "digit", False, ()) == (
+        found.version, found.config.preparation, found.config.variable_length, found.ranges
+    )  # fmt: skip

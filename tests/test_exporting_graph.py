@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from sequences import SEQUENCES
 
 from edgelstm.config import ModelConfig
 from edgelstm.contract import EarlyRule, ModelContract, Score
@@ -22,11 +23,13 @@ from edgelstm.exporting.graph import (
     contract_of,
     onnx_lstm_weights,
     probe_pixels,
+    probe_sequences,
 )
 from edgelstm.onnx_file import encode, open_model
 from edgelstm.runtime.parity import compare
+from edgelstm.runtime.reference import NumpyRunner
 from edgelstm.runtime.runner import OrtRunner
-from edgelstm.runtime.stream import Stream
+from edgelstm.runtime.stream import Stream, last_logits
 from edgelstm.training.checkpoint import save_checkpoint
 from edgelstm.training.model import TorchRunner, numpy_weights
 
@@ -37,7 +40,7 @@ CONFIGS = {
     "four rows a step, two layers": ModelConfig(hidden_size=6, rows_per_step=4, n_layers=2),
     "not square": ModelConfig(rows=6, cols=5, rows_per_step=3, hidden_size=4, class_names=("a", "b", "c")),
     "100 steps of three columns": ModelConfig(rows=100, cols=3, hidden_size=6, class_names=("a", "b")),
-}
+} | SEQUENCES
 ALL = [(precision, kind) for precision in ("fp32", "fp16", "int8") for kind in ("picture", "stream")]
 
 
@@ -84,14 +87,16 @@ def test_another_process_gives_the_same_bytes(tiny_checkpoint, tiny_model_bytes,
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_the_exported_model_equals_torch_whole_and_row_by_row(config, sample, checkpoint_of, model_bytes_of):
     checkpoint = checkpoint_of(config)
-    pixels = probe_pixels(config)
+    sequences, lengths = probe_sequences(checkpoint)
     if (config.rows, config.cols) == (28, 28):
-        pixels = np.concatenate([pixels, sample.sequences[:200]])
-    expected, content = TorchRunner(checkpoint.model()).logits(pixels), model_bytes_of(checkpoint)
-    stream = Stream(content, n_streams=len(pixels))
+        sequences = np.concatenate([sequences, sample.sequences[:200]])
+    content = model_bytes_of(checkpoint)
+    expected = TorchRunner(checkpoint.model()).logits(sequences, lengths)
+    stream = Stream(content, n_streams=len(sequences))
     half = config.n_steps // 2 * config.rows_per_step
-    stream.push(pixels[:, :half])
-    for found in (OrtRunner(content, provider="cpu").logits(pixels), stream.push(pixels[:, half:])):
+    stream.push(sequences[:, :half])
+    rows = stream.push(sequences[:, half:]) if lengths is None else last_logits(stream, sequences, lengths)
+    for found in (OrtRunner(content, provider="cpu").logits(sequences, lengths), rows):
         report = compare(expected, found)
         assert report.passed, f"largest difference {report.max_difference:.2e}, {report.disagreements[:3]}"
 
@@ -123,7 +128,8 @@ def test_a_graph_holds_exactly_the_promised_operators(config, checkpoint_of, mod
     found = operators(model_bytes_of(checkpoint_of(config)))
     assert config.n_layers == found.count("LSTM")
     assert (config.rows_per_step > 1) == ("Reshape" in found)
-    assert {"Cast", "Transpose", "LSTM", "Squeeze", "Gemm"} == set(found) - {"Reshape"}
+    first = {"Sub", "Mul"} if config.is_values else {"Cast"}
+    assert first | {"Transpose", "LSTM", "Squeeze", "Gemm"} == set(found) - {"Reshape"}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
@@ -244,6 +250,38 @@ def test_a_file_that_onnx_would_write_otherwise_is_refused(graph, monkeypatch):
     monkeypatch.setattr(graph_module, "encode", lambda graph: longer)
     with pytest.raises(ModelError, match="onnx reads the exported file otherwise"):
         checked_file(graph)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e9, 1e30])
+@pytest.mark.parametrize("spread", [1e-6, 1.0, 1e3])
+def test_a_columns_offset_and_unit_cost_no_digit(checkpoint_of, model_bytes_of, offset, spread):
+    """What float32 can tell apart in a column, the model tells apart as if the column had no offset."""
+    config = ModelConfig(rows=20, cols=2, hidden_size=8, class_names=("a", "b"), preparation="values")
+    plain = checkpoint_of(config)
+    plain.weights["mean"][:], plain.weights["scale"][:] = 0.0, 1.0
+    moved = dataclasses.replace(plain, weights={name: weight.clone() for name, weight in plain.weights.items()})
+    moved.weights["mean"][0], moved.weights["scale"][0] = offset, 1 / spread
+    values = np.random.default_rng(0).standard_normal((30, 20, 2)).astype(np.float32)
+    shifted = values.copy()
+    shifted[..., 0] = values[..., 0].astype(np.float64) * spread + offset
+    mean, scale = (moved.weights[name].numpy().astype(np.float64)[0] for name in ("mean", "scale"))
+    values[..., 0] = (shifted[..., 0].astype(np.float64) - mean) * scale
+    expected = OrtRunner(model_bytes_of(plain), provider="cpu").logits(values)
+    np.testing.assert_allclose(
+        OrtRunner(model_bytes_of(moved), provider="cpu").logits(shifted), expected, rtol=0, atol=1e-5
+    )
+    content = model_bytes_of(moved)
+    np.testing.assert_allclose(NumpyRunner(content).logits(shifted), expected, rtol=0, atol=1e-5)
+
+
+def test_probes_of_values_are_about_as_far_from_the_mean_as_the_data(checkpoint_of):
+    checkpoint = checkpoint_of(SEQUENCES["unequal lengths"])
+    values, lengths = probe_sequences(checkpoint)
+    mean, scale = (checkpoint.weights[name].numpy() for name in ("mean", "scale"))
+    normal = (values - mean) * scale
+    assert (np.float32, (256, 11, 3)) == (values.dtype, values.shape)
+    assert (1, 11) == (lengths.min(), lengths.max())
+    assert normal[0].std() < 1e-3 < 1 < normal[128].std() < 2 < normal[-1].std()
 
 
 def test_probe_pixels_are_the_same_each_time_and_of_every_density():

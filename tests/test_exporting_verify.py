@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from sequences import SEQUENCES
 
 from edgelstm import onnx_file
 from edgelstm.config import ModelConfig, shipped_dir
@@ -114,6 +115,11 @@ def nudged(array):
     return array
 
 
+def nudged_last(array):
+    array[-1] = np.nextafter(array[-1], array.dtype.type(np.inf))
+    return array
+
+
 def said(model, key, value):
     """Another value in the metadata."""
     entry = next(entry for entry in model.metadata_props if entry.key == f"edgelstm.{key}")
@@ -146,6 +152,58 @@ def test_honest_files_of_every_shape_pass(verdict, checkpoint_of, model_bytes_of
     checkpoint = checkpoint_of(config)
     report = verdict(model_bytes_of(checkpoint, precision, kind), checkpoint)
     assert failed(report) == set(), [check for check in report.checks if check.passed is False]
+
+
+@pytest.mark.usefixtures("_untrained")
+@pytest.mark.parametrize(("precision", "kind"), FORMS)
+@pytest.mark.parametrize("config", SEQUENCES.values(), ids=SEQUENCES)
+def test_honest_files_of_other_sequences_pass(config, precision, kind, checkpoint_of, model_bytes_of):
+    checkpoint = checkpoint_of(config)
+    part = part_of(checkpoint)
+    content = model_bytes_of(checkpoint, precision, kind)
+    report = verify_file(checkpoint, content, part, providers=("cpu",))
+    assert failed(report) == set(), [check for check in report.checks if check.passed is False]
+    assert report.evaluation == "40 sequences (made up)"
+    padding = [check for check in report.checks if check.question == "same bits whatever the padding"]
+    assert len(padding) == config.variable_length
+
+
+def part_of(checkpoint):
+    """Labelled sequences of a checkpoint's kind; those of unequal length go beyond the longest trained on."""
+    sequences, lengths = probe_sequences(checkpoint, 40)
+    if lengths is not None:
+        sequences, lengths = np.pad(sequences, ((0, 0), (0, 4), (0, 0)), "edge"), lengths + np.int32(2)
+    labels = TorchRunner(checkpoint.model()).logits(sequences, lengths).argmax(1)
+    return Part(sequences, labels, "made up", lengths)
+
+
+@pytest.mark.parametrize("name", ["mean", "scale"])
+@pytest.mark.parametrize("how", [nudged_last, lambda array: -array, np.flip], ids=["one ulp", "sign", "other columns"])
+def test_another_normalisation_is_caught_and_named(name, how, checkpoint_of, model_bytes_of):
+    checkpoint = checkpoint_of(SEQUENCES["values"])
+    model = onnx.load_model_from_string(model_bytes_of(checkpoint))
+    changed(model, name, how)
+    report = verify_file(checkpoint, model.SerializeToString(), part_of(checkpoint), providers=("cpu",))
+    assert SAME_GRAPH in failed(report)
+    assert answers(report, SAME_GRAPH) == [f"differ: {name}"]
+
+
+def test_a_runner_that_reads_padding_is_caught(checkpoint_of, model_bytes_of, monkeypatch):
+    class ReadsAll(verify_module.OrtRunner):
+        def logits(self, sequences, lengths=None):
+            return super().logits(sequences)
+
+    monkeypatch.setattr(verify_module, "OrtRunner", ReadsAll)
+    checkpoint = checkpoint_of(SEQUENCES["unequal lengths"])
+    report = verify_file(checkpoint, model_bytes_of(checkpoint), part_of(checkpoint), providers=("cpu",))
+    assert "same bits whatever the padding" in failed(report)
+
+
+def test_claims_about_other_data_are_not_asked(verdict, tiny_checkpoint, model_bytes_of):
+    checkpoint = dataclasses.replace(tiny_checkpoint, test=Score(40, 40))
+    content = model_bytes_of(checkpoint)
+    assert failed(verdict(content, checkpoint)) == {"claimed accuracy"}
+    assert failed(verdict(content, checkpoint, same_data=False)) == set()
 
 
 def test_a_model_that_no_data_fits_is_compared_on_random_pixels_and_claims_nothing(

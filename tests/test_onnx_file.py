@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from sequences import SEQUENCES
 
 from edgelstm import onnx_file
 from edgelstm.config import ModelConfig, shipped_dir
@@ -42,7 +43,7 @@ CONFIGS = {
     )
     for layers in (1, 2, 3)
     for rows in (1, 2)
-}
+} | SEQUENCES
 TWO_LAYERS = CONFIGS["2 layers, 2 rows a step"]
 PRECISIONS = ("fp32", "fp16", "int8")
 

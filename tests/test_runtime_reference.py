@@ -7,11 +7,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from sequences import SEQUENCES
 
 from edgelstm.config import ModelConfig
 from edgelstm.contract import Node
 from edgelstm.errors import ModelError
-from edgelstm.exporting.graph import build_graph, contract_of, probe_pixels
+from edgelstm.exporting.graph import build_graph, contract_of, probe_pixels, probe_sequences
 from edgelstm.onnx_file import decode, encode, open_model
 from edgelstm.runtime.parity import ATOL, RTOL, compare
 from edgelstm.runtime.reference import MAX_TOLERANCE, NumpyRunner, numpy_logits_by_rows, rounding_tolerance
@@ -44,6 +45,24 @@ def test_the_exported_graph_in_numpy_is_torchs_lstm_in_float64(config, checkpoin
         expected = outputs[:, -1] @ weights["head.weight"].T + weights["head.bias"]
     found = NumpyRunner(model_bytes_of(checkpoint)).logits(pixels)
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=ATOL_FLOAT32)
+
+
+@pytest.mark.parametrize("config", SEQUENCES.values(), ids=SEQUENCES)
+def test_in_float64_values_and_lengths_are_torchs_too(config, checkpoint_of, model_bytes_of):
+    checkpoint = checkpoint_of(config)
+    sequences, lengths = probe_sequences(checkpoint, 16)
+    model = checkpoint.model().double()
+    with torch.no_grad():
+        if lengths is None:
+            expected = model(torch.from_numpy(sequences))
+        else:  # each on its own, cut at its end
+            ends = zip(torch.from_numpy(sequences), lengths, strict=True)
+            expected = torch.cat([model(one[None, :n], torch.tensor([n])) for one, n in ends])
+    found = NumpyRunner(model_bytes_of(checkpoint)).logits(sequences, lengths)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=ATOL_FLOAT32)
+    file = open_model(model_bytes_of(checkpoint))
+    by_rows = numpy_logits_by_rows(decode(file.form("stream")), sequences, config, lengths)
+    np.testing.assert_allclose(by_rows, found, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["picture", "stream"])

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sequences import SEQUENCES, UNEQUAL
 
 import edgelstm
 from edgelstm.config import ModelConfig
 from edgelstm.errors import ModelError
-from edgelstm.exporting.graph import probe_pixels
+from edgelstm.exporting.graph import probe_pixels, probe_sequences
 from edgelstm.onnx_file import open_model
 from edgelstm.runtime.reference import NumpyRunner
 from edgelstm.runtime.runner import OrtRunner
@@ -53,6 +54,41 @@ def test_on_the_cpu_a_batch_is_run_in_chunks_and_on_cuda_whole(tiny_model_bytes,
     )
     OrtRunner(tiny_model_bytes, provider="cuda").logits(sample.sequences[:70])
     assert sizes[3:] == [70]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("config", UNEQUAL.values(), ids=UNEQUAL)
+def test_padding_changes_no_bit_nor_does_being_alone(config, precision, checkpoint_of, model_bytes_of):
+    checkpoint = checkpoint_of(config)
+    runner = OrtRunner(model_bytes_of(checkpoint, precision), provider="cpu")
+    sequences, lengths = probe_sequences(checkpoint, 70)
+    expected = runner.logits(sequences, lengths)
+    behind = np.arange(config.rows) >= lengths[:, None]
+    for padding in (0.0, -3e38, np.nan, np.inf):
+        sequences[behind] = padding
+        np.testing.assert_array_equal(runner.logits(sequences, lengths), expected)
+    longer = np.pad(sequences, ((0, 0), (0, 9), (0, 0)))
+    np.testing.assert_array_equal(runner.logits(longer, lengths), expected)
+    for i in range(0, 70, 7):
+        np.testing.assert_array_equal(runner.logits(sequences[i : i + 1, : lengths[i]])[0], expected[i])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("config", SEQUENCES.values(), ids=SEQUENCES)
+def test_sequences_of_every_kind_are_those_of_the_numpy_reference(config, precision, checkpoint_of, model_bytes_of):
+    checkpoint = checkpoint_of(config)
+    content = model_bytes_of(checkpoint, precision)
+    runner, numpy_runner = OrtRunner(content, provider="cpu"), NumpyRunner(content)
+    sequences, lengths = probe_sequences(checkpoint, 32)
+    found = runner.logits(sequences, lengths)
+    size = 1 if lengths is not None and precision == "int8" else 32
+    expected = numpy_runner.logits(sequences, lengths, batch_size=size)
+    assert np.isclose(found, expected, atol=1e-4).all(1).mean() > (0.7 if precision == "int8" else 0.99)
+
+
+def test_an_empty_batch_of_unequal_lengths_has_no_logits(checkpoint_of, model_bytes_of):
+    runner = OrtRunner(model_bytes_of(checkpoint_of(SEQUENCES["unequal lengths"])), provider="cpu")
+    assert runner.logits(np.zeros((0, 5, 3), np.float32), np.zeros(0, np.int32)).shape == (0, 3)
 
 
 def test_a_chunk_of_another_size_gives_the_same_logits(tiny_model_bytes, runner, sample):
