@@ -4,19 +4,23 @@ import dataclasses
 
 import numpy as np
 import pytest
+from sequences import SEQUENCES
 
 from edgelstm.config import ModelConfig
 from edgelstm.contract import Score, in_batches
-from edgelstm.data.dataset import Part
-from edgelstm.errors import ModelError, OutputError, ParityError
+from edgelstm.data.dataset import Dataset, Part
+from edgelstm.errors import DataError, ModelError, OutputError, ParityError
 from edgelstm.exporting import export as export_module
 from edgelstm.exporting import graph as graph_module
-from edgelstm.exporting.export import MAX_LOSS, choose_early_rule, with_shifts, write_model
+from edgelstm.exporting.export import MAX_LOSS, choose_early_rule, export, with_shifts, write_model
+from edgelstm.exporting.graph import probe_sequences
 from edgelstm.measure.timing import Ratio
 from edgelstm.onnx_file import open_model
 from edgelstm.runtime.early_exit import choose_rule
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream, logits_by_step, stateful_form
+from edgelstm.training.checkpoint import save_checkpoint
+from edgelstm.training.model import TorchRunner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -305,3 +309,69 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tiny_checkpoint, tmp_
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match=r"cannot write .*model\.onnx"):
         write_model(tiny_checkpoint, tmp_path / "file" / "model.onnx")
+
+
+# From a run folder, with the data it was trained on
+
+
+@pytest.fixture
+def gestures(tmp_path, checkpoint_of):
+    """A run folder of a model of values, and data that it answers rightly."""
+    checkpoint = dataclasses.replace(checkpoint_of(SEQUENCES["unequal lengths"]), data_sha256="1" * 64)
+    sequences, lengths = probe_sequences(checkpoint, 30)
+    labels = TorchRunner(checkpoint.model()).logits(sequences, lengths).argmax(1)
+    parts = [Part(sequences[at], labels[at], "made up", lengths[at]) for at in np.split(np.arange(30), 3)]
+    save_checkpoint(tmp_path / "run" / "model.safetensors", checkpoint)
+    data = Dataset("gestures", "values", checkpoint.config.class_names, *parts, sha256="1" * 64, split="given")
+    return tmp_path / "run", data
+
+
+@pytest.mark.parametrize(
+    ("precision", "streaming", "name"),
+    [
+        ("fp32", False, "model.onnx"), ("fp32", True, "model.stream.onnx"), ("int8", False, "model.int8.onnx"),
+        ("fp16", False, "model.fp16.onnx"), ("int8", True, "model.stream.int8.onnx"),
+    ],
+)  # fmt: skip
+def test_a_run_folder_is_exported_beside_its_checkpoint(gestures, precision, streaming, name, untrained):
+    folder, data = gestures
+    lines = []
+    done = export(folder, precision=precision, streaming=streaming, data=data, on_progress=lines.append)
+    assert (folder / name, done.n_bytes) == (done.path, (folder / name).stat().st_size)
+    assert (done.early, done.tradeoff is None) == (None, precision == "fp32")
+    expected = [] if precision == "fp32" else [f"comparing {precision} with fp32 on 10 sequences (made up)"]
+    assert lines == expected
+
+
+def test_a_smaller_precision_needs_the_models_own_data(gestures):
+    folder, data = gestures
+    with pytest.raises(DataError, match="int8 is judged by its accuracy, and no data here has this model's shape"):
+        export(folder, precision="int8")
+    with pytest.raises(DataError, match="gestures does not fit the model"):
+        export(folder, precision="int8", data=dataclasses.replace(data, class_names=("a", "b", "c")))
+    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+
+
+def test_other_data_than_it_was_trained_on_chooses_no_rule(tmp_path, checkpoint_of, monkeypatch):
+    monkeypatch.setattr(export_module, "MIN_FOR_RULE", 5)
+    checkpoint = dataclasses.replace(checkpoint_of(SEQUENCES["values"], 1.0), data_sha256="1" * 64)
+    sequences, _ = probe_sequences(checkpoint, 30)
+    labels = TorchRunner(checkpoint.model()).logits(sequences).argmax(1)
+    parts = [Part(sequences[at], labels[at], "made up") for at in np.split(np.arange(30), 3)]
+    data = Dataset("gestures", "values", checkpoint.config.class_names, *parts, sha256="1" * 64, split="given")
+    assert export(checkpoint, tmp_path / "a.onnx", data=data).early is not None
+    assert export(checkpoint, tmp_path / "b.onnx", data=dataclasses.replace(data, sha256="2" * 64)).early is None
+
+
+def test_a_checkpoint_in_memory_has_no_place_of_its_own(tiny_checkpoint):
+    with pytest.raises(ValueError, match="output: a checkpoint in memory has no place of its own"):
+        export(tiny_checkpoint)
+
+
+def test_where_lengths_differ_or_few_validate_there_is_no_rule(gestures, tiny_checkpoint, model_bytes_of, validation):
+    folder, data = gestures
+    file = open_model(export(folder, data=data).path)
+    assert choose_early_rule(file, data.validation) is None
+    few = validation.take(slice(0, 19))
+    assert choose_early_rule(open_model(model_bytes_of(tiny_checkpoint)), few) is None
+    assert choose_early_rule(open_model(model_bytes_of(tiny_checkpoint)), validation) is not None

@@ -12,14 +12,14 @@ from sequences import SEQUENCES
 from edgelstm import onnx_file
 from edgelstm.config import ModelConfig, shipped_dir
 from edgelstm.contract import EarlyRule, Score, in_batches
-from edgelstm.data.dataset import Part
+from edgelstm.data.dataset import Dataset, Part
 from edgelstm.errors import ModelError, ProviderError
 from edgelstm.exporting import checks as checks_module
 from edgelstm.exporting import export as export_module
 from edgelstm.exporting import verify as verify_module
 from edgelstm.exporting.export import choose_early_rule
 from edgelstm.exporting.graph import probe_sequences
-from edgelstm.exporting.verify import BATCH_SIZES, STREAM_SIZES, splits, verify_file
+from edgelstm.exporting.verify import BATCH_SIZES, STREAM_SIZES, splits, verify, verify_file
 from edgelstm.onnx_file import checkpoint_beside, field_bytes, field_number, open_model
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream, logits_by_step
@@ -922,3 +922,53 @@ def test_batches_keep_every_image_in_its_order(batch_size):
 @pytest.mark.parametrize("ending", [".onnx", ".int8.onnx", ".fp16.onnx", ".stream.onnx", ".stream.int8.onnx"])
 def test_the_checkpoint_is_expected_beside_the_model(tmp_path, ending):
     assert tmp_path / "model.safetensors" == checkpoint_beside(tmp_path / f"model{ending}")
+
+
+# By names, with the data that the model was trained on
+
+
+@pytest.fixture
+def gestures(tmp_path, checkpoint_of, model_bytes_of):
+    """A run folder of a model of values with its file, and data that it answers rightly."""
+    checkpoint = dataclasses.replace(
+        checkpoint_of(SEQUENCES["unequal lengths"]), data_sha256="1" * 64, test=Score(40, 40), validation=Score(40, 40)
+    )
+    part = part_of(checkpoint)
+    save_checkpoint(tmp_path / "model.safetensors", checkpoint)
+    (tmp_path / "model.onnx").write_bytes(model_bytes_of(checkpoint))
+    names = checkpoint.config.class_names
+    return tmp_path, Dataset("gestures", "values", names, part, part, part, sha256="1" * 64, split="given")
+
+
+def test_a_run_folder_is_verified_with_its_own_data(gestures):
+    folder, data = gestures
+    lines = []
+    report = verify(folder, data=data, providers=("cpu",), on_progress=lines.append)
+    assert (failed(report), report.n_open) == (set(), 0)
+    assert lines == [
+        f"verifying {folder / 'model.onnx'} against {folder / 'model.safetensors'} on 40 sequences (made up)"
+    ]
+    assert answers(report, "claimed accuracy") == ["counted 40/40 (100.00 %), the file says 40/40 (100.00 %)"]
+
+
+def test_with_other_data_claims_stay_open_and_that_is_said(gestures):
+    folder, data = gestures
+    other = dataclasses.replace(data, sha256="2" * 64, test=data.test.take(slice(0, 9)))
+    lines = []
+    report = verify(folder, data=other, providers=("cpu",), on_progress=lines.append)
+    assert lines[1].startswith("this is not the data that the model was trained on")
+    opened = {check.question for check in report.checks if check.passed is None}
+    assert (failed(report), opened) == (set(), {"claimed accuracy", "claimed validation accuracy"})
+
+
+def test_without_its_data_a_model_is_verified_on_random_sequences(gestures):
+    folder, _ = gestures
+    report = verify(folder, providers=("cpu",))
+    assert (failed(report), report.evaluation) == (set(), "random sequences only")
+
+
+def test_a_model_in_memory_needs_a_checkpoint_by_name(tiny_model_bytes, tiny_checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint: a model in memory has none beside it"):
+        verify(tiny_model_bytes)
+    save_checkpoint(tmp_path / "x.safetensors", tiny_checkpoint)
+    assert verify(tiny_model_bytes, tmp_path / "x.safetensors", providers=("cpu",)).passed

@@ -5,13 +5,14 @@ import json
 
 import numpy as np
 import pytest
+from sequences import SEQUENCES
 
 from edgelstm.config import ModelConfig
 from edgelstm.contract import Score
-from edgelstm.data.dataset import Part
+from edgelstm.data.dataset import Dataset, Part
 from edgelstm.errors import ProviderError
 from edgelstm.measure import machine
-from edgelstm.measure.bench import N_ROUNDS, N_WARMUP, SCHEMA_VERSION, Contestant, bench_contestants
+from edgelstm.measure.bench import N_ROUNDS, N_WARMUP, SCHEMA_VERSION, Contestant, bench, bench_contestants
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream
 
@@ -195,11 +196,11 @@ def test_the_scenarios_are_p90_at_batch_1_and_the_best_throughput(digits):
     [
         (
             ModelConfig(rows=20, cols=3, class_names=("left", "right")), (20, 3),
-            "fake: no labelled data of 20 rows x 3 columns and 2 classes: accuracy left out, random sequences are timed",
+            "fake: no labelled data of 20 rows x 3 columns and 2 classes: accuracy left out, random sequences are",
         ),
         (
             ModelConfig(class_names=("left", "right")), (28, 28),
-            "fake: no labelled data of 28 rows x 28 columns and 2 classes: accuracy left out, random sequences are timed",
+            "fake: no labelled data of 28 rows x 28 columns and 2 classes: accuracy left out, random sequences are",
         ),
     ],
     ids=["shape", "classes"],
@@ -209,7 +210,7 @@ def test_a_model_that_the_data_does_not_fit_is_timed_without_accuracy(digits, co
     odd = contestant(load=lambda: runner, config=config)
     report = run(digits, odd, contestant("other"), batch_sizes=(100,), on_progress=lines.append)
     assert [None, Score(N, N)] == [result.accuracy for result in report.results]
-    assert [line for line in lines if "no labelled data" in line] == [said]
+    assert [line for line in lines if "no labelled data" in line] == [f"{said} timed"]
     assert {(*shape,)} == {pixels.shape[1:] for pixels in runner.seen}
     assert (np.dtype(np.uint8), 100) == (runner.seen[-1].dtype, len(runner.seen[-1]))
     assert len(np.unique(runner.seen[-1][:, 0], axis=0)) > 10
@@ -261,3 +262,35 @@ def test_the_machine_is_measured_only_when_asked_and_gives_each_batch_its_roofli
     assert [10**6] * 2 == [result.peak_memory_bytes for result in report.results]
     expected = machine.roofline_s(ModelConfig(), 3, rates)
     assert [expected] * 2 == [result.batches[0].roofline_s for result in report.results]
+
+
+# By names, with data of one's own
+
+
+def test_models_of_values_are_measured_on_their_own_data(checkpoint_of, model_bytes_of, monkeypatch):
+    monkeypatch.setattr(machine, "N_TRIALS", 1)
+    config = SEQUENCES["unequal lengths"]
+    content = model_bytes_of(checkpoint_of(config))
+    values = np.random.default_rng(0).standard_normal((12, 15, 3)).astype(np.float32)
+    lengths = np.arange(4, 16, dtype=np.int32)
+    labels = OrtRunner(content, provider="cpu").logits(values, lengths).argmax(1)
+    part = Part(values, labels, "made up", lengths)
+    data = Dataset("gestures", "values", config.class_names, part, part, part, sha256="1" * 64, split="given")
+    lines = []
+    report = bench(
+        [content], data=data, providers=["cpu"], batch_sizes=(1, 20), seconds=SECONDS, streaming=True,
+        on_progress=lines.append,
+    )  # fmt: skip
+    [result] = report.results
+    assert (Score(12, 12), "12 (made up)") == (result.accuracy, report.digits)
+    assert [1, 20] == [batch.batch_size for batch in result.batches] == [step.batch_size for step in result.steps]
+    assert result.peak_memory_bytes > 0
+    assert "measuring the model with 12 sequences (made up)" in lines
+
+
+def test_without_data_of_its_own_a_model_of_values_is_timed_on_random_ones(checkpoint_of, model_bytes_of, monkeypatch):
+    monkeypatch.setattr(machine, "N_TRIALS", 1)
+    contents = [model_bytes_of(checkpoint_of(config)) for config in SEQUENCES.values()]
+    report = bench(contents, providers=["cpu"], batch_sizes=(2,), seconds=SECONDS)
+    assert [(None, 2)] * len(SEQUENCES) == [(one.accuracy, one.batches[0].batch_size) for one in report.results]
+    assert report.digits == "random sequences"

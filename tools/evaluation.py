@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgelstm.contract import Logits, Pixels, Runner, in_batches
 from edgelstm.data.dataset import Part
-from edgelstm.data.mnist import load_mnist, load_splits
+from edgelstm.data.mnist import load_dataset, load_mnist
 from edgelstm.onnx_file import ONNX_FILE, find_model
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.training.checkpoint import load_checkpoint
