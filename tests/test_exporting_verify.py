@@ -23,7 +23,7 @@ from edgelstm.exporting.verify import BATCH_SIZES, STREAM_SIZES, splits, verify,
 from edgelstm.onnx_file import checkpoint_beside, field_bytes, field_number, open_model
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream, logits_by_step
-from edgelstm.training.checkpoint import load_checkpoint
+from edgelstm.training.checkpoint import load_checkpoint, save_checkpoint
 from edgelstm.training.model import RowLstm, TorchRunner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
