@@ -23,7 +23,7 @@ from edgelstm.runtime import scoring, session
 from edgelstm.runtime.classifier import CHUNK, Classifier
 from edgelstm.training.checkpoint import save_checkpoint
 
-INFER_KEYS = ["image", "index", "label", "confidence", "top", "note", "error"]
+INFER_KEYS = ["source", "index", "label", "confidence", "top", "note", "error"]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ NAMED = "model tiny.onnx\n"
 
 def infer_lines(model, paths):
     answers = Classifier(model, provider="cpu").classify_many(paths)
-    return [f"{one.image}  {one.label}  {100 * one.confidence:.1f} %{in_brackets(one.note)}" for one in answers]
+    return [f"{one.source}  {one.label}  {100 * one.confidence:.1f} %{in_brackets(one.note)}" for one in answers]
 
 
 def in_brackets(note):
@@ -144,7 +144,7 @@ def test_infer_csv_has_a_header_and_a_row_a_picture_with_errors_in_their_place(t
     result = run(*INFER, "a, b.png", "missing.png", "--model", tiny, "--csv", expected=1)
     header, answer, error = csv.reader(result.stdout.splitlines())
     [prediction] = Classifier(tiny, provider="cpu").classify_many(pictures[:1])
-    assert header == ["image", "label", "confidence", "note", "error"]
+    assert header == ["source", "label", "confidence", "note", "error"]
     assert answer == ["a, b.png", prediction.label, str(round(prediction.confidence, 6)), "low confidence", ""]
     assert error[:4] == ["missing.png", "", "", ""]
     assert error[4].startswith("no file missing.png")
@@ -176,7 +176,7 @@ def test_no_names_give_no_answers(tiny):
 def test_infer_saves_what_the_network_saw_beside_the_pictures(tiny, pictures):
     run(*INFER, *pictures, "missing.png", "--model", tiny, "--save-input", "seen.png", expected=1)
     page = np.asarray(Image.open("seen.png").convert("L"))
-    pixels = Classifier(tiny, provider="cpu").classify(pictures[0]).pixels
+    pixels = Classifier(tiny, provider="cpu").classify(pictures[0]).sequence
     seen = page[24 : 24 + 224, 226 : 226 + 224]
     np.testing.assert_array_equal(np.kron(pixels, np.ones((8, 8), np.uint8)), seen)
     assert page.shape[1] == 3 * (450 + 12) - 12
@@ -203,7 +203,7 @@ def test_what_the_network_saw_is_a_png_or_a_folder_of_them(tiny, pictures, name)
 def test_infer_draws_what_the_network_saw(tiny, pictures):
     lines = run(*INFER, pictures[0], "--model", tiny, "--show-input").stdout.splitlines()
     assert infer_lines(tiny, pictures[:1]) == lines[:1]
-    pixels = Classifier(tiny, provider="cpu").classify(pictures[0]).pixels
+    pixels = Classifier(tiny, provider="cpu").classify(pictures[0]).sequence
     drawn = np.array([[cell != " " for cell in line.ljust(56)[::2]] for line in lines[1:]])
     np.testing.assert_array_equal(pixels >= 26, drawn)
 
@@ -226,7 +226,7 @@ def test_infer_json_is_one_line_a_picture_with_the_documented_keys(tiny, picture
 
 def test_infer_json_keeps_stdout_clean_when_it_draws(tiny, pictures):
     result = run(*INFER, pictures[0], "--model", tiny, "--json", "--show-input")
-    assert pictures[0] == strict_json(result.stdout)["image"]
+    assert pictures[0] == strict_json(result.stdout)["source"]
     assert len(result.stderr.splitlines()) == 1 + 28
 
 
@@ -273,7 +273,7 @@ def test_pictures_of_a_folder_that_cannot_be_read_get_their_error_in_their_place
     Path(f"scans/aa{suffix}").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     result = run(*INFER, "scans", "--model", tiny, "--json", expected=1)
     documents = [strict_json(line) for line in result.stdout.splitlines()]
-    assert [pictures[0], f"scans/aa{suffix}", *pictures[1:]] == [document["image"] for document in documents]
+    assert [pictures[0], f"scans/aa{suffix}", *pictures[1:]] == [document["source"] for document in documents]
     assert [False, True, False, False] == [document["error"] is not None for document in documents]
 
 
@@ -294,7 +294,7 @@ def test_a_folder_that_may_not_be_searched_says_so_and_the_rest_is_answered(tiny
 def test_infer_json_holds_the_error_in_its_place_and_exits_1(tiny, pictures):
     result = run(*INFER, pictures[0], "missing.png", pictures[1], "--model", tiny, "--json", expected=1)
     documents = [strict_json(line) for line in result.stdout.splitlines()]
-    assert [pictures[0], "missing.png", pictures[1]] == [document["image"] for document in documents]
+    assert [pictures[0], "missing.png", pictures[1]] == [document["source"] for document in documents]
     assert [document["error"] is not None for document in documents] == [False, True, False]
     assert list(documents[1]) == INFER_KEYS
     assert {key: documents[1][key] for key in ("index", "label", "confidence", "top", "note")} == {
@@ -408,7 +408,7 @@ def test_names_of_pictures_come_as_one_safe_line_and_never_as_a_formula(tiny, pi
     for name in names:
         Path(name).write_bytes(Path(pictures[0]).read_bytes())
     cells = [row[0] for row in csv.reader(run(*INFER, *names, "--model", tiny, "--csv").stdout.splitlines())]
-    assert cells == ["image", *(f"'{name}" for name in names[:3]), "./-1.png", r"'new\nline.png'"]
+    assert cells == ["source", *(f"'{name}" for name in names[:3]), "./-1.png", r"'new\nline.png'"]
     shown = run(*INFER, *names, "--model", tiny).stdout.splitlines()
     assert [line.startswith(name) for line, name in zip(shown, names[:4], strict=False)] == [True] * 4
     content = Path(pictures[0]).read_bytes()
@@ -503,7 +503,7 @@ def test_what_was_answered_before_workers_broke_off_is_written(tiny, crowd, pool
     lines = result.stdout.splitlines()
     assert 2 * CHUNK <= len(lines) < 20 * len(good(crowd))
     assert infer_lines(tiny, (good(crowd) * 20)[: len(lines)]) == lines
-    assert "a process that prepares the pictures broke off" in result.stderr.splitlines()[-1]
+    assert "a process that prepares the inputs broke off" in result.stderr.splitlines()[-1]
 
 
 def many_in_a_process(*arguments):

@@ -60,7 +60,7 @@ def test_the_confidence_after_the_last_row_is_infers(model, sample, name):
     """One digit, one model, one confidence: the temperature is in both."""
     pictures = [Image.fromarray(255 - image) for image in sample.sequences[:8]]
     predictions = [Classifier(name, provider="cpu").classify(picture) for picture in pictures]
-    rows = np.stack([prediction.pixels for prediction in predictions])
+    rows = np.stack([prediction.sequence for prediction in predictions])
     found = [line["confidence"] for line in lines(name, input=rows.tobytes()) if line["rows"] == 28]
     assert found == pytest.approx([prediction.confidence for prediction in predictions], abs=2e-6)
     assert min(found) < 0.9999

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,14 +19,16 @@ from onnx import numpy_helper
 from PIL import Image
 
 import edgelstm
+from edgelstm.config import ModelConfig
+from edgelstm.contract import MAX_ROWS
 from edgelstm.data.picture import read_picture
-from edgelstm.errors import ModelError, PictureError
+from edgelstm.errors import DataError, ModelError, PictureError
 from edgelstm.runtime import classifier
 from edgelstm.runtime.calibration import probabilities
 from edgelstm.runtime.classifier import CHUNK, Classifier, Prediction
 from edgelstm.runtime.session import SessionSettings
 
-KEYS = ["image", "index", "label", "confidence", "top", "note", "error"]
+KEYS = ["source", "index", "label", "confidence", "top", "note", "error"]
 
 
 def png(pixels):
@@ -98,7 +101,7 @@ def test_the_confidence_is_the_softmax_of_the_largest_logit(tiny, pictures):
 
 
 def test_the_prediction_holds_what_the_model_was_shown(tiny, pictures):
-    np.testing.assert_array_equal(tiny.classify(pictures[0]).pixels, read_picture(pictures[0]).pixels)
+    np.testing.assert_array_equal(tiny.classify(pictures[0]).sequence, read_picture(pictures[0]).pixels)
 
 
 def with_temperature(content, value):
@@ -141,7 +144,7 @@ def test_a_path_is_read_as_its_bytes_are_and_keeps_its_name(tiny, pictures, tmp_
     path = tmp_path / "digit.png"
     path.write_bytes(pictures[0])
     from_path, from_bytes = tiny.classify(kind(path)), tiny.classify(pictures[0])
-    assert (str(path), "-") == (from_path.image, from_bytes.image)
+    assert (str(path), "-") == (from_path.source, from_bytes.source)
     assert (from_bytes.index, from_bytes.top) == (from_path.index, from_path.top)
 
 
@@ -236,17 +239,17 @@ def test_every_kind_of_source_is_read_as_the_file_is(tiny, tmp_path, shape):
     sources["open file"].seek(0)
     sources["file object"].seek(0)
     for (kind, source), prediction in zip(sources.items(), found, strict=True):
-        np.testing.assert_array_equal(expected, prediction.pixels, err_msg=kind)
-        np.testing.assert_array_equal(expected, tiny.classify(source).pixels, err_msg=kind)
+        np.testing.assert_array_equal(expected, prediction.sequence, err_msg=kind)
+        np.testing.assert_array_equal(expected, tiny.classify(source).sequence, err_msg=kind)
     named = {"path", "text", "open file", "image of a file"}
     names = [str(tmp_path / "same.png") if kind in named else "-" for kind in sources]
-    assert names == [prediction.image for prediction in found]
+    assert names == [prediction.source for prediction in found]
     sources["open file"].close()
 
 
 def test_an_array_may_have_one_channel(tiny):
     pixels = colours((60, 60, 1))
-    np.testing.assert_array_equal(tiny.classify(pixels[:, :, 0]).pixels, tiny.classify(pixels).pixels)
+    np.testing.assert_array_equal(tiny.classify(pixels[:, :, 0]).sequence, tiny.classify(pixels).sequence)
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "CMYK", "F", "I;16"])
@@ -256,7 +259,7 @@ def test_an_image_of_any_mode_is_read_as_its_file_is(tiny, mode):
     stream = io.BytesIO()
     image.save(stream, "TIFF")
     assert image.mode == mode
-    np.testing.assert_array_equal(tiny.classify(stream.getvalue()).pixels, tiny.classify(image).pixels)
+    np.testing.assert_array_equal(tiny.classify(stream.getvalue()).sequence, tiny.classify(image).sequence)
 
 
 def test_an_image_lies_as_its_exif_data_say(tiny, tmp_path):
@@ -264,7 +267,7 @@ def test_an_image_lies_as_its_exif_data_say(tiny, tmp_path):
     exif[0x0112] = 6
     Image.fromarray(colours((60, 60, 3))).save(tmp_path / "turned.jpg", exif=exif)
     with Image.open(tmp_path / "turned.jpg") as image:
-        np.testing.assert_array_equal(tiny.classify(tmp_path / "turned.jpg").pixels, tiny.classify(image).pixels)
+        np.testing.assert_array_equal(tiny.classify(tmp_path / "turned.jpg").sequence, tiny.classify(image).sequence)
 
 
 WRONG = {
@@ -350,7 +353,7 @@ def test_bad_pictures_get_their_error_in_their_place(tiny, pictures, tmp_path):
     found = list(tiny.classify_many(stream))
     bad = [0, 4, 6, len(stream) - 1]
     assert bad == [i for i, prediction in enumerate(found) if prediction.error is not None]
-    assert [missing, text, "-", missing] == [found[i].image for i in bad]
+    assert [missing, text, "-", missing] == [found[i].source for i in bad]
     digits = [prediction.index for prediction in found if prediction.error is None]
     assert expected_digits(tiny, pictures) == digits
 
@@ -376,7 +379,7 @@ def test_an_error_is_one_line_and_leaves_the_answer_empty(tiny):
     assert prediction.error.startswith("no file missing.png")
     assert len(prediction.error.splitlines()) == 1
     assert (
-        prediction.index, prediction.label, prediction.confidence, prediction.top, prediction.pixels
+        prediction.index, prediction.label, prediction.confidence, prediction.top, prediction.sequence
     ) == (None, None, None, (), None)  # fmt: skip
 
 
@@ -433,7 +436,7 @@ def test_the_json_has_the_documented_keys_in_order(tiny, pictures):
 def test_the_json_holds_names_in_top_and_six_digits():
     prediction = Prediction("digit.png", 7, "7", 0.99812345678, (("7", 0.99812345678), ("1", 0.002)))
     expected = {
-        "image": "digit.png", "index": 7, "label": "7", "confidence": 0.998123, "top": [["7", 0.998123], ["1", 0.002]],
+        "source": "digit.png", "index": 7, "label": "7", "confidence": 0.998123, "top": [["7", 0.998123], ["1", 0.002]],
         "note": None, "error": None,
     }  # fmt: skip
     assert expected == json.loads(json.dumps(prediction.to_json()))
@@ -474,10 +477,180 @@ def test_a_classifier_can_be_pickled_and_needs_no_file_where_it_arrives(tiny_mod
 def test_a_classifier_and_a_prediction_show_what_matters_in_a_line(tiny_model_path):
     classifier = Classifier(tiny_model_path, provider="cpu", top=2, min_confidence=0.5)
     assert repr(classifier) == f"Classifier('{tiny_model_path}', provider='cpu', top=2, min_confidence=0.5)"
-    prediction = Prediction("a.png", 7, "7", 0.9, (("7", 0.9),), pixels=np.zeros((28, 28), np.uint8))
-    assert repr(prediction) == ("Prediction(image='a.png', index=7, label='7', confidence=0.9, note=None, error=None)")
-    assert prediction == dataclasses.replace(prediction, pixels=np.ones((28, 28), np.uint8))
+    prediction = Prediction("a.png", 7, "7", 0.9, (("7", 0.9),), sequence=np.zeros((28, 28), np.uint8))
+    assert repr(prediction) == ("Prediction(source='a.png', index=7, label='7', confidence=0.9, note=None, error=None)")
+    assert prediction == dataclasses.replace(prediction, sequence=np.ones((28, 28), np.uint8))
 
 
 def test_the_shipped_model_is_the_default_and_reads_a_digit(pictures, sample):
     assert int(sample.labels[0]) == Classifier(provider="cpu").classify(pictures[0]).index
+
+
+# Values, and pictures as they are
+
+FIXED = ModelConfig(rows=6, cols=3, hidden_size=4, class_names=("a", "b"), preparation="values")
+FREE = dataclasses.replace(FIXED, variable_length=True)
+PLAIN = ModelConfig(rows=8, cols=10, hidden_size=4, class_names=("a", "b"), preparation="plain")
+VALUES = np.random.default_rng(4).normal(0, 1, (6, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def of(checkpoint_of, model_bytes_of):
+    """A Classifier of this shape, trained on values from -1 to 1, but for a last column that was always 5."""
+
+    def make(config, precision="fp32", **options):
+        checkpoint = checkpoint_of(config)
+        if config.is_values:
+            checkpoint = dataclasses.replace(checkpoint, ranges=((-1.0, 1.0),) * (config.cols - 1) + ((5.0, 5.0),))
+        return Classifier(model_bytes_of(checkpoint, precision), provider="cpu", top=2, **options)
+
+    return make
+
+
+def values_in(folder, values=VALUES):
+    """The same values in every way that they can be given."""
+    np.save(folder / "v.npy", values)
+    np.save(folder / "big.npy", np.asfortranarray(values.astype(">f8")))
+    np.savetxt(folder / "v.CSV", values, fmt="%.9g", delimiter=";", header="x;y;z", comments="\ufeff", encoding="utf-8")
+
+    class Foreign:  # a tensor, a table
+        def __array__(self, dtype=None, copy=None):
+            return values.astype(np.float64)
+
+    return {
+        "array": values, "float64": values.astype(np.float64), "fortran": np.asfortranarray(values),
+        "big-endian": values.astype(">f4"), "foreign": Foreign(), "npy": folder / "v.npy",
+        "npy as text": str(folder / "big.npy"), "csv": folder / "v.CSV",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [FIXED, FREE], ids=["fixed", "free"])
+def test_values_are_read_from_arrays_and_files_alike(of, config, tmp_path):
+    classifier = of(config)
+    expected = probabilities(classifier.runner.logits(VALUES[None]))[0]
+    for kind, source in values_in(tmp_path).items():
+        found = classifier.classify(source)
+        np.testing.assert_array_equal(VALUES, found.sequence, err_msg=kind)
+        assert found.sequence.dtype == np.float32
+        assert (expected.argmax(), expected.max()) == (found.index, found.confidence), kind
+        assert found.source == (str(source) if isinstance(source, str | Path) else "-")
+
+
+def test_channels_first_is_said_once_and_goes_with_the_pickle(of, tmp_path):
+    np.save(tmp_path / "t.npy", VALUES.T)
+    classifier = pickle.loads(pickle.dumps(of(FIXED, channels_first=True)))
+    for source in (VALUES.T, tmp_path / "t.npy"):
+        np.testing.assert_array_equal(VALUES, classifier.classify(source).sequence)
+    with pytest.raises(DataError, match=r"shape \(3, 6\), expected \(6, 3\); where rows are channels, say channels_fi"):
+        of(FIXED).classify(VALUES.T)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int16, np.uint8, np.float16])
+def test_whole_numbers_and_a_bare_column_are_values_too(of, dtype):
+    one = dataclasses.replace(FIXED, cols=1)
+    column = np.array([0, 1, 1, 0, 1, 0], dtype)
+    np.testing.assert_array_equal(of(one).classify(column).sequence, column[:, None].astype(np.float32))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_mixed_lengths_are_answered_as_each_alone(of, precision):
+    classifier = of(FREE, precision)
+    random = np.random.default_rng(1)
+    mixed = [random.normal(0, 1, (rows, 3)) for rows in random.integers(1, 30, 2 * CHUNK + 3)]
+    together = list(classifier.classify_many(mixed))
+    assert [each.shape for each in mixed] == [found.sequence.shape for found in together]
+    for each, found in zip(mixed, together, strict=True):
+        alone = classifier.classify(each)
+        assert (alone.index, pytest.approx(alone.confidence, abs=1e-6)) == (found.index, found.confidence)
+
+
+def test_an_array_of_many_sequences_is_many_and_of_one_is_one(of):
+    assert len(list(of(FIXED).classify_many(np.stack([VALUES] * 20)))) == 20
+    with pytest.raises(TypeError, match="found one ndarray, expected an iterable of sequences"):
+        of(FIXED).classify_many(VALUES)
+
+
+UNFIT = {
+    "too few columns": (VALUES[:, :2], r"the array does not fit the model: found shape \(6, 2\), expected \(6, 3\)"),
+    "too short": (VALUES[:5], r"found shape \(5, 3\), expected \(6, 3\)$"),
+    "too long": (np.zeros((7, 3)), r"found shape \(7, 3\), expected \(6, 3\); Stream reads the windows"),
+    "one dimension": (np.zeros(18), r"found shape \(18,\)"),
+    "none": (np.array(1.0), r"found shape \(\), expected \(6, 3\)"),
+    "empty": (np.zeros((0, 3)), r"found shape \(0, 3\)"),
+    "NaN": (np.where(np.arange(18).reshape(6, 3) == 7, np.nan, 0), "the array: row 3, column 2: found nan"),
+    "beyond float32": (np.full((6, 3), 1e300), "row 1, column 1: found inf"),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_values_that_do_not_fit_are_named_with_what_would(of, kind):
+    values, message = UNFIT[kind]
+    with pytest.raises(DataError, match=message):
+        of(FIXED).classify(values)
+    good, bad, again = of(FIXED).classify_many([VALUES, values, VALUES])
+    assert (good, again) == (again, good)
+    assert (bad.sequence, bad.index, "found" in bad.error) == (None, None, True)
+
+
+def test_sequences_beyond_any_limit_and_empty_ones_are_refused_by_models_of_any_length_too(of):
+    for rows in (0, MAX_ROWS + 1):
+        with pytest.raises(DataError, match=f"found shape \\({rows}, 3\\), expected 1 to 4,096 rows"):
+            of(FREE).classify(np.zeros((rows, 3)))
+
+
+@pytest.mark.parametrize("source", [b"1,2,3", [[1, 2, 3]], None, np.zeros((6, 3), complex), np.full((6, 3), "x")])
+def test_what_are_no_values_is_a_type_error(of, source):
+    with pytest.raises(TypeError, match=r"a sequence of values: found .*, expected the path of a .csv or .npy file"):
+        of(FIXED).classify(source)
+
+
+def test_a_picture_for_a_model_of_values_and_values_for_one_of_pictures_say_so(of, tiny, tmp_path):
+    with pytest.raises(
+        DataError, match=r"x\.png is no sequence of values: found a name ending in .png, expected a .cs"
+    ):
+        of(FIXED).classify(tmp_path / "x.png")
+    for source in values_in(tmp_path).values():
+        if isinstance(source, str | Path):
+            with pytest.raises(PictureError, match="is no picture: found values, by its name, expected one"):
+                tiny.classify(source)
+            with pytest.raises(PictureError, match="choose a model of values"):
+                of(PLAIN).classify(source)
+
+
+def test_a_plain_picture_is_shown_as_it_is_and_a_black_one_is_an_answer(of):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 10), dtype=np.uint8)
+    found = of(PLAIN).classify(png(pixels))
+    np.testing.assert_array_equal(pixels, found.sequence)
+    wide = of(PLAIN).classify(np.full((40, 200, 3), 200, np.uint8))
+    assert (wide.sequence.shape, int(wide.sequence.max())) == ((8, 10), 200)
+    assert of(PLAIN).classify(np.zeros((5, 5), np.uint8)).index is not None
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "noted"),
+    [((2, 1), 3.0, False), ((2, 1), 3.01, True), ((0, 0), -3.01, True), ((5, 2), 5.000001, False), ((5, 2), 5.1, True)],
+)
+def test_values_further_outside_than_the_training_range_is_wide_get_a_note(of, at, value, noted):
+    values = np.zeros((6, 3))
+    values[:, 2] = 5
+    values[at] = value
+    note = of(FIXED).classify(values).note or ""
+    assert (f"far outside what it was trained on: column {at[1] + 1} reaches" in note) == noted, note
+
+
+def test_of_several_columns_far_outside_the_first_is_named(of):
+    note = of(FIXED).classify(np.full((6, 3), 100)).note
+    assert "column 1 reaches 100 to 100, in training -1 to 1 and 2 more columns" in note
+
+
+def test_a_sequence_longer_than_any_in_training_gets_a_note(of):
+    values = np.tile([0, 0, 5], (7, 1))
+    assert "longer than any it was trained on: 7 rows, at most 6" in of(FREE).classify(values).note
+    assert "longer" not in (of(FREE).classify(values[:6]).note or "")
+
+
+def test_values_do_not_slow_the_start_of_a_picture():
+    """The readers of files of values are imported where a model reads such."""
+    code = "import sys, edgelstm; edgelstm.Classifier('nano', provider='cpu'); print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"edgelstm.data.arrays", "edgelstm.data.folders", "edgelstm.data.dataset", "csv"}.isdisjoint(modules)

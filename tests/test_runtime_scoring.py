@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgelstm.config import ModelConfig
 from edgelstm.errors import PictureError
 from edgelstm.runtime import scoring as workers_module
 from edgelstm.runtime.classifier import CHUNK, prepare_each
 from edgelstm.runtime.scoring import Workers
 
 TIMEOUT_S = 60
+MODEL = ModelConfig()
 
 
 @pytest.fixture(autouse=True)
@@ -53,29 +55,29 @@ def mixed(tmp_path, sample):
 
 
 def test_workers_give_what_this_process_gives_in_the_same_order(workers, mixed):
-    expected = list(prepare_each(iter(mixed), 28, 28))
-    found = list(workers.prepare_each(iter(mixed), 28, 28))
+    expected = list(prepare_each(iter(mixed), MODEL))
+    found = list(workers.prepare_each(iter(mixed), MODEL))
     assert len(mixed) == len(found)
     for ours, theirs in zip(expected, found, strict=True):
         assert ours == theirs
         for one, other in zip(ours, theirs, strict=True):
-            np.testing.assert_array_equal(one.pixels, other.pixels)
+            np.testing.assert_array_equal(one.sequence, other.sequence)
 
 
 def test_workers_can_be_asked_again(workers, digit):
     for _ in range(2):
-        found = list(workers.prepare_each(iter([[digit]] * 2), 28, 28))
-        assert [(28, 28), (28, 28)] == [one.pixels.shape for [one] in found]
+        found = list(workers.prepare_each(iter([[digit]] * 2), MODEL))
+        assert [(28, 28), (28, 28)] == [one.sequence.shape for [one] in found]
 
 
 def test_no_pictures_give_no_batches(workers):
-    assert [] == list(workers.prepare_each(iter([]), 28, 28))
+    assert [] == list(workers.prepare_each(iter([]), MODEL))
 
 
 def test_the_pictures_in_flight_are_bounded(workers, digit):
     taken = itertools.count()
     endless = ([digit] for _ in iter(lambda: next(taken), None))
-    batches = workers.prepare_each(endless, 28, 28)
+    batches = workers.prepare_each(endless, MODEL)
     for n_answered in range(3):
         next(batches)
         assert workers.n_ahead + n_answered == _peek(taken)
@@ -89,13 +91,13 @@ def _peek(counter):
 def test_many_bytes_do_not_lock_the_pipes(workers):
     """Messages larger than a pipe holds, both ways at once."""
     junk = [bytes(2**16)] * CHUNK
-    answers = list(workers.prepare_each(iter([junk] * 8), 28, 28))
+    answers = list(workers.prepare_each(iter([junk] * 8), MODEL))
     assert [CHUNK] * 8 == [sum(one.error is not None for one in batch) for batch in answers]
 
 
 def test_the_end_ends_the_processes_in_the_middle_of_their_work(mixed):
     with Workers(2) as workers:
-        next(workers.prepare_each(itertools.cycle(mixed), 28, 28))
+        next(workers.prepare_each(itertools.cycle(mixed), MODEL))
         processes = multiprocessing.active_children()
         assert [True, True] == [process.is_alive() for process in processes]
     assert [False, False] == [process.is_alive() for process in processes]
@@ -111,7 +113,7 @@ def test_the_processes_end_when_the_one_that_started_them_does(workers):
 
 def test_a_worker_that_is_killed_is_a_clear_error_after_what_was_answered_before(digit):
     with Workers(1) as worker:
-        answers = worker.prepare_each(iter([[digit]] * 20), 28, 28)
+        answers = worker.prepare_each(iter([[digit]] * 20), MODEL)
         next(answers)
         worker._pool.submit(os.getpid).result(timeout=TIMEOUT_S)  # so it has answered what it was given before
         [process] = multiprocessing.active_children()
@@ -119,7 +121,7 @@ def test_a_worker_that_is_killed_is_a_clear_error_after_what_was_answered_before
         process.join(timeout=TIMEOUT_S)
         for _ in range(worker.n_ahead - 1):
             assert [None] == [one.error for one in next(answers)]
-        with pytest.raises(PictureError, match=f"broke off: found no answer from {digit} on; leave out the picture"):
+        with pytest.raises(PictureError, match=f"broke off: found no answer from {digit} on; leave out the one"):
             list(answers)
 
 
@@ -136,8 +138,8 @@ def broken_answer(*_):
 
 def test_a_worker_that_sends_what_cannot_be_read_is_a_clear_error(workers, digit, monkeypatch):
     monkeypatch.setattr(workers_module, "prepare", broken_answer)
-    with pytest.raises(PictureError, match="a process that prepares the pictures broke off"):
-        list(workers.prepare_each(iter([[digit]]), 28, 28))
+    with pytest.raises(PictureError, match="a process that prepares the inputs broke off"):
+        list(workers.prepare_each(iter([[digit]]), MODEL))
 
 
 def test_the_workers_compute_on_one_thread_each_and_ignore_ctrl_c(workers):
@@ -150,7 +152,7 @@ def test_a_module_beside_the_pictures_is_not_imported(monkeypatch, tmp_path, dig
     (tmp_path / "pickle.py").write_text("raise SystemExit(4)")
     monkeypatch.chdir(tmp_path)
     with Workers(1) as workers:
-        [batch] = workers.prepare_each(iter([[digit]]), 28, 28)
+        [batch] = workers.prepare_each(iter([[digit]]), MODEL)
     assert [None] == [one.error for one in batch]
 
 

@@ -122,7 +122,7 @@ def test_a_stream_is_as_sure_of_a_picture_as_the_classifier(sample):
         prediction = Classifier("base", provider="cpu").classify(image)
         stream.reset()
         # what the classifier has found in the picture and shown the model, row by row
-        last = step_by_step(stream, prediction.pixels[None])[-1]
+        last = step_by_step(stream, prediction.sequence[None])[-1]
         [confidence] = confidences(last, stream.contract.temperature)
         assert prediction.index == stream.decisions[0] == last[0].argmax()
         assert abs(prediction.confidence - confidence) < 1e-5

@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 2 * SIDE_PX + 2, SIDE_PX + CAPTION_PX
 def pair(sample):
     """A digit as an array, and what might be said of it."""
     image = sample.sequences[0]
-    return image, Prediction("a.png", 7, "7", 0.9, (("7", 0.9),), pixels=image)
+    return image, Prediction("a.png", 7, "7", 0.9, (("7", 0.9),), sequence=image)
 
 
 def opened(path):
@@ -33,13 +33,13 @@ def test_pairs_stand_in_columns_and_pictures_with_an_error_are_left_out(pair, tm
     page = opened(tmp_path / "sheet.png")
     assert page.size == (COLUMNS * (WIDTH + GAP_PX) - GAP_PX, 2 * (HEIGHT + GAP_PX) - GAP_PX)
     seen = np.asarray(page.convert("L"))[HEIGHT + GAP_PX + CAPTION_PX :, SIDE_PX + 2 : 2 * SIDE_PX + 2]
-    np.testing.assert_array_equal(np.kron(pair[1].pixels, np.ones((8, 8), np.uint8)), seen)
+    np.testing.assert_array_equal(np.kron(pair[1].sequence, np.ones((8, 8), np.uint8)), seen)
 
 
 def test_a_folder_gets_a_picture_each_under_a_name_that_is_safe_anywhere(pair, tmp_path):
     image, prediction = pair
     names = ["x/../..\\evil\n.png", "\x1b[31mred.png", "\udcff.png", "a" * 300 + ".png"]
-    pairs = [(image, replace(prediction, image=name)) for name in names]
+    pairs = [(image, replace(prediction, source=name)) for name in names]
     save_pairs(pairs, tmp_path / "seen")
     found = sorted(path.name for path in (tmp_path / "seen").iterdir())
     assert found == ["0001-.._evil_.png", "0002-__31mred.png", "0003-_.png", f"0004-{'a' * 60}.png"]

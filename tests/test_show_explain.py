@@ -24,7 +24,9 @@ def explained(leaders, *, classes=3, rows_per_step=1, pixels=None):
     shares = np.full((len(leaders), classes), 0.4 / (classes - 1))
     shares[range(len(leaders)), leaders] = 0.6
     names = tuple("abcdefghijklmnop"[:classes])
-    prediction = Prediction("x.png", leaders[-1], names[leaders[-1]], 0.6, ((names[leaders[-1]], 0.6),), pixels=pixels)
+    prediction = Prediction(
+        "x.png", leaders[-1], names[leaders[-1]], 0.6, ((names[leaders[-1]], 0.6),), sequence=pixels
+    )
     return Explanation(prediction, names, rows_per_step, shares)
 
 

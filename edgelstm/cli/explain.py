@@ -54,7 +54,7 @@ def _lines(explanation: "Explanation") -> list[str]:
     rows = drawing(prediction).split("\n")
     width = max(len("input"), *map(len, rows))
     lines = [
-        f"{printable(prediction.image)}  {printable(names[leaders[-1]])}  "
+        f"{printable(prediction.source)}  {printable(names[leaders[-1]])}  "
         f"{100 * explanation.probabilities[-1].max():.1f} %, settled at row {explanation.settled_at_row} of "
         f"{explanation.n_rows}" + (f"  ({prediction.note})" if prediction.note else ""),
         f"row  {'input':<{width}}  best",

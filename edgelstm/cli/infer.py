@@ -111,8 +111,8 @@ def _infer(
         predictions = classifier.classify_many(pictures, workers.prepare_each if workers else prepare_each)
         try:
             for prediction in answers.with_bar(predictions, len(pictures)):
-                if prediction.image in problems:
-                    prediction = replace(prediction, error=problems[prediction.image])
+                if prediction.source in problems:
+                    prediction = replace(prediction, error=problems[prediction.source])
                 answers.add(prediction)
                 if save_input:
                     shown.append(prediction)

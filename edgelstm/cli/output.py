@@ -32,7 +32,7 @@ class Answers:
         self.n = self.n_failed = self.n_abstained = 0
         self._form, self._with_top, self._show_input = form, with_top, show_input
         self._above_bar = ""
-        self._lines = [_csv_line("image", "label", "confidence", "note", "error")] if form == "csv" else []
+        self._lines = [_csv_line("source", "label", "confidence", "note", "error")] if form == "csv" else []
 
     def add(self, prediction: "Prediction") -> None:
         """One more; it is counted when it can be written."""
@@ -47,7 +47,7 @@ class Answers:
             say(f"{self._above_bar}Error: {prediction.error}")
         self.n_failed += prediction.error is not None
         self.n_abstained += prediction.abstained
-        if self._show_input and prediction.pixels is not None:
+        if self._show_input and prediction.sequence is not None:
             (self._lines.append if self._form == "text" else say)(drawing(prediction))
         self.n += 1  # last: Ctrl-C may come here
         if self.n % BLOCK == 0:
@@ -113,14 +113,14 @@ def text_line(prediction: "Prediction", with_top: bool) -> str:
     words = [f"{printable(name)}  {100 * share:.1f} %" for name, share in shares]
     if prediction.abstained:
         words.insert(0, "unsure" if words else "no digit")
-    line = f"{printable(prediction.image, MAX_PATH)}  " + "   ".join(words)
+    line = f"{printable(prediction.source, MAX_PATH)}  " + "   ".join(words)
     return f"{line}  ({printable(prediction.note)})" if prediction.note else line
 
 
 def _csv_of(prediction: "Prediction") -> str:
     share = "" if prediction.confidence is None else str(round(prediction.confidence, 6))
-    image, label, *rest = map(_csv_cell, (prediction.image, prediction.label, prediction.note, prediction.error))
-    return _csv_line(image, label, share, *rest)
+    source, label, *rest = map(_csv_cell, (prediction.source, prediction.label, prediction.note, prediction.error))
+    return _csv_line(source, label, share, *rest)
 
 
 def _csv_cell(text: str | None) -> str:
@@ -140,6 +140,6 @@ def _csv_line(*cells: str) -> str:
 
 def drawing(prediction: "Prediction") -> str:
     """The model's input as text, two characters a pixel."""
-    assert prediction.pixels is not None
-    levels = prediction.pixels.astype(int) * len(SHADES) // 256
+    assert prediction.sequence is not None
+    levels = prediction.sequence.astype(int) * len(SHADES) // 256
     return "\n".join("".join(SHADES[level] * 2 for level in row).rstrip() for row in levels)

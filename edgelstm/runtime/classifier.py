@@ -1,43 +1,48 @@
-"""A picture in, a class out: the model and the picture preparation together."""
+"""A picture or a sequence of values in, a class out: a model together with the preparation it was trained with."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image, fromarray
 
-from edgelstm.config import DEFAULT_MODEL
-from edgelstm.contract import Pixels
+from edgelstm.config import DEFAULT_MODEL, ModelConfig
+from edgelstm.contract import MAX_ROWS, Lengths, ModelContract, Pixels, Sequences
 from edgelstm.data.picture import MAX_FILE_BYTES, digit_from_array, pixels_of, read_pixels
-from edgelstm.errors import EdgeLstmError, ModelError, PictureError, printable
+from edgelstm.errors import DataError, EdgeLstmError, ModelError, PictureError, printable
 from edgelstm.onnx_file import ModelSource, open_model
 from edgelstm.runtime.calibration import probabilities
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.session import Provider, SessionSettings
 
-Source = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[np.uint8] | Image
-"""A picture: a file's path, its content, a file open for reading in binary, an array or a Pillow image.
+Source = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any] | Image
+"""What a model reads, as it was trained.
 
-An array is uint8, (H, W) or (H, W, 1) grey, (H, W, 3) RGB or (H, W, 4) RGBA, of any size and polarity: it is prepared
-as a file with these pixels would be, so the digit is looked for in it. For sequences that are prepared already,
-(B, rows, cols), there is ``OrtRunner.logits``.
+Pictures (``digit`` and ``plain`` models): a file's path, its content, a file open for reading in binary, an array or a
+Pillow image. An array is uint8, (H, W) or (H, W, 1) grey, (H, W, 3) RGB or (H, W, 4) RGBA, of any size: it is prepared
+as a file with these pixels would be.
+
+Values: the path of a .csv or .npy file, or an array of real numbers of any dtype, (rows, columns), or (rows,) for a
+model of one column. Rows are time steps; as many as the model reads, or any number where lengths differ.
+
+For sequences that are prepared already, (B, rows, cols), there is ``OrtRunner.logits``.
 """
 LOW_CONFIDENCE = 0.7
 """Below, an answer gets a note: of such answers about every third is wrong or more."""
 CHUNK = 16
-"""Pictures that are read before the model runs once on all of them: what one costs a run is then small."""
+"""Inputs that are read before the model runs once on all of them: what one costs a run is then small."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one picture was read as; ``error`` says why it could not be."""
+    """What one input was read as; ``error`` says why it could not be."""
 
-    image: str
-    """The picture's name: its path, or - if it has none."""
+    source: str
+    """Its name: its path, or - if it has none."""
     index: int | None = None
     """Index of the class; None if there is an error, no ink, or less confidence than was asked for."""
     label: str | None = None
@@ -47,55 +52,57 @@ class Prediction:
     top: tuple[tuple[str, float], ...] = field(default=(), repr=False)
     """Names of the most probable classes with their probabilities, falling."""
     note: str | None = None
-    """Something seen in the picture that is worth a look."""
+    """Something that is worth a look, such as values far outside those that the model was trained on."""
     error: str | None = None
-    pixels: Pixels | None = field(default=None, repr=False, compare=False)
-    """(rows, cols) uint8, what the model was shown."""
+    sequence: Sequences | None = field(default=None, repr=False, compare=False)
+    """(rows, cols) uint8 or float32, what the model was shown."""
 
     @property
     def abstained(self) -> bool:
-        """Whether the picture was read and still got no class: nothing in it, or too little confidence."""
+        """Whether the input was read and still got no class: nothing in it, or too little confidence."""
         return self.index is None and self.error is None
 
     def to_json(self) -> dict[str, object]:
-        """The values for JSON: all but the pixels, probabilities with six digits."""
-        values: dict[str, object] = {key: value for key, value in vars(self).items() if key != "pixels"}
+        """The values for JSON: all but the sequence, probabilities with six digits."""
+        values: dict[str, object] = {key: value for key, value in vars(self).items() if key != "sequence"}
         values["confidence"] = None if self.confidence is None else round(self.confidence, 6)
         values["top"] = [[name, round(share, 6)] for name, share in self.top]
         return values
 
 
-def prepare(pictures: list[Source], rows: int, cols: int) -> list[Prediction]:
-    """Decode pictures and find their digits: predictions with pixels and no answer yet.
+def prepare(sources: list[Source], config: ModelConfig, channels_first: bool = False) -> list[Prediction]:
+    """Read inputs as the model's preparation says: predictions with what it is shown, and no answer yet.
 
-    One that fails, however it does, has its error and no pixels.
+    One that fails, however it does, has its error and no sequence.
     """
     prepared = []
-    for picture in pictures:
+    for source in sources:
         try:
-            prepared.append(_prepared(picture, rows, cols))
+            prepared.append(_prepared(source, config, channels_first))
         except (EdgeLstmError, TypeError) as error:
-            prepared.append(Prediction(_name(picture), error=str(error)))
+            prepared.append(Prediction(_name(source), error=str(error)))
     return prepared
 
 
-def prepare_each(chunks: Iterator[list[Source]], rows: int, cols: int) -> Iterator[list[Prediction]]:
+def prepare_each(
+    chunks: Iterator[list[Source]], config: ModelConfig, channels_first: bool = False
+) -> Iterator[list[Prediction]]:
     """``prepare`` for each chunk in turn, in this process."""
-    return (prepare(chunk, rows, cols) for chunk in chunks)
+    return (prepare(chunk, config, channels_first) for chunk in chunks)
 
 
-PrepareEach = Callable[[Iterator[list[Source]], int, int], Iterator[list[Prediction]]]
-"""Prepares chunks of pictures, in order: ``prepare_each``, or something that has others do it."""
+PrepareEach = Callable[[Iterator[list[Source]], ModelConfig, bool], Iterator[list[Prediction]]]
+"""Prepares chunks of inputs, in order: ``prepare_each``, or something that has others do it."""
 
 
 class Classifier:
-    """Reads pictures with an exported model.
+    """Reads pictures, or sequences of values, with an exported model: what it was trained on, prepared as then.
 
     ``model`` is an ONNX file, a run folder, a shipped model's name, a file's content or what `open_model` gave;
     ``provider`` is ``auto``, ``cpu`` or ``cuda``; ``top`` is how many classes a Prediction names at most. An answer
-    less probable than ``min_confidence``, 0 to 1, is no answer: its index and label are None. Can be pickled: the
-    model goes along, and its session is opened where it arrives. Raises ModelError or ProviderError if it cannot be
-    set up, ValueError for a value out of range.
+    less probable than ``min_confidence``, 0 to 1, is no answer: its index and label are None. With ``channels_first``
+    arrays and files of values lie as (columns, rows). Can be pickled: the model goes along, and its session is opened
+    where it arrives. Raises ModelError or ProviderError if it cannot be set up, ValueError for a value out of range.
     """
 
     def __init__(
@@ -106,6 +113,7 @@ class Classifier:
         settings: SessionSettings = SessionSettings(),
         top: int = 3,
         min_confidence: float = 0.0,
+        channels_first: bool = False,
     ) -> None:
         if not 0 <= min_confidence <= 1:
             raise ValueError(f"min_confidence: found {min_confidence}, expected 0 to 1")
@@ -116,6 +124,7 @@ class Classifier:
         self._config = self.runner.contract.config
         self._top = top
         self._min_confidence = min_confidence
+        self._channels_first = channels_first
 
     def __repr__(self) -> str:
         return (
@@ -126,34 +135,40 @@ class Classifier:
     def __reduce__(self) -> tuple[object, ...]:
         runner, file = self.runner, self._file
         values = (file.content, file.source, runner.provider_requested, runner.settings)
-        return _unpickled, (*values, self._top, self._min_confidence)
+        return _unpickled, (*values, self._top, self._min_confidence, self._channels_first)
 
-    def classify(self, picture: Source) -> Prediction:
-        """Read one picture. Raises PictureError if it cannot be read as one, TypeError if it is no Source."""
-        return self._predictions([_prepared(picture, self._config.rows, self._config.cols)])[0]
+    def classify(self, source: Source) -> Prediction:
+        """Read one input: a picture or a sequence of values, whichever the model was trained on.
+
+        Raises PictureError or DataError if it cannot be read or does not fit the model, TypeError if it is no Source.
+        """
+        return self._predictions([_prepared(source, self._config, self._channels_first)])[0]
 
     def classify_many(
-        self, pictures: Iterable[Source], prepare_each: PrepareEach = prepare_each
+        self, sources: Iterable[Source], prepare_each: PrepareEach = prepare_each
     ) -> Iterator[Prediction]:
-        """Read pictures in order, in batches; one that cannot be read becomes a Prediction with its error.
+        """Read inputs in order, in batches; one that cannot be read becomes a Prediction with its error.
 
-        Raises TypeError for one picture in place of many.
+        For a model of values ``sources`` may be an array (N, rows, columns). Lengths may be mixed if the model reads
+        such. Raises TypeError for one input in place of many.
         """
-        if isinstance(pictures, str | bytes | os.PathLike | np.ndarray | Image) or hasattr(pictures, "read"):
+        many = self._config.is_values and getattr(sources, "ndim", 0) == 3  # one sequence has two dimensions
+        one = isinstance(sources, str | bytes | os.PathLike | Image) or hasattr(sources, "read")
+        if one or (hasattr(sources, "__array__") and not many):
             raise TypeError(
-                f"classify_many: found one {type(pictures).__name__}, expected an iterable of pictures; "
-                "give a list, or call classify"
+                f"classify_many: found one {type(sources).__name__}, expected an iterable of "
+                f"{'sequences' if self._config.is_values else 'pictures'}; give a list, or call classify"
             )
-        remaining = iter(pictures)
+        remaining = iter(sources)
         chunks = iter(lambda: list(islice(remaining, CHUNK)), [])
-        each = prepare_each(chunks, self._config.rows, self._config.cols)
+        each = prepare_each(chunks, self._config, self._channels_first)
         return (prediction for prepared in each for prediction in self._predictions(prepared))
 
     def _predictions(self, prepared: list[Prediction]) -> list[Prediction]:
-        pixels = [each.pixels for each in prepared if each.pixels is not None]
-        if not pixels:
+        sequences = [each.sequence for each in prepared if each.sequence is not None]
+        if not sequences:
             return prepared
-        logits = self.runner.logits(np.stack(pixels))
+        logits = self.runner.logits(*self._batch(sequences))
         if not np.isfinite(logits).all():
             raise ModelError(
                 f"{self.runner.source} gives logits that are not numbers",
@@ -163,26 +178,64 @@ class Classifier:
         order = np.argsort(-shares, axis=1, kind="stable")[:, : self._top]
         # as Python's own numbers in one go: a NumPy scalar at a time costs more than the model does
         best = iter(zip(order.tolist(), np.take_along_axis(shares, order, 1).tolist(), strict=True))
-        return [each if each.pixels is None else self._answered(each, *next(best)) for each in prepared]
+        return [each if each.sequence is None else self._answered(each, *next(best)) for each in prepared]
+
+    def _batch(self, sequences: list[Sequences]) -> tuple[Sequences, Lengths] | tuple[Sequences]:
+        """(B, rows, cols), and (B,) rows where they may differ."""
+        if not self._config.variable_length:
+            return (np.stack(sequences),)
+        from edgelstm.data.dataset import stacked
+
+        return stacked(sequences, "the input")
 
     def _answered(self, prepared: Prediction, indices: list[int], shares: list[float]) -> Prediction:
-        assert prepared.pixels is not None
-        if not prepared.pixels.any():  # the logits of an empty picture are the model's bias: not an answer
-            return prepared
+        assert prepared.sequence is not None
+        if self._config.preparation == "digit" and not prepared.sequence.any():
+            return prepared  # the logits of an empty picture are the model's bias: not an answer
         top = tuple((self._config.class_names[i], share) for i, share in zip(indices, shares, strict=True))
         label, confidence = top[0]
-        note = prepared.note
+        notes = [prepared.note]
+        if self._config.is_values:
+            notes += _unlike_training(prepared.sequence, self.runner.contract)
         if confidence < max(LOW_CONFIDENCE, self._min_confidence):
-            note = "; ".join(filter(None, (note, "low confidence")))
+            notes.append("low confidence")
+        note = "; ".join(filter(None, notes)) or None
         index, name = (None, None) if confidence < self._min_confidence else (indices[0], label)
-        return Prediction(prepared.image, index, name, confidence, top, note, pixels=prepared.pixels)
+        return Prediction(prepared.source, index, name, confidence, top, note, sequence=prepared.sequence)
+
+
+def _unlike_training(sequence: Sequences, contract: ModelContract) -> list[str]:
+    """What a model of values has never been trained on in (rows, cols): so long a sequence, or values so far off.
+
+    Far off is further outside a column's range in training than that range is wide. No unit or offset changes that;
+    new data often go a little beyond the old, but hardly so far: then the unit, the sensor or its place is another,
+    or a reading is broken. Of a column that never changed, a millionth of it may be rounding.
+    """
+    notes, most = [], contract.config.rows
+    if len(sequence) > most:
+        notes.append(f"longer than any it was trained on: {len(sequence):,} rows, at most {most:,}")
+    if contract.ranges:
+        least, largest = np.array(contract.ranges).T
+        margin = np.maximum(largest - least, 1e-6 * np.maximum(np.abs(least), np.abs(largest)))
+        low, high = sequence.min(axis=0).astype(np.float64), sequence.max(axis=0).astype(np.float64)
+        far = np.flatnonzero((low < least - margin) | (high > largest + margin))
+        if far.size:
+            at, more = far[0], f" and {far.size - 1:,} more columns" if far.size > 1 else ""
+            notes.append(
+                f"far outside what it was trained on: column {at + 1} reaches {low[at]:.4g} to {high[at]:.4g}, "
+                f"in training {least[at]:.4g} to {largest[at]:.4g}{more}"
+            )
+    return notes
 
 
 def _unpickled(
-    content: bytes, source: str, provider: Provider, settings: SessionSettings, top: int, min_confidence: float
-) -> Classifier:
-    file = open_model(content, source)
-    return Classifier(file, provider=provider, settings=settings, top=top, min_confidence=min_confidence)
+    content: bytes, source: str, provider: Provider, settings: SessionSettings, top: int, min_confidence: float,
+    channels_first: bool,
+) -> Classifier:  # fmt: skip
+    return Classifier(
+        open_model(content, source), provider=provider, settings=settings, top=top, min_confidence=min_confidence,
+        channels_first=channels_first,
+    )  # fmt: skip
 
 
 def pixels_from(picture: Source) -> Pixels:
@@ -211,19 +264,69 @@ def pixels_from(picture: Source) -> Pixels:
     )
 
 
-def _prepared(picture: Source, rows: int, cols: int) -> Prediction:
-    """The picture's digit; what fails in an unforeseen way is a PictureError too: it may be one of thousands."""
-    name = _name(picture)
+def values_from(source: Source, config: ModelConfig, channels_first: bool = False) -> npt.NDArray[np.float32]:
+    """A .csv or .npy file, or an array of real numbers -> (rows, cols) float32 that a model of this shape reads.
+
+    Raises DataError if it cannot be read or does not fit, TypeError if it is neither path nor array.
+    """
+    from edgelstm.data.arrays import SEQUENCE_SUFFIXES, check_finite, read_sequence
+
+    name, found, fix = _name(source), f"a {type(source).__name__}", None
+    where = "the array" if name == "-" else printable(name, 4096)
+    shape = f"({'rows' if config.variable_length else config.rows}, {config.cols})"
+    array = np.asarray(source) if hasattr(source, "__array__") else None  # of other libraries too
+    if array is not None and array.dtype.kind in "biuf":
+        with np.errstate(over="ignore"):  # infinite where float32 ends
+            values = array.astype(np.float32)
+        values = values[:, None] if values.ndim == 1 and config.cols == 1 else values.T if channels_first else values
+    elif isinstance(source, str | os.PathLike):
+        if not name.lower().endswith(SEQUENCE_SUFFIXES):
+            found = f"a name ending in {printable(os.path.splitext(name)[1])}"
+            expected = f"a .csv or .npy file of {config.cols} columns, as the model reads"
+            raise DataError(f"{where} is no sequence of values", found=found, expected=expected)
+        values = read_sequence(source, channels_first)
+    else:
+        found = found if array is None else f"an array of {array.dtype} {array.shape}"
+        expected = f"the path of a .csv or .npy file, or an array {shape} of real numbers"
+        raise TypeError(f"a sequence of values: found {found}, expected {expected}")
+    if values.ndim != 2 or values.shape[1] != config.cols:
+        fix = "where rows are channels, say channels_first" if values.shape[:1] == (config.cols,) else None
+    elif config.variable_length and not 1 <= len(values) <= MAX_ROWS:
+        shape, fix = f"1 to {MAX_ROWS:,} rows", "Stream reads on without end"
+    elif config.variable_length or len(values) == config.rows:
+        check_finite(values[None], lambda _: where)
+        return np.ascontiguousarray(values)
+    else:
+        fix = "Stream reads the windows of a longer signal" if len(values) > config.rows else None
+    raise DataError(f"{where} does not fit the model", found=f"shape {values.shape}", expected=shape, fix=fix)
+
+
+def _prepared(source: Source, config: ModelConfig, channels_first: bool) -> Prediction:
+    """What the model is shown; what fails in an unforeseen way is an error too: it may be one of thousands."""
+    name, kind = _name(source), DataError if config.is_values else PictureError
     try:
-        found = digit_from_array(pixels_from(picture), rows, cols)
+        if config.is_values:
+            return Prediction(name, sequence=values_from(source, config, channels_first))
+        pixels = pixels_from(source)
+        if config.preparation == "digit":
+            found = digit_from_array(pixels, config.rows, config.cols)
+            return Prediction(name, note=found.note, sequence=found.pixels)
+        from edgelstm.data.folders import plain_pixels
+
+        return Prediction(name, sequence=plain_pixels(pixels, config.rows, config.cols))
+    except PictureError as error:
+        if not name.lower().endswith((".csv", ".npy")):
+            raise
+        what, fix = f"{printable(name)} is no picture", "choose a model of values"
+        expected = "one, as the model reads"
+        raise PictureError(what, found="values, by its name", expected=expected, fix=fix) from error
     except (EdgeLstmError, TypeError):
         raise
     except OSError as error:  # from a file object, or a Pillow image that has not been loaded yet
-        raise PictureError(f"cannot read {printable(name)}", found=error) from error
+        raise kind(f"cannot read {printable(name)}", found=error) from error
     except Exception as error:
-        fix = "report it as a bug, with the picture"
-        raise PictureError(f"{printable(name)} cannot be prepared", found=repr(error), fix=fix) from error
-    return Prediction(name, note=found.note, pixels=found.pixels)
+        fix = "report it as a bug, with the input"
+        raise kind(f"{printable(name)} cannot be prepared", found=repr(error), fix=fix) from error
 
 
 def _name(picture: Source) -> str:

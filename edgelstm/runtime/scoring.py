@@ -1,4 +1,4 @@
-"""Processes that prepare pictures for the one that runs the model: decode, and find the digit."""
+"""Processes that prepare inputs for the one that runs the model: decode, and find the digit, or parse."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from edgelstm.config import n_cores
+from edgelstm.config import ModelConfig, n_cores
 from edgelstm.errors import PictureError, printable
 from edgelstm.runtime.classifier import Prediction, Source, prepare
 
@@ -55,19 +55,21 @@ class Workers:
         self._lifeline.close()
         self._pool.shutdown(cancel_futures=True)
 
-    def prepare_each(self, chunks: Iterator[list[Source]], rows: int, cols: int) -> Iterator[list[Prediction]]:
+    def prepare_each(
+        self, chunks: Iterator[list[Source]], config: ModelConfig, channels_first: bool = False
+    ) -> Iterator[list[Prediction]]:
         """What `classifier.prepare_each` gives, in the same order. Raises PictureError if a worker breaks off."""
         waiting: deque[tuple[list[Source], Future[list[Prediction]]]] = deque()
         for chunk in chunks:
-            waiting.append((chunk, self._submit(chunk, rows, cols)))
+            waiting.append((chunk, self._submit(chunk, config, channels_first)))
             if len(waiting) == self.n_ahead:
                 yield _answer(*waiting.popleft())
         while waiting:
             yield _answer(*waiting.popleft())
 
-    def _submit(self, chunk: list[Source], rows: int, cols: int) -> Future[list[Prediction]]:
+    def _submit(self, chunk: list[Source], config: ModelConfig, channels_first: bool) -> Future[list[Prediction]]:
         try:
-            return self._pool.submit(prepare, chunk, rows, cols)
+            return self._pool.submit(prepare, chunk, config, channels_first)
         except BrokenProcessPool as error:  # said in its turn: what came before it may be answered
             failed: Future[list[Prediction]] = Future()
             failed.set_exception(error)
@@ -80,8 +82,8 @@ def _answer(chunk: list[Source], prepared: Future[list[Prediction]]) -> list[Pre
     except BrokenProcessPool as error:
         first = printable(chunk[0]) if isinstance(chunk[0], str | os.PathLike) else "-"
         raise PictureError(
-            "a process that prepares the pictures broke off", found=f"no answer from {first} on",
-            fix="leave out the picture that does it: read fewer at a time to find it",
+            "a process that prepares the inputs broke off", found=f"no answer from {first} on",
+            fix="leave out the one that does it: read fewer at a time to find it",
         ) from error  # fmt: skip
 
 

@@ -28,10 +28,10 @@ def save_pairs(pairs: Pairs, target: Path) -> None:
     are read again, so none may be a file object that has been read to its end.
     Raises OutputError if it cannot be written, or would take the place of one of the pictures.
     """
-    shown = [(source, prediction) for source, prediction in pairs if prediction.pixels is not None]
+    shown = [(source, prediction) for source, prediction in pairs if prediction.sequence is not None]
     if target.suffix.lower() != ".png":
         for number, (source, prediction) in enumerate(shown, 1):
-            stem = Path(os.fsdecode(prediction.image)).stem
+            stem = Path(os.fsdecode(prediction.source)).stem
             safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in stem)[:60]
             _save(_pair(source, prediction), target / f"{number:04}-{safe}.png")
         return
@@ -51,12 +51,12 @@ def check_target(target: Path, pictures: list[str]) -> None:
 
 
 def _pair(source: Source, prediction: Prediction) -> Image.Image:
-    assert prediction.pixels is not None
+    assert prediction.sequence is not None
     page = Image.new("RGB", (2 * SIDE_PX + 2, SIDE_PX + CAPTION_PX), "white")
     original = Image.fromarray(pixels_from(source)).convert("RGB")
     original.thumbnail((SIDE_PX, SIDE_PX))
     page.paste(original, ((SIDE_PX - original.width) // 2, CAPTION_PX + (SIDE_PX - original.height) // 2))
-    seen = Image.fromarray(np.ascontiguousarray(prediction.pixels)).convert("RGB")
+    seen = Image.fromarray(np.ascontiguousarray(prediction.sequence)).convert("RGB")
     page.paste(seen.resize((SIDE_PX, SIDE_PX), Image.Resampling.NEAREST), (SIDE_PX + 2, CAPTION_PX))
     ImageDraw.Draw(page).text((4, 4), _caption(prediction), fill="black", font=ImageFont.load_default(size=14))
     return page

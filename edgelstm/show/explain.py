@@ -73,14 +73,14 @@ def explain(picture: Source, model: ModelSource | None = None) -> Explanation:
     """
     file = open_model(default_model() if model is None else model)
     prediction = Classifier(file, provider="cpu").classify(picture)
-    assert prediction.pixels is not None, "classify raises where there are no pixels"
+    assert prediction.sequence is not None, "classify raises where there are no pixels"
     if prediction.confidence is None:
         raise PictureError(
-            f"{printable(prediction.image)} holds nothing to explain ({prediction.note})",
+            f"{printable(prediction.source)} holds nothing to explain ({prediction.note})",
             expected="a picture with a digit",
         )
     config = file.contract.config
-    shares = probabilities(logits_of_beginnings(Stream(file), prediction.pixels), file.contract.temperature)
+    shares = probabilities(logits_of_beginnings(Stream(file), prediction.sequence), file.contract.temperature)
     return Explanation(prediction, config.class_names, config.rows_per_step, shares)
 
 
@@ -119,7 +119,7 @@ def _draw_digit(axes: "Axes", explanation: Explanation, colours: list[str]) -> N
     """The input, each row in the colour of the class that was ahead once it had been read; its name beside it."""
     from matplotlib.colors import to_rgba_array
 
-    pixels, leaders, n = explanation.prediction.pixels, explanation.leaders, explanation.rows_per_step
+    pixels, leaders, n = explanation.prediction.sequence, explanation.leaders, explanation.rows_per_step
     assert pixels is not None, "an explanation is of a picture that could be read"
     rows, cols = pixels.shape
     row_colours = np.repeat(to_rgba_array([colours[leader] for leader in leaders]), n, axis=0)  # (rows, RGBA)
