@@ -18,7 +18,6 @@ from edgelstm.onnx_file import open_model
 from edgelstm.runtime.early_exit import confidences
 from edgelstm.runtime.parity import compare
 from edgelstm.runtime.runner import OrtRunner
-from edgelstm.runtime.session import MAX_BOUND_SHAPES
 from edgelstm.runtime.stream import EVERY_ROW, Stream, logits_by_step, stateful_form
 
 CONFIGS = {
@@ -144,15 +143,16 @@ def test_logits_belong_to_the_caller(content):
     assert np.array_equal(before, first)
 
 
-def test_more_numbers_of_rows_than_are_kept_bound_change_nothing(content):
+def test_more_numbers_of_rows_than_are_kept_bound_change_nothing(content, monkeypatch):
+    monkeypatch.setattr("edgelstm.runtime.stream.MAX_BOUND_SHAPES", 8)
     pixels = probe_pixels(CONFIGS["one layer"], 3)
     stream = Stream(content, n_streams=3)
     for n_rows in [*range(1, 20), 1, 2]:
         stream.reset()
         found = stream.push(pixels[:, :n_rows])
         assert np.array_equal(Stream(content, n_streams=3).push(pixels[:, :n_rows]), found), n_rows
-        assert len(stream._bound) <= MAX_BOUND_SHAPES
-    assert [*range(20 - MAX_BOUND_SHAPES + 2, 20), 1, 2] == list(stream._bound), "the first made goes"
+        assert len(stream._bound) <= 8
+    assert [*range(14, 20), 1, 2] == list(stream._bound), "the first made goes"
 
 
 # Many streams
@@ -451,3 +451,145 @@ def test_a_timed_call_is_one_step_and_begins_anew_after_the_last(model_of):
     for _ in range(2):
         for step in range(config.n_steps):
             np.testing.assert_array_equal(by_step[:, step], call())
+
+
+# Signals without end
+
+VALUES = ModelConfig(rows=12, cols=3, hidden_size=6, class_names=("a", "b", "c"), preparation="values")
+ENDLESS = {
+    "values": VALUES,
+    "values, any length": dataclasses.replace(VALUES, variable_length=True, n_layers=2),
+    "values, three rows a step": dataclasses.replace(VALUES, rows_per_step=3),
+    "pixels": dataclasses.replace(VALUES, preparation="plain"),
+}
+
+
+def signal_of(config, n_rows, seed=0):
+    random = np.random.default_rng(seed)
+    if config.is_values:
+        return random.normal(0, 1, (n_rows, config.cols)).astype(np.float32)
+    return random.integers(0, 256, (n_rows, config.cols), dtype=np.uint8)
+
+
+def cut(signal, window, hop):
+    """Every whole window (k, window, cols), and where each ends."""
+    ends = np.arange(window, len(signal) + 1, hop)
+    return np.stack([signal[end - window : end] for end in ends]), ends
+
+
+@pytest.mark.parametrize("config", ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.parametrize("hop", [1, 2, 3, 5, 6, 9, 12])
+def test_each_window_of_a_signal_is_answered_as_if_it_were_cut_out(config, hop, model_of):
+    if hop % config.rows_per_step:
+        return
+    signal, file = signal_of(config, 120), open_model(model_of(config))
+    windows, ends = cut(signal, 12, hop)
+    expected = OrtRunner(file, provider="cpu").logits(windows)
+    random = np.random.default_rng(hop)
+    for most in (1, 7, 60):
+        stream, found, found_ends, at = Stream(file, window=12, hop=hop), [], [], 0
+        while at < len(signal):
+            n = int(random.integers(0, most + 1)) * config.rows_per_step
+            logits = stream.push(signal[at : at + n])
+            at += len(signal[at : at + n])
+            assert logits.shape == (len(stream.window_ends), config.n_classes)
+            assert stream.rows_read.tolist() == [at]
+            found += [*logits]
+            found_ends += stream.window_ends.tolist()
+        assert ends.tolist() == found_ends
+        assert_same(expected, np.stack(found))
+
+
+@pytest.mark.parametrize(("window", "hop"), [(1, 1), (30, 7), (30, None), (5000, 4999)])
+def test_a_model_of_any_length_has_windows_of_any(window, hop, model_of):
+    config = ENDLESS["values, any length"]
+    signal, file = signal_of(config, 10_050), open_model(model_of(config))
+    stream = Stream(file, window=window, hop=hop)
+    ends = stream.push(signal) is not None and stream.window_ends
+    assert np.arange(window, 10_051, hop or window).tolist() == ends.tolist()
+    if window <= 4096:
+        runner = OrtRunner(file, provider="cpu")
+        stream.reset()
+        assert_same(runner.logits(cut(signal[:500], window, hop or window)[0]), stream.push(signal[:500]))
+
+
+def test_a_bare_row_is_a_row_of_the_signal_and_reset_begins_anew(model_of):
+    signal, stream = signal_of(VALUES, 40), Stream(model_of(VALUES), window=12, hop=4)
+    one_by_one = [logits for row in signal for logits in stream.push(row)]
+    stream.reset()
+    assert (stream.rows_read.tolist(), len(stream.push(signal[:11]))) == ([0], 0)
+    stream.reset()
+    assert_same(np.stack(one_by_one), stream.push(signal))
+
+
+@pytest.mark.parametrize("at", [0, 3, 11, 12, 29])
+def test_a_saved_signal_goes_on_elsewhere_to_the_same_bits(model_of, at):
+    signal, content = signal_of(VALUES, 60), model_of(VALUES)
+    one, other = (Stream(content, window=12, hop=5) for _ in range(2))
+    one.push(signal[:at])
+    other.push(signal[20:33])
+    other.restore(one.save())
+    for row in signal[at:]:
+        np.testing.assert_array_equal(one.push(row), other.push(row))
+        assert one.window_ends.tolist() == other.window_ends.tolist()
+
+
+def test_a_state_of_other_windows_or_of_streams_at_several_rows_is_refused(model_of):
+    content = model_of(VALUES)
+    stream = Stream(content, window=12, hop=5)
+    with pytest.raises(ModelError, match=r"is of another window and hop: found \[12, 5\], expected \[12, 6\]"):
+        Stream(content, window=12, hop=6).restore(stream.save())
+    for one, other in ((stream, Stream(content)), (Stream(content), stream)):
+        with pytest.raises(ModelError, match="is of another window and hop"):
+            one.restore(other.save())
+    state = stream.save()
+    body = 4 * 2 * 3 * 6  # h and c of three windows; the rows come next
+    at = state.index(b"\n") + 1 + body
+    with pytest.raises(ModelError, match="is damaged"):
+        stream.restore(state[:at] + (3).to_bytes(8, "little") + state[at + 8 :])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window": 11}, "window: found 11, expected 12, which is what the model reads"),
+        ({"window": 12, "hop": 0}, "hop: found 0 for a window of 12 rows, expected a multiple of 3 up to it"),
+        ({"window": 12, "hop": 15}, "hop: found 15 for"),
+        ({"window": 12, "hop": 4}, "hop: found 4 for"),
+        ({"hop": 3}, "hop: found some without window"),
+        ({"window": 12, "n_streams": 2}, "window: found n_streams or early beside it"),
+        ({"window": 12, "early": RULE}, "window: found n_streams or early beside it"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(model_of, options, message):
+    with pytest.raises(ValueError, match=message):
+        Stream(model_of(ENDLESS["values, three rows a step"]), **options)
+
+
+def test_more_windows_side_by_side_than_memory_are_refused(model_of):
+    with pytest.raises(ValueError, match="window: found 100,000 that overlap, expected at most 65,536"):
+        Stream(model_of(ENDLESS["values, any length"]), window=100_000, hop=1)
+
+
+def test_a_signal_is_one_and_is_read_whole(model_of):
+    stream = Stream(model_of(ENDLESS["values, three rows a step"]), window=12, source="m")
+    for call in (lambda: stream.push(np.zeros((3, 3), np.float32), [0]), lambda: stream.reset([0])):
+        with pytest.raises(ValueError, match="windows are of one signal"):
+            call()
+    with pytest.raises(ValueError, match="no rows to skip"):
+        stream.skip(3)
+    with pytest.raises(ValueError, match="found 4, expected a multiple of 3"):
+        stream.push(np.zeros((4, 3), np.float32))
+    with pytest.raises(ValueError, match="not finite"):
+        stream.push(np.full((3, 3), np.nan, np.float32))
+    assert (stream.rows_read.tolist(), repr(stream)) == ([0], "Stream('m', n_streams=1, window=12, hop=12)")
+
+
+def test_a_model_of_any_length_goes_on_until_reset(model_of):
+    config = ENDLESS["values, any length"]
+    signal, stream = signal_of(config, 200), Stream(model_of(config))
+    for at in range(0, 200, 8):
+        logits = stream.push(signal[at : at + 8])
+    assert_same(OrtRunner(model_of(config), provider="cpu").logits(signal[None]), logits)
+    stream.reset()
+    assert_same(OrtRunner(model_of(config), provider="cpu").logits(signal[None, :5]), stream.push(signal[:5]))

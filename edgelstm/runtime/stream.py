@@ -27,6 +27,8 @@ from edgelstm.runtime.early_exit import EVERY_ROW, Decider, StepLogits
 from edgelstm.runtime.session import MAX_BOUND_SHAPES, BoundSession, SessionSettings
 
 STATE_FORMAT = "edgelstm-stream-state-1"
+MAX_STREAMS = 65_536
+"""Side by side, also of windows that overlap."""
 MAX_STATE_HEAD = 1000
 """Bytes of a saved state's JSON: ours has about 150, and parsed JSON takes up to 30 times its text."""
 
@@ -48,10 +50,16 @@ class Stream:
     may live side by side.
 
     A sequence ends after the model's rows; where lengths differ it ends when ``reset`` says so, and may go on for
-    ever. With ``early`` each call also asks the model's own rule, or the one given, whether the answer is settled
+    ever. With ``window`` it is one signal without end instead, and there is an answer for each window of so many rows
+    that begins every ``hop`` rows (``window``): all of the model's rows, or any number where lengths differ.
+    Overlapping windows run side by side, no row is read twice or kept; an int8 model rounds by the largest value of a
+    call, so they touch each other's last digits.
+
+    With ``early`` each call also asks the model's own rule, or the one given, whether the answer is settled
     (``decided``, ``decisions``); that costs some microseconds a call.
 
-    Raises ModelError if the file does not keep the contract, or has no rule when ``early`` is True.
+    Raises ModelError if the file does not keep the contract, or has no rule when ``early`` is True; ValueError for
+    other values out of range.
     """
 
     def __init__(
@@ -59,18 +67,29 @@ class Stream:
         model: ModelSource | None = None,
         *,
         n_streams: int = 1,
+        window: int | None = None,
+        hop: int | None = None,
         early: bool | EarlyRule = False,
         settings: SessionSettings = SessionSettings(),
         source: str | None = None,
     ) -> None:
-        if n_streams < 1:  # onnxruntime's LSTM ends the whole process on an empty batch
-            raise ValueError(f"n_streams: found {n_streams}, expected at least 1")
+        if not 1 <= n_streams <= MAX_STREAMS:  # onnxruntime's LSTM ends the whole process on an empty batch
+            raise ValueError(f"n_streams: found {n_streams}, expected at least 1 and at most {MAX_STREAMS:,}")
+        if window is None and hop is not None:
+            raise ValueError("hop: found some without window, expected both")
         file = open_model(default_model() if model is None else model, source)
         self.source, self.contract, self.n_bytes = file.source, file.contract, file.n_bytes
         self.n_streams = n_streams
         self._config = self.contract.config
         self._dtype = np.dtype(np.float32 if self._config.is_values else np.uint8)
-        self._max_rows = MAX_COUNT - 1 if self._config.variable_length else self._config.rows
+        endless = self._config.variable_length or window is not None
+        self._max_rows = MAX_COUNT - 1 if endless else self._config.rows
+        self.window, self.hop = window, hop if hop is not None or window is None else window
+        """Rows of each window of a signal without end, and from the beginning of one to that of the next; or None."""
+        self.window_ends: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        """(k,) how many rows of the signal were read at the end of each window that the last ``push`` answered."""
+        # windows overlap: each reads with a state of its own, which the window that begins after its end takes over
+        self._n = n_streams if self.window is None else self._n_windows(n_streams, early is not False)
         rule = early if isinstance(early, EarlyRule) else self.contract.early if early else EVERY_ROW
         if rule is None:
             raise ModelError(
@@ -78,18 +97,19 @@ class Stream:
                 fix="export it again where the training data is, or give edgelstm.Stream a rule",
             )  # fmt: skip
         self._session = BoundSession(stateful_form(file), "cpu", settings, self.source)
-        self._decider = Decider(rule, n_streams)
+        self._decider = Decider(rule, self._n)
         self._decides_early = early is not False
-        shape = (self._config.n_layers, n_streams, self._config.hidden_size)
+        shape = (self._config.n_layers, self._n, self._config.hidden_size)
         # two of each: a call reads one and writes the other, so no state is ever copied
         self._states = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(2)]
         self._now = 0
         self._bound: OrderedDict[int, tuple[Sequences, Logits, tuple[_Call, _Call]]] = OrderedDict()
-        self._rows_read = np.zeros(n_streams, np.int64)
+        self._rows_read = np.zeros(self._n, np.int64)
         self._most_rows = 0
 
     def __repr__(self) -> str:
-        return f"Stream({self.source!r}, n_streams={self.n_streams})"
+        windows = "" if self.window is None else f", window={self.window}, hop={self.hop}"
+        return f"Stream({self.source!r}, n_streams={self.n_streams}{windows})"
 
     def push(self, rows: Sequences, streams: Sequence[int] | None = None) -> Logits:
         """Read the next rows of every stream: (n_streams, rows, cols) -> (n_streams, classes) float32.
@@ -100,9 +120,14 @@ class Stream:
         those after the last of them. A single stream also takes (rows, cols) or one row (cols,). With
         ``streams`` only those numbers go on, with (len(streams), rows, cols); that takes a slower way.
 
+        With ``window``: the next rows of the signal, none or any number, (rows, cols) or (cols,) -> (k, classes), the
+        answers to the k windows that end within them; ``window_ends`` says where.
+
         Raises ValueError for another shape or dtype, for values that are not finite, for more rows than a sequence
         has left (``reset`` begins the next one), or for a stream that is not there or there twice.
         """
+        if self.window is not None:
+            return self._push_windows(rows, streams)
         which = self._chosen(streams)
         rows = self._checked(rows, self.n_streams if isinstance(which, slice) else len(which))
         most = self._most_after(rows.shape[1], which)
@@ -120,6 +145,8 @@ class Stream:
 
         Raises ValueError for more rows than a sequence has left or for a part of a step, as ``push`` does.
         """
+        if self.window is not None:
+            raise ValueError("a signal that is read in windows has no rows to skip; reset begins anew after a gap")
         which = self._chosen(streams)
         self._check_steps(n_rows)
         most = self._most_after(n_rows, which)
@@ -127,7 +154,7 @@ class Stream:
         self._most_rows = max(self._most_rows, most)
 
     def reset(self, streams: Sequence[int] | None = None) -> None:
-        """Begin the next sequence, of all streams or of those numbers."""
+        """Begin the next sequence, of all streams or of those numbers; with ``window`` the next signal."""
         which = self._chosen(streams)
         for state in self._states[self._now]:
             state[:, which] = 0
@@ -137,8 +164,8 @@ class Stream:
 
     @property
     def rows_read(self) -> npt.NDArray[np.int64]:
-        """(n_streams,) rows read of each sequence."""
-        return self._rows_read.copy()
+        """(n_streams,) rows read of each sequence, or of the signal."""
+        return self._rows_read[: self.n_streams].copy()
 
     @property
     def decided(self) -> npt.NDArray[np.bool_]:
@@ -168,8 +195,9 @@ class Stream:
             found = None
         if not isinstance(found, dict) or found.get("format") != STATE_FORMAT:
             raise _unusable("cannot be read", None, STATE_FORMAT)
-        for key, what in (("model", "model"), ("n_streams", "number of streams")):
-            expected = self._header()[key]
+        keys = {"model": "model", "n_streams": "number of streams", "window": "window and hop"}
+        for key, what in keys.items():
+            expected = self._header().get(key)
             if found.get(key) != expected:
                 raise _unusable(f"is of another {what}", str(found.get(key))[:80], expected)
         arrays, read = self._saved_arrays(), []
@@ -209,9 +237,13 @@ class Stream:
     def _header(self) -> dict[str, object]:
         contract = self.contract
         # a state belongs to these weights in this shape and precision, whatever wrote the file
-        parts = [contract.weights_sha256, contract.precision, asdict(contract.config)]
+        shape = asdict(contract.config)
+        if shape["preparation"] == "digit":  # as in states from before there were others
+            del shape["preparation"], shape["variable_length"]
+        parts = [contract.weights_sha256, contract.precision, shape]
         model = sha256_of(json.dumps(parts, sort_keys=True).encode())
-        return {"format": STATE_FORMAT, "model": model, "n_streams": self.n_streams}
+        windows = {} if self.window is None else {"window": [self.window, self.hop]}
+        return {"format": STATE_FORMAT, "model": model, "n_streams": self.n_streams, **windows}
 
     def _saved_arrays(self) -> list[npt.NDArray[Any]]:
         decider = self._decider
@@ -223,10 +255,50 @@ class Stream:
         config = self._config
         return bool(
             (np.abs(h) <= 1.001).all() and (np.abs(c) <= 1.001 * max(1, rows_read.max(initial=0))).all()
+            and (self.window is None or not rows_read.size or (rows_read == rows_read[0]).all())
             and ((rows_read >= 0) & (rows_read <= self._max_rows) & (rows_read % config.rows_per_step == 0)).all()
             and ((held >= 0) & (held <= rows_read // config.rows_per_step)).all()
             and all(((part >= -1) & (part < config.n_classes)).all() for part in (first, decision))
         )  # fmt: skip
+
+    def _n_windows(self, n_streams: int, early: bool) -> int:
+        """How many windows overlap at most. Raises ValueError for windows that cannot be read."""
+        config, window, hop = self._config, self.window or 0, self.hop or 0
+        if n_streams != 1 or early:
+            raise ValueError("window: found n_streams or early beside it, expected one signal, read to each end")
+        if not config.variable_length and window != config.rows:
+            raise ValueError(f"window: found {window}, expected {config.rows}, which is what the model reads")
+        step = config.rows_per_step
+        if window < 1 or not 1 <= hop <= window or hop % step:
+            raise ValueError(f"hop: found {hop} for a window of {window} rows, expected a multiple of {step} up to it")
+        if (n := -(-window // hop)) > MAX_STREAMS:
+            raise ValueError(f"window: found {n:,} that overlap, expected at most {MAX_STREAMS:,}; take a larger hop")
+        return n
+
+    def _push_windows(self, rows: Sequences, streams: Sequence[int] | None) -> Logits:
+        """Windows begin at multiples of hop: each row is read once, by all states; those between windows are idle."""
+        window, hop = self.window or 0, self.hop or 0
+        self._chosen(streams)
+        rows = self._checked(rows, 1, fewest=0)  # (1, rows, cols)
+        found: list[npt.NDArray[np.float32]] = []
+        ends: list[int] = []
+        begin = at = int(self._rows_read[0])
+        last = self._most_after(rows.shape[1], _ALL)
+        while at < last:
+            begun, left = divmod(at, hop)
+            if not left:
+                for state in self._states[self._now]:
+                    state[:, begun % self._n] = 0
+            end = max(at + 1, window)
+            end += (window - end) % hop  # of the next window to end
+            stop = min(last, at - left + hop, end)
+            logits = self._push_all(rows[:, at - begin : stop - begin])
+            self._rows_read[:] = self._most_rows = at = stop
+            if at == end:
+                ends.append(at)
+                found.append(logits[(at - window) // hop % self._n])
+        self.window_ends = np.array(ends, np.int64)
+        return np.stack(found) if found else np.zeros((0, self._config.n_classes), np.float32)
 
     def _push_all(self, rows: Sequences) -> Logits:
         """Through buffers that are bound once for each number of rows: nothing to look up, no state to copy."""
@@ -241,8 +313,8 @@ class Stream:
 
     def _bind(self, n_rows: int) -> tuple[Sequences, Logits, tuple[_Call, _Call]]:
         """Rows, logits, and a call that reads and writes them: from state 0 to state 1, and one back."""
-        row = np.zeros((self.n_streams, n_rows, self._config.cols), self._dtype)
-        logits = np.empty((self.n_streams, self._config.n_classes), np.float32)
+        row = np.zeros((self._n, n_rows, self._config.cols), self._dtype)
+        logits = np.empty((self._n, self._config.n_classes), np.float32)
 
         def call(before: int) -> _Call:
             inputs = dict(zip(STATE_NAMES, self._states[before], strict=True))
@@ -278,6 +350,8 @@ class Stream:
     def _chosen(self, streams: Sequence[int] | None) -> _Which:
         if streams is None:
             return _ALL
+        if self.window is not None:
+            raise ValueError("streams: found some, expected none: windows are of one signal")
         chosen = np.asarray(streams, np.int64)
         if chosen.ndim != 1 or not chosen.size or chosen.min() < 0 or chosen.max() >= self.n_streams:
             raise ValueError(f"streams: found {streams!r}, expected numbers from 0 to {self.n_streams - 1}")
@@ -285,22 +359,22 @@ class Stream:
             raise ValueError(f"streams: found {streams!r}, expected each number once")
         return chosen
 
-    def _checked(self, rows: object, n: int) -> Sequences:
+    def _checked(self, rows: object, n: int, fewest: int = 1) -> Sequences:
         cols = self._config.cols
         found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
         if isinstance(rows, np.ndarray):
             if n == 1 and rows.ndim in (1, 2) and rows.shape[-1] == cols:
                 rows = rows.reshape(1, -1, cols)
             if rows.dtype == self._dtype and rows.ndim == 3 and rows.shape[0] == n and rows.shape[2] == cols:
-                self._check_steps(rows.shape[1])
+                self._check_steps(rows.shape[1], fewest)
                 if self._config.is_values and not np.isfinite(rows).all():  # one would stay in the state for ever
                     raise ValueError("rows: found a value that is not finite, expected numbers; reset after a gap")
                 return rows
         one = f" or ({cols},)" if n == 1 else ""
         raise ValueError(f"rows: found {found}, expected a NumPy array {self._dtype} ({n}, rows, {cols}){one}")
 
-    def _check_steps(self, n_rows: int) -> None:
-        if n_rows < 1 or n_rows % self._config.rows_per_step:
+    def _check_steps(self, n_rows: int, fewest: int = 1) -> None:
+        if n_rows < fewest or n_rows % self._config.rows_per_step:
             raise ValueError(f"rows: found {n_rows}, expected a multiple of {self._config.rows_per_step}")
 
 
