@@ -93,18 +93,21 @@ class Dataset:
     @property
     def rows(self) -> int:
         """Of the longest sequence."""
-        return max(part.sequences.shape[1] for part in self.parts.values())
+        return int(max(part.sequences.shape[1] for part in self.parts.values()))
 
     @property
     def cols(self) -> int:
         """Columns of every sequence."""
-        cols: int = self.train.sequences.shape[2]
-        return cols
+        return int(self.train.sequences.shape[2])
 
     @property
     def variable_length(self) -> bool:
         """Whether the sequences differ in rows."""
         return self.train.lengths is not None
+
+    def with_parts(self, parts: Mapping[str, Part]) -> "Dataset":
+        """The same with other sequences."""
+        return replace(self, train=parts["train"], validation=parts["validation"], test=parts["test"])
 
     def describe(self) -> str:
         """What was understood, in one line."""
@@ -136,7 +139,10 @@ def open_dataset(
         if size or channels_first or preparation not in (None, "digit"):
             raise DataError("MNIST is 28 x 28 pixels, prepared as digits", fix="name other data, or no options for it")
         dataset = mnist.load_dataset()
-        return replace(dataset, **_renumbered(dataset.parts, dataset.class_names, class_names or dataset.class_names))
+        if class_names:
+            parts = _renumbered(dataset.parts, dataset.class_names, class_names)
+            dataset = replace(dataset, class_names=class_names).with_parts(parts)
+        return dataset
     path, name = Path(source), printable(source, 4096)
     kinds = "a folder with a folder for each class, an .npz file, a .ts file, or mnist"
     if not os.fspath(source) or not path.exists():
@@ -179,19 +185,17 @@ def assemble(
         split = "given"
     for part in drawn:
         parts["train"], parts[part] = _divided(parts["train"], part, name)
-    dataset = Dataset(name, preparation, class_names, **parts, sha256=sha256, split=split)
+    three = parts["train"], parts["validation"], parts["test"]
+    dataset = Dataset(name, preparation, class_names, *three, sha256=sha256, split=split)
     return replace(dataset, warnings=(*notes, *warnings_of(dataset)))
 
 
 def random_split(dataset: Dataset) -> Dataset:
     """The same sequences, in parts of the same sizes, drawn without regard to groups: how much that flatters."""
-    parts = list(dataset.parts.values())
-    rest = joined(parts, dataset.name)
-    rest = replace(rest, groups=None)
-    drawn = {}
+    parts = {"train": replace(joined([*dataset.parts.values()], dataset.name), groups=None)}
     for part in ("test", "validation"):
-        rest, drawn[part] = _divided(rest, part, dataset.name, len(dataset.parts[part]))
-    return replace(dataset, train=rest, **drawn, split="stratified by class, groups disregarded", warnings=())
+        parts["train"], parts[part] = _divided(parts["train"], part, dataset.name, len(dataset.parts[part]))
+    return replace(dataset.with_parts(parts), split="stratified by class, groups disregarded", warnings=())
 
 
 def joined(parts: list[Part], source: str) -> Part:
@@ -241,7 +245,7 @@ def shown_names(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(printable(name, 100) for name in names[:most]) + more
 
 
-def check_shape(rows: int, cols: int, where: str) -> None:
+def check_shape(where: str, rows: int, cols: int) -> None:
     """Raise DataError unless a sequence of these rows and columns is one a model may have."""
     if not (0 < rows <= MAX_SIDE and 0 < cols <= MAX_SIDE and rows * cols <= MAX_VALUES):
         raise DataError(
