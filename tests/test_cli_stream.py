@@ -19,6 +19,7 @@ from edgelstm.contract import EarlyRule
 from edgelstm.data.dataset import Part
 from edgelstm.errors import MissingDependencyError
 from edgelstm.runtime.classifier import Classifier
+from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream
 from edgelstm.training.checkpoint import load_checkpoint
 
@@ -119,7 +120,7 @@ def test_a_state_of_gigabytes_is_refused_unread(model):
 
 def test_an_input_that_ends_within_a_picture_says_so(model, sample):
     result = run("stream", model, input=sample.sequences[0, :5].tobytes())
-    assert result.stderr == "model m.onnx\nthe input ended after row 5 of 28 of picture 0\n"
+    assert result.stderr == "model m.onnx\nthe input ended after row 5 of 28 of sequence 0\n"
     assert len(result.stdout.splitlines()) == 5
 
 
@@ -176,11 +177,21 @@ def test_a_run_folder_means_its_model_and_is_the_default(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--evaluate", "--early"], "--evaluate reads MNIST, not stdin"),
-        (["--evaluate", "--streams", "2"], "--evaluate reads MNIST, not stdin"),
-        (["--evaluate", "--state", "x"], "--evaluate reads MNIST, not stdin"),
-        (["--plot", "x.png"], "--plot and --json are for --evaluate"),
-        (["--json"], "--plot and --json are for --evaluate"),
+        (["--evaluate", "--early"], "--evaluate reads --data, not stdin"),
+        (["--evaluate", "--streams", "2"], "--evaluate reads --data, not stdin"),
+        (["--evaluate", "--state", "x"], "--evaluate reads --data, not stdin"),
+        (["--evaluate", "--csv"], "--evaluate reads --data, not stdin"),
+        (["--evaluate", "--window", "28"], "--evaluate reads --data, not stdin"),
+        (["--plot", "x.png"], "--plot, --json and --data are for --evaluate"),
+        (["--json"], "--plot, --json and --data are for --evaluate"),
+        (["--data", "x"], "--plot, --json and --data are for --evaluate"),
+        (["--hop", "5"], "--hop goes with --window"),
+        (["--window", "28", "--early"], "--hop goes with --window, --early does not"),
+        (["--window", "28", "--streams", "2"], "leave out --streams"),
+        (["--csv", "--streams", "2"], "leave out --streams"),
+        (["--csv"], "--csv is for models of values"),
+        (["--window", "27"], "--window: found 27, expected 28, which is what the model reads"),
+        (["--window", "28", "--hop", "29"], "--hop: found 29 for a window of 28 rows"),
         (["--evaluate", "--plot", "x.jpg"], "found x.jpg, expected a name that ends in .png or .svg"),
     ],
 )
@@ -192,7 +203,7 @@ def test_options_that_do_not_go_together_are_usage(model, arguments, message):
 @pytest.mark.parametrize(
     ("closed", "expected"),
     [
-        ("<&-", "no rows to read: found a closed standard input, expected raw bytes, one a pixel"),
+        ("<&-", "no rows to read: found a closed standard input, expected raw rows, or lines with --csv"),
         (">&-", "standard output is closed: open it, or lead it into a file or a pipe"),
     ],
 )
@@ -284,5 +295,133 @@ def test_a_model_of_another_shape_cannot_be_evaluated_on_mnist(checkpoint_of, mo
     config = ModelConfig(rows=100, cols=3, hidden_size=6, class_names=("rest", "walk"))
     Path("gesture.onnx").write_bytes(model_bytes_of(checkpoint_of(config), early=RULE))
     assert fails("stream", "gesture.onnx", "--evaluate") == (
-        "gesture.onnx cannot be evaluated on MNIST: found a model of 100 rows x 3 columns, expected 28 x 28"
+        "gesture.onnx cannot be evaluated: found no data of its shape, expected what it was trained on, with --data"
     )
+
+
+# Values
+
+GESTURE = ModelConfig(rows=6, cols=2, hidden_size=5, class_names=("rest", "walk"), preparation="values")
+SIGNAL = np.random.default_rng(3).normal(0, 1, (40, 2)).astype(np.float32)
+TEXT = "".join(f"{x!r},{y!r}\n" for x, y in SIGNAL.tolist())
+
+
+@pytest.fixture
+def gesture(checkpoint_of, model_bytes_of):
+    """Models of values, of six rows and of any number, in the current folder."""
+    for name, config in (("fixed", GESTURE), ("free", dataclasses.replace(GESTURE, variable_length=True))):
+        Path(f"{name}.onnx").write_bytes(model_bytes_of(checkpoint_of(config), early=RULE if name == "fixed" else None))
+
+
+def said(logits):
+    """The label and the confidence of (N, classes) logits."""
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return [(("rest", "walk")[row.argmax()], pytest.approx(row.max(), abs=2e-6)) for row in shares]
+
+
+@pytest.mark.usefixtures("gesture")
+@pytest.mark.parametrize(
+    ("arguments", "content"),
+    [([], SIGNAL.astype("<f4").tobytes()), (["--csv"], TEXT), (["--csv"], "# two axes\nx1,y-2\n" + TEXT + "\n\n"),
+     (["--csv"], "\ufeff" + TEXT.replace(",", " ; ").replace("\n", "\r\n").rstrip()),
+     (["--csv"], TEXT.replace(",", "\t")), (["--csv"], TEXT.replace(",", "   "))],
+    ids=["raw", "csv", "header and end", "semicolons, BOM, CRLF, no last line end", "tabs", "blanks"],
+)  # fmt: skip
+def test_windows_of_a_signal_are_told_with_the_row_that_ends_each(arguments, content):
+    found = lines("fixed.onnx", "--window", 6, "--hop", 4, *arguments, input=content)
+    ends = list(range(6, 41, 4))
+    windows = np.stack([SIGNAL[end - 6 : end] for end in ends])
+    assert [*enumerate(ends)] == [(line["window"], line["end_row"]) for line in found]
+    expected = said(OrtRunner("fixed.onnx", provider="cpu").logits(windows))
+    assert [(line["label"], line["confidence"]) for line in found] == expected
+
+
+@pytest.mark.usefixtures("gesture")
+def test_a_blank_line_ends_a_sequence_of_any_length_and_begins_a_signal_anew():
+    rows = TEXT.splitlines()
+    text = "\n".join([*rows[:3], "", "", *rows[3:10], "", rows[10]])
+    found = lines("free.onnx", "--csv", input=text)
+    expected = [*((0, row) for row in range(1, 4)), *((1, row) for row in range(1, 8)), (2, 1)]
+    assert expected == [(line["sequence"], line["rows"]) for line in found]
+    logits = OrtRunner("free.onnx", provider="cpu").logits(SIGNAL[None, 3:10])
+    assert said(logits) == [(found[9]["label"], found[9]["confidence"])]
+    windows = lines("free.onnx", "--csv", "--window", 3, input=text)
+    assert [3, 3, 6] == [line["end_row"] for line in windows]
+
+
+@pytest.mark.usefixtures("gesture")
+def test_a_blank_line_within_a_sequence_of_fixed_length_gives_it_up_and_says_so():
+    rows = TEXT.splitlines()
+    result = run("stream", "fixed.onnx", "--csv", input="\n".join([*rows[:6], "", *rows[:2], "", *rows[:6]]))
+    found = [(line["sequence"], line["rows"]) for line in map(json.loads, result.stdout.splitlines())]
+    assert [*((0, i) for i in range(1, 7)), (1, 1), (1, 2), *((2, i) for i in range(1, 7))] == found
+    assert result.stderr.splitlines()[1:] == ["the input ended after row 2 of 6 of sequence 1"]
+
+
+@pytest.mark.usefixtures("gesture")
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [("1,2,3", "3 numbers"), ("1", "1 numbers"), ("1,x", "1,x"), ("1,nan", "1,nan"), ("inf,1", "inf,1"),
+     ("1,1e39", "1,1e39"), ("1,", "1,"), ("1,5;2,5", "1,5;2,5"), ("x,y", "x,y"), ("1," * 5000, "1," * 28 + "1...")],
+)  # fmt: skip
+def test_a_line_that_is_no_row_is_named_after_the_answers_before(line, found):
+    result = run("stream", "free.onnx", "--csv", input=f"1,2\n\n3,4\n{line}\n5,6\n", expected=1)
+    assert len(result.stdout.splitlines()) == 2
+    assert result.stderr.splitlines()[-1] == (
+        f"Error: line 4 of the input is no row: found {found}, expected 2 finite numbers, parted by commas, "
+        "semicolons, tabs or blanks"
+    )
+
+
+@pytest.mark.usefixtures("gesture")
+def test_raw_values_that_end_amid_a_row_are_a_clear_line_after_the_answers_before():
+    result = run("stream", "free.onnx", input=SIGNAL[:3].tobytes()[:-3], expected=1)
+    assert len(result.stdout.splitlines()) == 2
+    assert result.stderr.splitlines()[-1] == (
+        "Error: the input ends in the middle of a step: found 5 bytes, expected 8; "
+        "a step is 1 x 1 rows of 2 float32 values"
+    )
+
+
+def test_a_blank_line_amid_a_step_is_refused(checkpoint_of, model_bytes_of):
+    config = dataclasses.replace(GESTURE, rows_per_step=3)
+    Path("three.onnx").write_bytes(model_bytes_of(checkpoint_of(config)))
+    assert [3, 6] == [line["rows"] for line in lines("three.onnx", "--csv", input="1,2\n" * 6 + "\n")]
+    assert "ends in the middle of a step" in fails("stream", "three.onnx", "--csv", input="1,2\n\n1,2\n1,2\n")
+
+
+@pytest.mark.usefixtures("gesture")
+def test_raw_values_that_are_no_numbers_are_a_clear_line_after_the_answers_before():
+    rows = SIGNAL[:5].copy()
+    rows[2, 1] = np.nan
+    result = run("stream", "free.onnx", input=rows.tobytes(), expected=1)
+    assert len(result.stdout.splitlines()) == 2
+    assert result.stderr.splitlines()[-1].startswith("Error: step 3 of the input holds a value that is not finite: exp")
+
+
+@pytest.mark.usefixtures("gesture")
+@pytest.mark.parametrize("options", [["--window", 6, "--hop", 4], []])
+def test_a_signal_goes_on_from_its_state(options):
+    whole = lines("free.onnx", *options, input=SIGNAL.tobytes())
+    parts = [SIGNAL[:17].tobytes(), SIGNAL[17:].tobytes()]
+    found = [line for part in parts for line in lines("free.onnx", *options, "--state", "state", input=part)]
+    assert [(line["label"], line.get("end_row")) for line in whole] == [
+        (line["label"], line.get("end_row")) for line in found
+    ]
+
+
+@pytest.mark.usefixtures("gesture")
+def test_several_streams_of_values_take_a_step_each_in_turn():
+    both = np.stack([SIGNAL[:6], SIGNAL[6:12]], axis=1)  # (rows, streams, cols)
+    together = lines("fixed.onnx", "--streams", 2, input=both.tobytes())
+    alone = lines("fixed.onnx", input=SIGNAL[:12].tobytes())
+    assert {(line["stream"], line["rows"]): line["label"] for line in together} == {
+        (line["sequence"], line["rows"]): line["label"] for line in alone
+    }
+
+
+@pytest.mark.usefixtures("gesture")
+def test_evaluate_takes_data_of_ones_own():
+    np.savez("own.npz", X=np.tile(SIGNAL[:6], (30, 1, 1)) + np.arange(30)[:, None, None], y=["rest", "walk"] * 15)
+    document = json.loads(run("stream", "fixed.onnx", "--evaluate", "--data", "own.npz", "--json").stdout)
+    assert (6, 6, 6) == (document["rows"], len(document["curve"]), document["full"]["n"])

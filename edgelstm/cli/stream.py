@@ -1,11 +1,11 @@
-"""edgelstm stream: rows from stdin as they come, an answer after each; or accuracy against rows read."""
+"""edgelstm stream: rows from stdin as they come, an answer after each row or window; or accuracy against rows read."""
 
 import dataclasses
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,7 @@ from edgelstm.cli.options import data_option, json_option, model_to_use, plot_fi
 from edgelstm.errors import DataError, ModelError, printable
 
 if TYPE_CHECKING:
-    from edgelstm.contract import Logits, Pixels
+    from edgelstm.contract import Logits, Sequences
     from edgelstm.onnx_file import ModelFile
     from edgelstm.runtime.stream import Stream
 
@@ -22,49 +22,80 @@ OTHER_STATE_BYTES = 2**24
 streams."""
 
 
-@click.command(epilog="Example: edgelstm stream early --early < rows.raw")
+CHARACTERS = 64
+"""Of one number and its comma in --csv, with room to spare: a longer line is none of the columns asked for."""
+
+
+@click.command(epilog="Example: edgelstm stream runs/gestures --window 100 --hop 25 --csv < signal.csv")
 @click.argument("model", required=False)
 @click.option(
     "--streams", "n_streams", type=click.IntRange(1, 65_536), default=1, show_default=True,
-    help="Pictures side by side: a step on stdin holds the rows of each in turn.",
+    help="Sequences side by side: a step on stdin holds the rows of each in turn.",
 )  # fmt: skip
-@click.option("--early", is_flag=True, help="One line a picture, when the model's rule says that it is settled.")
+@click.option(
+    "--window", type=click.IntRange(1), metavar="ROWS",
+    help="Stdin is one signal without end: a line for each window of ROWS rows, at its end. The model's rows, or any "
+    "number where it reads any.",
+)  # fmt: skip
+@click.option(
+    "--hop", type=click.IntRange(1), metavar="ROWS", help="Rows from one window's begin to the next one's.  [window]"
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Stdin is text, a row of numbers a line.")
+@click.option("--early", is_flag=True, help="One line a sequence, when the model's rule says that it is settled.")
 @click.option(
     "--state", type=click.Path(path_type=Path, dir_okay=False),
     help="Go on from this file, if it is there, and leave the state in it at the end.",
 )  # fmt: skip
-@click.option("--evaluate", is_flag=True, help="Read no stdin: accuracy against rows read, on MNIST's test images.")
+@click.option("--evaluate", is_flag=True, help="Read no stdin: accuracy against rows read, on the test part of --data.")
 @click.option("--plot", callback=plot_file, metavar="FILE", help="With --evaluate: draw it into this PNG or SVG file.")
 @data_option
 @json_option
 def command(
-    model: str | None, n_streams: int, early: bool, state: Path | None, evaluate: bool, plot: Path | None,
-    data_folder: Path, as_json: bool,
+    model: str | None, n_streams: int, window: int | None, hop: int | None, as_csv: bool, early: bool,
+    state: Path | None, evaluate: bool, plot: Path | None, data: str | None, channels_first: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Read pictures row by row from stdin, a JSON line after each row.
+    """Read sequences row by row from stdin, a JSON line after each row or window.
 
-    Stdin is raw bytes, one a pixel (0 = background), one step after the other without anything between:
-    28 bytes a row for the shipped models. After 28 rows the next picture begins. With --early there is one
-    line a picture, at its decision; the rows that come after it are taken from stdin but not run.
+    Stdin is raw: for a model of pictures one byte a pixel (0 = background), for a model of values one
+    little-endian float32 of four bytes a value. A row is its columns from first to last, and the next row follows
+    without anything between: 28 bytes a row for the shipped models. With --csv a row is a line of numbers, parted by
+    commas, semicolons, tabs or blanks; a first line of names, and lines that begin with #, are skipped, and a blank
+    line ends the sequence.
+
+    After the model's rows the next sequence begins; a model of any length reads on until a blank line or the end of
+    stdin. With --early there is one line a sequence, at its decision; the rows that come after it are taken from
+    stdin but not run. What was answered before an error stays.
 
     MODEL is an ONNX file, a run folder or a shipped model's name (default: runs/base if it is there, else the
     shipped base model). Every exported model streams.
     """
-    if evaluate and (early or state or n_streams > 1):
-        raise click.UsageError("--evaluate reads MNIST, not stdin: leave out --streams, --early and --state")
-    if (plot or as_json) and not evaluate:
-        raise click.UsageError("--plot and --json are for --evaluate; what is read from stdin is always JSON lines")
+    if evaluate and (early or state or n_streams > 1 or window or hop or as_csv):
+        raise click.UsageError("--evaluate reads --data, not stdin: leave out what is for stdin")
+    if (plot or as_json or data or channels_first) and not evaluate:
+        only = "--plot, --json and --data are for --evaluate"
+        raise click.UsageError(f"{only}; what is read from stdin is always JSON lines")
+    if n_streams > 1 and (window or as_csv):
+        raise click.UsageError("--window and --csv are of one stream: leave out --streams")
+    if (window and early) or (hop and not window):
+        raise click.UsageError("--hop goes with --window, --early does not")
     if evaluate:
-        _evaluate(model_to_use(model), plot, data_folder, as_json)
+        _evaluate(model_to_use(model), plot, data, channels_first, as_json)
         return
     if sys.stdin is None:
-        raise DataError("no rows to read", found="a closed standard input", expected="raw bytes, one a pixel")
+        raise DataError("no rows to read", found="a closed standard input", expected="raw rows, or lines with --csv")
     if sys.stdin.isatty():
-        raise click.UsageError("give the rows on stdin, as raw bytes")
+        raise click.UsageError("give the rows on stdin")
     from edgelstm.files import read_bounded, write_bytes
     from edgelstm.runtime.stream import Stream
 
-    stream = Stream(model_to_use(model), n_streams=n_streams, early=early)
+    try:
+        stream = Stream(model_to_use(model), n_streams=n_streams, window=window, hop=hop, early=early)
+    except ValueError as error:
+        if isinstance(error, ModelError):
+            raise
+        raise click.UsageError(f"--{error}") from error  # it names window or hop
+    if as_csv and not stream.contract.config.is_values:
+        raise click.UsageError("--csv is for models of values")
     if state and state.exists():
         most = len(stream.save()) + OTHER_STATE_BYTES
         stream.restore(read_bounded(state, most, "a saved state", ModelError))
@@ -74,31 +105,47 @@ def command(
                 expected="all at the same, as on stdin", fix="go on with edgelstm.Stream",
             )  # fmt: skip
     try:
-        _follow(stream, sys.stdin.buffer, early)
+        _follow(stream, sys.stdin.buffer, early, as_csv)
     finally:
         if state:
             write_bytes(state, stream.save())
 
 
-def _follow(stream: "Stream", source: BinaryIO, early: bool) -> None:
-    """Push each step as it comes; the streams stand at the same row, so they begin a picture together."""
-    config, picture = stream.contract.config, 0
+def _follow(stream: "Stream", source: Any, early: bool, as_csv: bool) -> None:
+    """Push what comes; the streams stand at the same row, so they begin a sequence together."""
+    config, number = stream.contract.config, 0
     everyone = list(range(stream.n_streams))
-    if stream.rows_read[0] == config.rows:  # a state that was saved between a picture's last row and the next
+    last = None if config.variable_length or stream.window else config.rows
+    if stream.rows_read[0] == last:  # a state that was saved between a sequence's last row and the next
         stream.reset()
-    for step in _steps(source, stream):
-        if early:
-            _read_undecided(stream, step, picture)
-        else:
-            _tell(stream, picture, everyone, stream.push(step))
-        if stream.rows_read[0] == config.rows:
-            stream.reset()
-            picture += 1
-    if rows := int(stream.rows_read[0]):
-        say(f"the input ended after row {rows} of {config.rows} of picture {picture}")
+    content = _rows_of_text(source, config.cols) if as_csv else iter(lambda: source.read1(2**16), b"")
+    for rows in _steps(content, stream):
+        at, n_rows = int(stream.rows_read[0]), rows.shape[1]
+        if not n_rows:  # a blank line
+            if at:
+                _say_cut(at, last, number)
+                stream.reset()
+                number += 1
+        elif stream.window:
+            _tell_windows(stream, stream.push(rows))
+        for step in range(0, 0 if stream.window else n_rows, config.rows_per_step):
+            one = rows[:, step : step + config.rows_per_step]
+            if early:
+                _read_undecided(stream, one, number)
+            else:
+                _tell(stream, number, everyone, stream.push(one))
+            if stream.rows_read[0] == last:
+                stream.reset()
+                number += 1
+    _say_cut(int(stream.rows_read[0]), last, number)
 
 
-def _read_undecided(stream: "Stream", step: "Pixels", picture: int) -> None:
+def _say_cut(rows: int, last: int | None, number: int) -> None:
+    if rows and last:
+        say(f"the input ended after row {rows} of {last} of sequence {number}")
+
+
+def _read_undecided(stream: "Stream", step: "Sequences", number: int) -> None:
     """Push the step to the streams that are open, and tell of those that it settles."""
     settled, undecided = stream.decided.nonzero()[0].tolist(), (~stream.decided).nonzero()[0].tolist()
     if settled:
@@ -107,40 +154,94 @@ def _read_undecided(stream: "Stream", step: "Pixels", picture: int) -> None:
         return
     logits = stream.push(step[undecided], undecided) if settled else stream.push(step)
     now = stream.decided[undecided]
-    _tell(stream, picture, [one for one, done in zip(undecided, now, strict=True) if done], logits[now])
+    _tell(stream, number, [one for one, done in zip(undecided, now, strict=True) if done], logits[now])
 
 
-def _tell(stream: "Stream", picture: int, streams: list[int], logits: "Logits") -> None:
+def _tell(stream: "Stream", number: int, streams: list[int], logits: "Logits") -> None:
     """A line for each of these streams."""
+    rows = stream.rows_read
+    name = "sequence" if stream.contract.config.is_values else "picture"
+    for one, answer in zip(streams, _answers(stream, logits), strict=True):
+        click.echo(json.dumps({name: number, "stream": one, "rows": int(rows[one]), **answer}))
+
+
+def _tell_windows(stream: "Stream", logits: "Logits") -> None:
+    """A line for each window that has ended: its rows are those up to and with ``end_row``, counted from 1."""
+    assert stream.window is not None
+    assert stream.hop is not None
+    for end, answer in zip(stream.window_ends.tolist(), _answers(stream, logits), strict=True):
+        click.echo(json.dumps({"window": (end - stream.window) // stream.hop, "end_row": end, **answer}))
+
+
+def _answers(stream: "Stream", logits: "Logits") -> "Iterator[dict[str, str | float]]":
     from edgelstm.runtime.early_exit import confidences
 
-    names, rows = stream.contract.config.class_names, stream.rows_read
-    shares = confidences(logits, stream.contract.temperature)
-    for one, label, confidence in zip(streams, logits.argmax(1), shares, strict=True):
-        line = {
-            "picture": picture, "stream": one, "rows": int(rows[one]), "label": names[label],
-            "confidence": round(float(confidence), 6),
-        }  # fmt: skip
-        click.echo(json.dumps(line))
+    names, shares = stream.contract.config.class_names, confidences(logits, stream.contract.temperature)
+    for label, confidence in zip(logits.argmax(1), shares, strict=True):
+        yield {"label": names[label], "confidence": round(float(confidence), 6)}
 
 
-def _steps(source: BinaryIO, stream: "Stream") -> "Iterator[Pixels]":
+def _steps(content: "Iterator[bytes]", stream: "Stream") -> "Iterator[Sequences]":
+    """Raw rows as they come -> (streams, rows, cols) of whole steps; no rows where nothing is between: a blank line."""
     import numpy as np
 
-    config = stream.contract.config
-    shape = (stream.n_streams, config.rows_per_step, config.cols)
-    size = stream.n_streams * config.step_size
-    while content := source.read(size):
-        if len(content) < size:
-            raise DataError(
-                "the input ends in the middle of a step", found=f"{len(content)} bytes", expected=size,
-                fix=f"a step is {stream.n_streams} x {config.rows_per_step} rows of {config.cols} bytes",
-            )  # fmt: skip
-        yield np.frombuffer(content, np.uint8).reshape(shape)
+    config, n = stream.contract.config, stream.n_streams
+    dtype = np.dtype("<f4" if config.is_values else "u1")
+    size = n * config.step_size * dtype.itemsize
+    left, n_read = bytearray(), 0
+    for more in content:
+        left += more
+        whole = len(left) // size * size
+        if not more and left:
+            break
+        if whole or not more:
+            steps = np.frombuffer(bytes(left[:whole]), dtype).astype(dtype.newbyteorder("="), copy=False)
+            del left[:whole]
+            steps = steps.reshape(-1, n, config.rows_per_step, config.cols)  # (T, streams, rows of a step, cols)
+            finite = np.isfinite(steps).all((1, 2, 3))
+            good = steps if finite.all() else steps[: finite.argmin()]
+            if len(good) or not more:
+                yield good.swapaxes(0, 1).reshape(n, len(good) * config.rows_per_step, config.cols)
+            n_read += len(good)
+            if len(good) < len(steps):
+                what = f"step {n_read + 1:,} of the input holds a value that is not finite"
+                raise DataError(what, expected="little-endian float32 numbers", fix="fill or cut out what is missing")
+    if left:
+        values = "float32 values" if config.is_values else "bytes"
+        raise DataError(
+            "the input ends in the middle of a step", found=f"{len(left)} bytes", expected=size,
+            fix=f"a step is {n} x {config.rows_per_step} rows of {config.cols} {values}",
+        )  # fmt: skip
 
 
-def _evaluate(model: "ModelFile", plot: Path | None, data_folder: Path, as_json: bool) -> None:
-    from edgelstm.data.mnist import evaluation_digits
+def _rows_of_text(source: Any, cols: int) -> "Iterator[bytes]":
+    """The raw values of each line of numbers; nothing for a blank line."""
+    import numpy as np
+
+    from edgelstm.config import FLOAT32_MAX
+
+    most, begun = CHARACTERS * (cols + 1), False
+    for number, line in enumerate(iter(lambda: source.readline(most), b""), 1):
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8", "replace").strip()
+        tokens = text.split(next((mark for mark in ";,\t" if mark in text), None))
+        try:
+            values = np.array(tokens, np.float64)
+        except ValueError:
+            values = None
+        if not text:
+            yield b""
+        elif values is not None and len(values) == cols and (np.abs(values) <= FLOAT32_MAX).all() and len(line) < most:
+            yield values.astype("<f4").tobytes()
+        elif text[0] != "#" and (begun or values is not None or any(token.strip()[:1].isdigit() for token in tokens)):
+            finite = values is not None and bool((np.abs(values) <= FLOAT32_MAX).all())
+            found = f"{len(tokens)} numbers" if finite else printable(text, 60)
+            expected = f"{cols} finite numbers, parted by commas, semicolons, tabs or blanks"
+            raise DataError(f"line {number} of the input is no row", found=found, expected=expected)
+        begun = begun or text[:1] not in ("", "#")
+
+
+def _evaluate(model: "ModelFile", plot: Path | None, data: str | None, channels_first: bool, as_json: bool) -> None:
+    from edgelstm.data.evaluation import evaluation_of
     from edgelstm.files import write_bytes
     from edgelstm.runtime.early_exit import evaluate
     from edgelstm.runtime.stream import Stream, logits_by_step
@@ -149,20 +250,20 @@ def _evaluate(model: "ModelFile", plot: Path | None, data_folder: Path, as_json:
 
     if plot:
         new_figure(1, 1)  # raises now if there is no matplotlib
-    stream = Stream(model, early=True)  # one picture at a time, as at the edge: int8 logits depend on the others
-    digits, config, rule = evaluation_digits(data_folder), stream.contract.config, stream.contract.early
+    stream = Stream(model, early=True)  # one sequence at a time, as at the edge: int8 logits depend on the others
+    config, rule = stream.contract.config, stream.contract.early
     assert rule is not None, "early=True has asked for it"
-    if digits.sequences.shape[1:] != (config.rows, config.cols):
-        raise DataError(
-            f"{stream.source} cannot be evaluated on MNIST",
-            found=f"a model of {config.rows} rows x {config.cols} columns", expected="28 x 28",
-        )  # fmt: skip
-    say(f"reading {len(digits):,} digits ({digits.source}) row by row with {stream.source}")
-    report = evaluate(logits_by_step(stream, digits.sequences), digits.labels, rule, config.rows_per_step)
+    part = evaluation_of(data, config, channels_first=channels_first, report=say).test
+    if part is None or config.variable_length:
+        found = "sequences of any length" if config.variable_length else "no data of its shape"
+        expected = "sequences of one length" if config.variable_length else "what it was trained on, with --data"
+        raise DataError(f"{stream.source} cannot be evaluated", found=found, expected=expected)
+    say(f"reading {len(part):,} sequences ({printable(part.source)}) row by row with {stream.source}")
+    report = evaluate(logits_by_step(stream, part.sequences), part.labels, rule, config.rows_per_step)
     if plot:
         write_bytes(plot, early_plot(report, format_of(plot)))
         say(f"wrote {printable(plot)}")
     if as_json:
-        print_json({"model": stream.source, "digits": digits.source, **dataclasses.asdict(report)})
+        print_json({"model": stream.source, "data": part.source, **dataclasses.asdict(report)})
     else:
         click.echo(early_text(report))
