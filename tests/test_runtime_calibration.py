@@ -61,3 +61,11 @@ def test_a_temperature_is_a_number_within_bounds_whatever_the_logits(
 def test_a_temperature_of_nothing_or_of_nan_is_refused(logits: np.ndarray, labels: np.ndarray) -> None:
     with pytest.raises(ValueError, match="a temperature for"):
         fit_temperature(logits.astype(np.float32), labels)
+
+
+@pytest.mark.parametrize(("n", "least", "most"), [(8, 0.85, 0.95), (40, 0.96, 0.985), (1000, 0.998, 0.9995)])
+def test_few_right_answers_are_no_proof_of_certainty(n: int, least: float, most: float) -> None:
+    logits = np.tile(np.float32([9.0, 0.0, 0.0, 0.0]), (n, 1))
+    labels = np.zeros(n, np.int64)
+    confidence = probabilities(logits[:1], fit_temperature(logits, labels)).max()
+    assert least < confidence < most
