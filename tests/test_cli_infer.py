@@ -19,6 +19,8 @@ from commands import TIMEOUT_S, fails, process, run, started, strict_json
 from PIL import Image
 
 from edgelstm.cli import infer, output
+from edgelstm.config import ModelConfig
+from edgelstm.errors import ModelError
 from edgelstm.runtime import scoring, session
 from edgelstm.runtime.classifier import CHUNK, Classifier
 from edgelstm.training.checkpoint import save_checkpoint
@@ -483,8 +485,12 @@ def test_a_share_of_the_work_or_few_bytes_start_no_process(tiny, crowd, pools, m
     assert len(pools) == 1
 
 
-def test_a_bad_model_leaves_no_workers(crowd, pools):
-    fails(*INFER, "crowd", "--model", "missing.onnx")
+def test_a_bad_model_leaves_no_workers(tiny, crowd, pools, monkeypatch):
+    def cannot(*arguments, **options):
+        raise ModelError("cannot be run")
+
+    monkeypatch.setattr("edgelstm.runtime.classifier.OrtRunner", cannot)
+    fails(*INFER, "crowd", "--model", tiny)
     assert [False, False] == [process.is_alive() for process in pools[0]]
 
 
@@ -618,3 +624,72 @@ def test_a_bar_counts_on_a_terminal_and_leaves_answers_and_errors_alone(tiny, cr
     errors = [line.decode() for line in shown.split(b"\n") if b"Error: " in line]
     for path, line in zip(crowd[49::50], errors, strict=True):
         assert f"\r\x1b[KError: {path} is no" in line
+
+
+# Values
+
+
+@pytest.fixture
+def gestures(checkpoint_of, model_bytes_of):
+    """A model of values, and a folder of such in three files, with a picture and a note between them."""
+    config = ModelConfig(rows=5, cols=2, hidden_size=4, class_names=("rest", "walk"), preparation="values")
+    Path("gestures.onnx").write_bytes(model_bytes_of(checkpoint_of(config)))
+    Path("more").mkdir()
+    values = np.random.default_rng(2).normal(0, 1, (3, 5, 2)).astype(np.float32)
+    paths = ["more/a.CSV", "more/b.npy", "more/c.npy"]
+    np.savetxt(paths[0], values[0], delimiter=",", header="x,y", comments="", fmt="%.9g")
+    for path, one in zip(paths[1:], values[1:], strict=True):
+        np.save(path, one)
+    Image.new("L", (5, 2)).save("more/d.png")
+    Path("more/notes.txt").touch()
+    return paths
+
+
+@pytest.mark.parametrize("arguments", [["more"], ["more/*"], None], ids=["folder", "glob", "names"])
+def test_values_are_read_from_files_folders_and_globs(gestures, arguments):
+    glob = arguments == ["more/*"]
+    result = run(*INFER, *(arguments or gestures), "--model", "gestures.onnx", expected=int(glob))
+    assert infer_lines("gestures.onnx", gestures) == result.stdout.splitlines()
+    errors = result.stderr.splitlines()[1:]
+    assert ([" no sequence of values: " in line for line in errors]) == ([True, True] if glob else [])
+
+
+def test_a_folder_without_values_says_what_the_model_reads(gestures):
+    Path("bare").mkdir()
+    assert fails(*INFER, "bare", "--model", "gestures.onnx") == (
+        "bare holds no sequences of values: expected files that end in .csv, .npy"
+    )
+
+
+def test_a_bad_file_of_values_costs_only_itself(gestures):
+    np.save("more/bb.npy", np.zeros((5, 3)))
+    result = run(*INFER, "more", "--model", "gestures.onnx", "--csv", expected=1)
+    rows = [*csv.reader(result.stdout.splitlines())]
+    assert [gestures[0], gestures[1], "more/bb.npy", gestures[2]] == [row[0] for row in rows[1:]]
+    assert rows[3][4] == "more/bb.npy does not fit the model: found shape (5, 3), expected (5, 2)"
+
+
+def test_channels_first_files_are_turned(gestures):
+    np.save("turned.npy", np.load(gestures[1]).T)
+    assert "say channels_first" in fails(*INFER, "turned.npy", "--model", "gestures.onnx")
+    turned = run(*INFER, "turned.npy", "--model", "gestures.onnx", "--channels-first").stdout
+    assert run(*INFER, gestures[1], "--model", "gestures.onnx").stdout.split()[1:] == turned.split()[1:]
+
+
+def test_many_files_of_values_go_through_workers_too(gestures, monkeypatch):
+    monkeypatch.setattr(infer, "MANY_BYTES", 100)
+    expected = run(*INFER, *gestures * 20, "--model", "gestures.onnx").stdout
+    monkeypatch.setattr(scoring, "can_start", lambda: False)
+    assert expected == run(*INFER, *gestures * 20, "--model", "gestures.onnx").stdout
+
+
+def test_values_are_drawn_a_line_a_column(gestures):
+    np.save("ramp.npy", np.stack([np.arange(5), np.full(5, 7)], axis=1))
+    lines = run(*INFER, "ramp.npy", "--model", "gestures.onnx", "--show-input").stdout.splitlines()
+    assert lines[1:] == ["column 1  | :=#@|  0 to 4", "column 2  |     |  7 to 7"]
+    result = run(*INFER, "ramp.npy", "--model", "gestures.onnx", "--save-input", "x.png", expected=2)
+    assert "--save-input draws pictures" in result.stderr
+
+
+def test_a_file_of_values_for_a_model_of_pictures_is_a_clear_line(tiny, gestures):
+    assert fails(*INFER, gestures[0], "--model", tiny).startswith("more/a.CSV is no picture: found values, by its name")

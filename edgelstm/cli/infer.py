@@ -1,4 +1,4 @@
-"""`edgelstm infer`: read pictures from files, folders, globs, lists and standard input."""
+"""`edgelstm infer`: read pictures or sequences of values from files, folders, globs, lists and standard input."""
 
 import math
 import os
@@ -6,7 +6,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,8 @@ from edgelstm.cli.output import MAX_PATH, Answers
 from edgelstm.errors import DataError, PictureError, printable
 
 if TYPE_CHECKING:
+    from edgelstm.config import ModelConfig
+    from edgelstm.onnx_file import ModelFile
     from edgelstm.runtime.classifier import Source
     from edgelstm.runtime.scoring import Workers
     from edgelstm.runtime.session import Provider
@@ -40,43 +42,48 @@ def _sheet_or_folder(ctx: click.Context, parameter: click.Parameter, value: Path
 
 
 @click.command(epilog="Example: edgelstm infer digit.png scans/ --top 3")
-@click.argument("images", nargs=-1, metavar="[IMAGE]...")
+@click.argument("inputs", nargs=-1, metavar="[INPUT]...")
 @model_option
 @provider_option
 @click.option("--top", type=click.IntRange(1), help="Show the K most probable classes.", metavar="K")
 @click.option(
     "--min-confidence", type=click.FloatRange(0, 1), callback=_no_nan, metavar="P",
-    help="Give no digit where the confidence is below P, 0 to 1; then the exit status is 3.",
+    help="Give no class where the confidence is below P, 0 to 1; then the exit status is 3.",
 )  # fmt: skip
-@click.option("--show-input", is_flag=True, help="Draw what the network saw, in the terminal.")
+@click.option("--show-input", is_flag=True, help="Draw what the network saw as text.")
 @click.option(
     "--save-input", type=click.Path(path_type=Path), callback=_sheet_or_folder, metavar="PATH",
     help="Save each picture beside what the network saw: all in one PATH.png, or a PNG each into a folder.",
 )  # fmt: skip
 @click.option(
     "--files0-from", metavar="FILE",
-    help="Read the pictures whose names FILE holds, each ended by NUL; - is standard input, for find -print0.",
+    help="Read the files whose names FILE holds, each ended by NUL; - is standard input, for find -print0.",
 )  # fmt: skip
+@click.option(
+    "--channels-first", is_flag=True, help="Values in .npy and .csv files lie as (columns, rows): a channel a line."
+)
 @click.option(
     "--csv", "as_csv", is_flag=True,
     help="Print a table for spreadsheets, with a header; names that would be formulas there get ' before them.",
 )  # fmt: skip
 @json_option
 def command(
-    images: tuple[str, ...], model: str | None, provider: "Provider", top: int | None, min_confidence: float | None,
-    show_input: bool, save_input: Path | None, files0_from: str | None, as_csv: bool, as_json: bool,
+    inputs: tuple[str, ...], model: str | None, provider: "Provider", top: int | None, min_confidence: float | None,
+    show_input: bool, save_input: Path | None, files0_from: str | None, channels_first: bool, as_csv: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
-    """Read the digit in each picture.
+    """Read the digit in each picture, or the class of each input of a model of one's own.
 
-    IMAGE is a picture file, a folder (searched with its subfolders), a glob, or - for a picture on
-    standard input. One line per picture, in the order given; with --json one JSON object per line. A
-    picture that cannot be read gets its own error, the others are still answered, and the exit status
-    is 1. A picture without ink gets no digit, and a note. With --min-confidence the exit status is 3 if
-    all could be read but some got no digit, for want of ink or of confidence.
+    INPUT is a picture, or for a model of values a .csv or .npy file of one sequence, a line a time step; a folder
+    (searched with its subfolders for what the model reads), a glob, or - for a picture on standard input. One line
+    per input, in the order given; with --json one JSON object per line. An input that cannot be read gets its own
+    error, the others are still answered, and the exit status is 1. A picture without ink gets no digit, and a note.
+    With --min-confidence the exit status is 3 if all could be read but some got no class, for want of ink or of
+    confidence.
     """
-    if not images and not files0_from:
-        raise click.UsageError("Missing argument 'IMAGE...'.")
-    if "-" in images and files0_from == "-":
+    if not inputs and not files0_from:
+        raise click.UsageError("Missing argument 'INPUT...'.")
+    if "-" in inputs and files0_from == "-":
         raise click.UsageError("Standard input cannot hold both a picture and names: give - once.")
     if as_csv and as_json:
         raise click.UsageError("Give --json or --csv, not both.")
@@ -84,9 +91,14 @@ def command(
         raise click.UsageError("--csv has one class a row: take --json for --top.")
     answers = Answers("json" if as_json else "csv" if as_csv else "text", top is not None, show_input)
     try:
-        pictures, problems = _pictures(images)
-        pictures += _names_from(files0_from) if files0_from else []
-        _infer(pictures, problems, model, provider, top or 3, min_confidence or 0.0, save_input, answers)
+        names = _names_from(files0_from) if files0_from else []
+        file = model_to_use(model)
+        config = file.contract.config
+        if save_input and config.is_values:
+            raise click.UsageError("--save-input draws pictures; edgelstm explain -o draws a sequence of values")
+        sources, problems = _sources(inputs, config)
+        options = {"provider": provider, "top": top or 3, "min_confidence": min_confidence or 0.0}
+        _infer([*sources, *names], problems, file, save_input, answers, channels_first=channels_first, **options)
     except KeyboardInterrupt:
         say(f"Stopped: {answers.n:,} answered.")
         sys.exit(EXIT_INTERRUPTED)
@@ -94,8 +106,8 @@ def command(
 
 
 def _infer(
-    pictures: "list[Source]", problems: dict[str, str], model: str | None, provider: "Provider", top: int,
-    min_confidence: float, save_input: Path | None, answers: Answers,
+    pictures: "list[Source]", problems: dict[str, str], model: "ModelFile", save_input: Path | None, answers: Answers,
+    **options: Any,
 ) -> None:  # fmt: skip
     from edgelstm.runtime.classifier import Classifier, prepare_each
 
@@ -105,7 +117,7 @@ def _infer(
         check_target(save_input, [name for name in pictures if isinstance(name, str)])
     shown = []
     with _workers(pictures) as workers:
-        classifier = Classifier(model_to_use(model), provider=provider, top=top, min_confidence=min_confidence)
+        classifier = Classifier(model, **options)
         if classifier.runner.provider_note:
             say(classifier.runner.provider_note)
         predictions = classifier.classify_many(pictures, workers.prepare_each if workers else prepare_each)
@@ -161,39 +173,47 @@ def _names_from(source: str) -> list[str]:
     return [os.fsdecode(name) for name in content.split(b"\0") if name]
 
 
-def _pictures(images: tuple[str, ...]) -> "tuple[list[Source], dict[str, str]]":
+def _sources(inputs: tuple[str, ...], config: "ModelConfig") -> "tuple[list[Source], dict[str, str]]":
     """What the arguments stand for, in order, and what is wrong with folders; other errors are left to the reader."""
-    pictures: list[Source] = []
+    sources: list[Source] = []
     problems: dict[str, str] = {}
-    for image in images:
-        if image == "-":
+    for name in inputs:
+        if name == "-":
             from edgelstm.data.picture import MAX_FILE_BYTES
 
-            pictures.append(read_stdin(MAX_FILE_BYTES))
-        elif os.path.isdir(image):
-            pictures += _in_folder(image, problems)
-        elif any(c in image for c in "*?[") and not os.path.exists(image):
+            sources.append(read_stdin(MAX_FILE_BYTES))
+        elif os.path.isdir(name):
+            sources += _in_folder(name, config, problems)
+        elif any(c in name for c in "*?[") and not os.path.exists(name):
             import glob
 
-            pictures += sorted(glob.glob(image, recursive=True)) or [image]
+            sources += sorted(glob.glob(name, recursive=True)) or [name]
         else:
-            pictures.append(image)
-    return pictures, problems
+            sources.append(name)
+    return sources, problems
 
 
-def _in_folder(folder: str, problems: dict[str, str]) -> list[str]:
-    """The picture files of a folder and its subfolders, those that cannot be read too: they get their error.
+def _in_folder(folder: str, config: "ModelConfig", problems: dict[str, str]) -> list[str]:
+    """What a model reads in a folder and its subfolders, pictures that cannot be read too: they get their error.
 
     A folder that cannot be searched, or holds none, is named itself, with its error in ``problems``.
     """
-    from edgelstm.data.picture import SUFFIXES, UNREADABLE_SUFFIXES
+    readable: tuple[str, ...]
+    others: tuple[str, ...]
+    if config.is_values:
+        from edgelstm.data.arrays import SEQUENCE_SUFFIXES
 
+        kind, readable, others = "sequences of values", SEQUENCE_SUFFIXES, ()
+    else:
+        from edgelstm.data.picture import SUFFIXES, UNREADABLE_SUFFIXES
+
+        kind, readable, others = "pictures", SUFFIXES, UNREADABLE_SUFFIXES
     unsearched: list[OSError] = []
     names = [
         os.path.join(place, name)
         for place, _, files in os.walk(folder, onerror=unsearched.append)
         for name in files
-        if name.lower().endswith((*SUFFIXES, *UNREADABLE_SUFFIXES))
+        if name.lower().endswith((*readable, *others))
     ]
     for error in unsearched:
         name, found = str(error.filename), str(error.strerror).lower()
@@ -201,6 +221,6 @@ def _in_folder(folder: str, problems: dict[str, str]) -> list[str]:
         problems[name] = str(PictureError(f"cannot search {printable(name, MAX_PATH)}", found=found))
     if names:
         return sorted(names)
-    expected = f"files that end in {', '.join(SUFFIXES)}"
-    problems[folder] = str(PictureError(f"{printable(folder, MAX_PATH)} holds no pictures", expected=expected))
+    expected = f"files that end in {', '.join(readable)}"
+    problems[folder] = str(PictureError(f"{printable(folder, MAX_PATH)} holds no {kind}", expected=expected))
     return [folder]
