@@ -7,6 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -185,21 +186,18 @@ def npz_arrays(content: bytes, name: str, keys: set[str] | None = None) -> tuple
     return arrays, others
 
 
-class _readable:  # noqa: N801 - a context manager
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
     """Any error of a decoder fed with hostile bytes becomes a DataError."""
-
-    def __init__(self, name: str) -> None:
-        self._name, self._quiet = name, warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        self._quiet.__enter__()
-        warnings.simplefilter("ignore")  # NumPy warns about headers of Python 2
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._quiet.__exit__(None, None, None)
-        if isinstance(error, Exception) and not isinstance(error, DataError):
-            found = f"{type(error).__name__}: {error}"[:200]
-            raise DataError(f"{self._name} is damaged", found=found, fix="save or copy it again") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy warns about headers of Python 2
+            yield
+    except DataError:
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"[:200]
+        raise DataError(f"{name} is damaged", found=found, fix="save or copy it again") from error
 
 
 def _npy_array(stream: IO[bytes], name: str, max_bytes: int = MAX_BYTES) -> Array:
@@ -336,21 +334,21 @@ def _ts_cases(content: bytes, name: str) -> list[tuple[str, Values, int]]:
     cases: list[tuple[str, Values, int]] = []
     declared: list[str] | None = None
     n_bytes, in_data = 0, False
-    for line, text in _text_lines(content):
+    for line, text in _text_lines(content, name):
         where = f"{name}, line {line}"
         if not text or text[0] in "#%":
             continue
         if not in_data:
             word, *rest = text[:MAX_VALUES].split()
-            word = word.lower()
+            word, flag = word.lower(), rest[0].lower() if rest else ""
             in_data = word == "@data"
             if not word.startswith("@"):
                 break
-            if word == "@timestamps" and rest[:1] != ["false"]:
+            if word == "@timestamps" and flag != "false":
                 raise DataError(f"{where}: series with time stamps", expected="@timeStamps false, values alone")
-            if word == "@targetlabel":
+            if word == "@targetlabel" and flag != "false":
                 raise DataError(f"{where}: labels as floats", expected="@classLabel true and the classes")
-            if word == "@classlabel" and [flag.lower() for flag in rest[:1]] == ["true"]:
+            if word == "@classlabel" and flag == "true":
                 declared = rest[1:]
             if in_data and declared is None:
                 raise DataError(f"{where}: no classes", expected="a line @classLabel true and the classes before @data")
@@ -386,7 +384,7 @@ def _csv_values(content: bytes, name: str) -> Values:
         raise DataError(f"{name} is no .csv file", found="binary or UTF-16", expected="UTF-8 text")
     rows: list[Values] = []
     mark, is_first = None, True
-    for line, text in _text_lines(content):
+    for line, text in _text_lines(content, name):
         if not text or text[0] == "#":
             continue
         if is_first:
@@ -407,8 +405,11 @@ def _csv_values(content: bytes, name: str) -> Values:
     return np.stack(rows)
 
 
-def _text_lines(content: bytes) -> Iterator[tuple[int, str]]:
-    for line, raw in enumerate(io.BytesIO(content.removeprefix(b"\xef\xbb\xbf")), 1):
+def _text_lines(content: bytes, name: str) -> Iterator[tuple[int, str]]:
+    stream = io.BytesIO(content.removeprefix(b"\xef\xbb\xbf"))
+    for line, raw in enumerate(iter(lambda: stream.readline(MAX_SEQUENCE_BYTES + 1), b""), 1):
+        if len(raw) > MAX_SEQUENCE_BYTES:
+            raise DataError(f"{name}, line {line} is too long", expected=f"at most {MAX_SEQUENCE_BYTES:,} bytes")
         yield line, raw.decode("utf-8", "replace").strip(" \r\n")
 
 

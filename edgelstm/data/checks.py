@@ -153,7 +153,7 @@ def _shared_groups(dataset: Dataset) -> list[str]:
     """Groups on several sides of a split that was given."""
     seen = {name: set(part.groups.tolist()) for name, part in dataset.parts.items() if part.groups is not None}
     return [
-        f"{len(both):,} groups are in {one} and in {other}, such as {shown_names(sorted(both), 1)}: the score flatters"
+        f"{len(both):,} group(s) are in {one} and in {other}, such as {shown_names(sorted(both), 1)}: the score flatters"
         for one, other in combinations(seen, 2)
         if (both := seen[one] & seen[other])
     ]
@@ -182,52 +182,46 @@ def _overlap(dataset: Dataset) -> str:
     """Two windows in different parts of which one goes on where the other began; empty if there are none.
 
     The first k rows of each are looked for inside all others by a rolling hash, in time linear in the data. Where they
-    are found the windows are compared to the end of the other, so nothing is claimed by a hash alone.
+    are found the windows are compared to the end of one, so nothing is claimed by a hash alone.
     """
-    cols = dataset.cols
-    shortest = min(int(lengths_of(part).min()) for part in dataset.parts.values())
-    k = max(shortest // 4, -(-MIN_OVERLAP_VALUES // cols) + 1)
+    parts = dataset.parts
+    lengths = {name: lengths_of(part) for name, part in parts.items()}
+    shortest = min(int(some.min()) for some in lengths.values())
+    k = max(shortest // 4, -(-MIN_OVERLAP_VALUES // dataset.cols) + 1)
     if k >= shortest:
         return ""
     heads = {}
-    for name, part in dataset.parts.items():
-        found = [_hashes(values[:, :k], k) for _, values, _ in _chunks(part)]
-        heads[name] = np.unique(np.concatenate([hashes[:, 0] for hashes, _ in found]), return_index=True)
+    for name, part in parts.items():
+        found = [_hashes(values[:, :k], k)[0][:, 0] for _, values, _ in _chunks(part)]
+        heads[name] = np.unique(np.concatenate(found), return_index=True)
     n_compared = 0
-    for name, part in dataset.parts.items():
-        lengths = lengths_of(part)
-        for chosen, values, _ in _chunks(part):
+    for name, part in parts.items():
+        for chosen, values, inside in _chunks(part):
             hashes, changes = _hashes(values, k)
-            for other, (keys, owners) in heads.items():
-                if other == name:
-                    continue
+            usable = inside[:, k - 1 :] & (changes >= MIN_OVERLAP_VALUES)
+            for other in parts.keys() - {name}:
+                keys, owners = heads[other]
                 places = np.minimum(np.searchsorted(keys, hashes), len(keys) - 1)
-                for at, row in np.argwhere((keys[places] == hashes) & (changes >= MIN_OVERLAP_VALUES)):
-                    if not row:  # the same from the start on: a duplicate
-                        continue
+                for at, row in np.argwhere((keys[places] == hashes) & usable)[: MAX_PAIRS - n_compared]:
                     mine, its = chosen.start + int(at), int(owners[places[at, row]])
-                    tail = part.sequences[mine, row : lengths[mine]]
-                    head = dataset.parts[other].sequences[its, : len(tail)]
-                    if k <= len(tail) == len(head) and np.array_equal(tail, head):
+                    n_rows = min(lengths[name][mine] - row, lengths[other][its])
+                    if np.array_equal(part.sequences[mine, row:][:n_rows], parts[other].sequences[its, :n_rows]):
                         return f"{_name(dataset, name, mine)} and {_name(dataset, other, its)}"
                     n_compared += 1
-                    if n_compared > MAX_PAIRS:
-                        return ""
     return ""
 
 
 def _hashes(values: npt.NDArray[Any], k: int) -> tuple[Hashes, npt.NDArray[np.int64]]:
-    """Of the k rows from each row on (n, rows - k + 1): a hash, and how many values change along them."""
-    rows, cols = values.shape[1:]
+    """Of the k rows from each row on, (n, rows - k + 1): a hash, and how many values change along them."""
+    n, rows, cols = values.shape
     bits = np.ascontiguousarray(values).view(np.uint32).astype(np.uint64)
-    row_hash = (bits * _FACTOR ** np.arange(1, cols + 1, dtype=np.uint64)).sum(2)  # modulo 2**64, as all of it
-    row_hash ^= row_hash >> np.uint64(29)
-    total = _summed(row_hash * _FACTOR ** np.arange(rows, dtype=np.uint64))
+    row_hash = (bits * _FACTOR ** np.arange(1, cols + 1, dtype=np.uint64)).sum(2, dtype=np.uint64)  # modulo 2**64
+    row_hash = (row_hash ^ (row_hash >> np.uint64(29))) * _FACTOR
+    # sums from the first row on; the factor is odd, so its inverse takes the place of a window out of its hash
+    powers = _FACTOR ** np.arange(rows, dtype=np.uint64)
+    sums = np.zeros((n, rows + 1), np.uint64)
+    np.cumsum(row_hash * powers, axis=1, out=sums[:, 1:])
     inverse = np.uint64(pow(int(_FACTOR), -1, 2**64)) ** np.arange(rows - k + 1, dtype=np.uint64)
-    changed = _summed((values[:, 1:] != values[:, :-1]).sum(2))
-    return (total[:, k:] - total[:, :-k]) * inverse, changed[:, k - 1 :] - changed[:, : rows - k + 1]
-
-
-def _summed(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Along the rows, beginning with 0: (n, rows) -> (n, rows + 1)."""
-    return np.pad(np.cumsum(values, axis=1, dtype=values.dtype), ((0, 0), (1, 0)))
+    changed = np.zeros((n, rows), np.int64)
+    np.cumsum((values[:, 1:] != values[:, :-1]).sum(2), axis=1, out=changed[:, 1:])
+    return (sums[:, k:] - sums[:, : rows - k + 1]) * inverse, changed[:, k - 1 :] - changed[:, : rows - k + 1]

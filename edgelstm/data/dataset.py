@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.config import MAX_CLASSES, MAX_NAME, MAX_VALUES, MODEL_RANGES, ModelConfig, Preparation, is_text
+from edgelstm.config import MAX_CLASSES, MAX_NAME, MAX_VALUES, MODEL_RANGES, ModelConfig, Preparation, data_dir, is_text
 from edgelstm.data.npm import Report
 from edgelstm.errors import DataError, printable
 
@@ -333,10 +333,10 @@ def _divided(train: Part, part: str, name: str, n_wanted: int | None = None) -> 
     n = len(train)
     if n_wanted is None:
         # a test of 20 %; of the rest as many to validate as a choice needs, but no more than a fifth
-        n_wanted = round(n / 5) if part == "test" else min(5000, max(n // 10, min(n // 5, 40)))
+        n_wanted = max(1, round(n / 5) if part == "test" else min(5000, max(n // 10, min(n // 5, 40))))
     chosen = _by_class(train.labels, n_wanted, FEWEST[part]) if train.groups is None else _by_group(train, n_wanted)
     if not chosen.any():
-        groups = "" if train.groups is None else f" in {len(np.unique(train.groups)):,} groups"
+        groups = "" if train.groups is None else f" of {len(np.unique(train.groups)):,} group(s)"
         fix = f"record more, or give the {part} part yourself" + (", or leave the groups out" if groups else "")
         expected = "enough that every class stays in train" + (" and no group is on two sides" if groups else "")
         raise DataError(

@@ -154,12 +154,13 @@ def _listed(folder: Path, where: str) -> tuple[list[_File], list[str]]:
                 raise DataError(what, expected=expected, fix="fill the folder, or remove it")
     if not files:
         raise DataError(f"{where} has no classes", found="no folders in it", expected=layout)
+    files.sort(key=lambda file: file.name)
     values = [file.name for file in files if file.path.suffix.lower() in SEQUENCE_SUFFIXES]
     if 0 < len(values) < len(files):
         picture = next(file.name for file in files if file.path.suffix.lower() in SUFFIXES)
         found = f"{printable(picture)} and {printable(values[0])}"
         raise DataError(f"{where} mixes pictures and sequences of values", found=found, expected="one kind")
-    return sorted(files, key=lambda file: file.name), sorted(others)
+    return files, sorted(others)
 
 
 def _folders(folder: Path) -> list[str]:
