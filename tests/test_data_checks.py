@@ -63,6 +63,7 @@ def test_the_same_sequence_in_two_parts_is_counted_and_named():
         "another part", dataset)  # fmt: skip
     twice = dataset_from_arrays(np.concatenate([X[:20], X[:20]]), np.tile(Y[:20], 2))
     assert warnings_with("another part", twice)
+    assert [] == warnings_with("windows overlap", twice)
 
 
 def signal(n, cols, seed=0):
@@ -124,4 +125,4 @@ def test_a_group_on_both_given_sides_is_named():
         X[:40], Y[:40], X_test=X[40:], y_test=Y[40:], group=np.arange(40) // 4, group_test=np.arange(20) // 4 + 9
     )
     [warning] = dataset.warnings
-    assert warning == "1 group(s) are in train and in test, such as 9: the score flatters"
+    assert warning == "1 group(s) in train and in test, such as 9: the score flatters"

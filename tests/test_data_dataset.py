@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelstm.config import ModelConfig
+from edgelstm.data import mnist
 from edgelstm.data.arrays import dataset_from_arrays
-from edgelstm.data.dataset import Part, natural_key, open_dataset, random_split
+from edgelstm.data.dataset import Dataset, Part, natural_key, open_dataset, random_split
+from edgelstm.data.mnist import FILES
 from edgelstm.errors import DataError
 
 
@@ -196,3 +198,25 @@ def test_a_mistyped_path_is_an_error_and_creates_nothing(tmp_path):
     (tmp_path / "x.txt").write_text("1")
     with pytest.raises(DataError, match=r"ending in '.txt', expected a folder"):
         open_dataset(tmp_path / "x.txt")
+
+
+def test_none_mnist_and_a_folder_of_its_files_are_mnist(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGELSTM_DATA", str(tmp_path / "chosen"))
+    for source in (None, "mnist"):
+        with pytest.raises(DataError, match=r"MNIST is not in .*chosen"):
+            open_dataset(source)
+        with pytest.raises(DataError, match="MNIST is 28 x 28 pixels, prepared as digits"):
+            open_dataset(source, preparation="values")
+    for file in FILES.values():
+        (tmp_path / file.name).write_bytes(b"")
+    with pytest.raises(DataError, match="is not the original"):
+        open_dataset(tmp_path, size=(28, 28), preparation="digit")
+
+
+def test_a_models_classes_renumber_mnist_too(monkeypatch):
+    part = Part(np.zeros((10, 28, 28), np.uint8), np.arange(10), "here")
+    whole = Dataset("MNIST", "digit", tuple("0123456789"), part, part, part, "0" * 64, "given")
+    monkeypatch.setattr(mnist, "load_dataset", lambda folder: whole)
+    assert [9, *range(9)] == open_dataset("mnist", class_names=tuple("1234567890")).test.labels.tolist()
+    with pytest.raises(DataError, match="does not know all classes of the data: found 9"):
+        open_dataset("mnist", class_names=tuple("012345678"))

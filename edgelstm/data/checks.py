@@ -153,7 +153,7 @@ def _shared_groups(dataset: Dataset) -> list[str]:
     """Groups on several sides of a split that was given."""
     seen = {name: set(part.groups.tolist()) for name, part in dataset.parts.items() if part.groups is not None}
     return [
-        f"{len(both):,} group(s) are in {one} and in {other}, such as {shown_names(sorted(both), 1)}: the score flatters"
+        f"{len(both):,} group(s) in {one} and in {other}, such as {shown_names(sorted(both), 1)}: the score flatters"
         for one, other in combinations(seen, 2)
         if (both := seen[one] & seen[other])
     ]
@@ -199,6 +199,7 @@ def _overlap(dataset: Dataset) -> str:
         for chosen, values, inside in _chunks(part):
             hashes, changes = _hashes(values, k)
             usable = inside[:, k - 1 :] & (changes >= MIN_OVERLAP_VALUES)
+            usable[:, 0] = False  # the same from the start on is a duplicate
             for other in parts.keys() - {name}:
                 keys, owners = heads[other]
                 places = np.minimum(np.searchsorted(keys, hashes), len(keys) - 1)

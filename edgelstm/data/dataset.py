@@ -128,21 +128,25 @@ def open_dataset(
     channels_first: bool = False,
     report: Report = lambda line: None,
 ) -> Dataset:
-    """Read MNIST (None or "mnist"), a folder of classes, an .npz or a .ts file; part what is not parted.
+    """Read MNIST (None, "mnist" or the folder of its files), a folder of classes, an .npz or a .ts file.
 
     ``size`` (rows, cols) is for pictures. ``class_names`` are a model's: the data's classes get its indices.
     ``channels_first``: values lie as (columns, rows). Raises DataError for what cannot be trained on.
     """
     from edgelstm.data import arrays, folders, mnist  # they build on this module
 
-    if source is None or source == "mnist":
-        if size or channels_first or preparation not in (None, "digit"):
+    mnist_folder = (
+        data_dir() if source is None or source == "mnist" else mnist.find_mnist(Path(source)) and Path(source)
+    )
+    if mnist_folder:
+        if size not in (None, (28, 28)) or channels_first or preparation not in (None, "digit"):
             raise DataError("MNIST is 28 x 28 pixels, prepared as digits", fix="name other data, or no options for it")
-        dataset = mnist.load_dataset()
+        dataset = mnist.load_dataset(mnist_folder)
         if class_names:
             parts = _renumbered(dataset.parts, dataset.class_names, class_names)
             dataset = replace(dataset, class_names=class_names).with_parts(parts)
         return dataset
+    assert source is not None
     path, name = Path(source), printable(source, 4096)
     kinds = "a folder with a folder for each class, an .npz file, a .ts file, or mnist"
     if not os.fspath(source) or not path.exists():
@@ -181,10 +185,9 @@ def assemble(
     if drawn := [part for part in ("test", "validation") if part not in parts]:
         how = "by group" if parts["train"].groups is not None else "stratified by class"
         split = f"{' and '.join(drawn)} drawn from train, {how}" + (", the rest given" if len(drawn) == 1 else "")
+        parts |= _divided(parts["train"], dict.fromkeys(drawn), name)
     else:
         split = "given"
-    for part in drawn:
-        parts["train"], parts[part] = _divided(parts["train"], part, name)
     three = parts["train"], parts["validation"], parts["test"]
     dataset = Dataset(name, preparation, class_names, *three, sha256=sha256, split=split)
     return replace(dataset, warnings=(*notes, *warnings_of(dataset)))
@@ -192,24 +195,15 @@ def assemble(
 
 def random_split(dataset: Dataset) -> Dataset:
     """The same sequences, in parts of the same sizes, drawn without regard to groups: how much that flatters."""
-    parts = {"train": replace(joined([*dataset.parts.values()], dataset.name), groups=None)}
-    for part in ("test", "validation"):
-        parts["train"], parts[part] = _divided(parts["train"], part, dataset.name, len(dataset.parts[part]))
-    return replace(dataset.with_parts(parts), split="stratified by class, groups disregarded", warnings=())
-
-
-def joined(parts: list[Part], source: str) -> Part:
-    """All sequences of parts of one shape, in order."""
+    parts = [*dataset.parts.values()]
     lengths = [part.lengths for part in parts if part.lengths is not None]
-    groups = [part.groups for part in parts if part.groups is not None]
-    return Part(
-        np.concatenate([part.sequences for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        source,
-        np.concatenate(lengths) if len(lengths) == len(parts) else None,
-        np.concatenate(groups) if len(groups) == len(parts) else None,
-        tuple(name for part in parts for name in part.names) if all(part.names for part in parts) else (),
-    )
+    names = tuple(name for part in parts for name in part.names) if all(part.names for part in parts) else ()
+    whole = Part(
+        np.concatenate([part.sequences for part in parts]), np.concatenate([part.labels for part in parts]),
+        dataset.name, np.concatenate(lengths) if lengths else None, names=names,
+    )  # fmt: skip
+    drawn = _divided(whole, {"test": len(dataset.test), "validation": len(dataset.validation)}, dataset.name)
+    return replace(dataset.with_parts(drawn), split="stratified by class, groups disregarded", warnings=())
 
 
 def number_classes(
@@ -328,25 +322,30 @@ def _renumbered(parts: dict[str, Part], names: tuple[str, ...], model_classes: t
     return {name: replace(part, labels=index[part.labels]) for name, part in parts.items()}
 
 
-def _divided(train: Part, part: str, name: str, n_wanted: int | None = None) -> tuple[Part, Part]:
-    """What is left of ``train``, and the new part drawn from it: the same for the same sequences, whatever the seed."""
-    n = len(train)
-    if n_wanted is None:
-        # a test of 20 %; of the rest as many to validate as a choice needs, but no more than a fifth
-        n_wanted = max(1, round(n / 5) if part == "test" else min(5000, max(n // 10, min(n // 5, 40))))
-    chosen = _by_class(train.labels, n_wanted, FEWEST[part]) if train.groups is None else _by_group(train, n_wanted)
-    if not chosen.any():
-        groups = "" if train.groups is None else f" of {len(np.unique(train.groups)):,} group(s)"
-        fix = f"record more, or give the {part} part yourself" + (", or leave the groups out" if groups else "")
-        expected = "enough that every class stays in train" + (" and no group is on two sides" if groups else "")
-        raise DataError(
-            f"{name} is too small to draw a {part} part from", found=f"{n:,} sequences{groups}",
-            expected=expected, fix=fix,
-        )  # fmt: skip
-    how = "by class" if train.groups is None else "by group"
-    return train.take(np.flatnonzero(~chosen)), train.take(
-        np.flatnonzero(chosen), f"{chosen.sum():,} sequences of {train.source}, drawn {how}"
-    )
+def _divided(train: Part, wanted: Mapping[str, int | None], name: str) -> dict[str, Part]:
+    """The parts that are drawn from ``train``, of so many sequences, and what is left of it.
+
+    The same for the same sequences, whatever the seed of a training.
+    """
+    left, groups, parts = np.arange(len(train)), train.groups, {}
+    for part, n_wanted in wanted.items():
+        n, labels = len(left), train.labels[left]
+        if n_wanted is None:
+            # a test of 20 %; of the rest as many to validate as a choice needs, but no more than a fifth
+            n_wanted = max(1, round(n / 5) if part == "test" else min(5000, max(n // 10, min(n // 5, 40))))
+        if groups is None:
+            chosen, of, how = _by_class(labels, n_wanted, FEWEST[part]), "", "by class"
+        else:
+            chosen, how = _by_group(labels, groups[left], n_wanted), "by group"
+            of = f" of {len(np.unique(groups[left])):,} group(s)"
+        if not chosen.any():
+            fix = f"record more, or give the {part} part yourself" + (", or leave the groups out" if of else "")
+            expected = "enough that every class stays in train" + (" and no group is on two sides" if of else "")
+            what, found = f"{name} is too small to draw a {part} part from", f"{n:,} sequences{of}"
+            raise DataError(what, found=found, expected=expected, fix=fix)
+        parts[part] = train.take(left[chosen], f"{chosen.sum():,} sequences of {train.source}, drawn {how}")
+        left = left[~chosen]
+    return parts | {"train": train.take(left)}
 
 
 def _by_class(labels: npt.NDArray[np.int64], n_wanted: int, fewest: int) -> npt.NDArray[np.bool_]:
@@ -364,12 +363,12 @@ def _by_class(labels: npt.NDArray[np.int64], n_wanted: int, fewest: int) -> npt.
     return chosen
 
 
-def _by_group(train: Part, n_wanted: int) -> npt.NDArray[np.bool_]:
+def _by_group(labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], n_wanted: int) -> npt.NDArray[np.bool_]:
     """Chosen (N,): whole groups, about as many sequences as wanted and of about the same classes."""
-    names, group = np.unique(np.asarray(train.groups), return_inverse=True)
-    total = np.bincount(train.labels)
+    names, group = np.unique(groups, return_inverse=True)
+    total = np.bincount(labels)
     contents: list[list[tuple[int, int]]] = [[] for _ in names]  # (class, count) of each group
-    for pair, count in zip(*np.unique(group * len(total) + train.labels, return_counts=True), strict=True):
+    for pair, count in zip(*np.unique(group * len(total) + labels, return_counts=True), strict=True):
         contents[pair // len(total)].append((int(pair) % len(total), int(count)))
     best, chosen = np.inf, np.zeros(len(names), bool)
     for seed in range(N_ORDERS):
@@ -386,7 +385,7 @@ def _by_group(train: Part, n_wanted: int) -> npt.NDArray[np.bool_]:
             if n_taken >= n_wanted:
                 break
         if n_taken:
-            shares = np.abs((total - left) / n_taken - total / len(train)).sum() / 2
+            shares = np.abs((total - left) / n_taken - total / len(labels)).sum() / 2
             if (distance := abs(n_taken - n_wanted) / n_wanted + shares) < best:
                 best, chosen = distance, taken
     return np.asarray(chosen[group])
