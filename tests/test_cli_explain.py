@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import fails, run
 from PIL import Image
@@ -104,3 +105,52 @@ def test_a_checkpoint_in_the_models_place_says_what_to_do():
 
 def test_an_empty_standard_input_is_one_clear_line():
     assert "empty" in fails("explain", "-", input=b"")
+
+
+# Values
+
+
+@pytest.fixture
+def gesture(checkpoint_of, model_bytes_of):
+    """A model that reads any number of rows of ten columns."""
+    config = ModelConfig(
+        rows=12, cols=10, hidden_size=6, class_names=("rest", "walk"), preparation="values", variable_length=True
+    )
+    Path("gesture.onnx").write_bytes(model_bytes_of(checkpoint_of(config)))
+    return ("--model", "gesture.onnx")
+
+
+def saved(n_rows):
+    np.save("v.npy", np.random.default_rng(n_rows).normal(0, 1000, (n_rows, 10)))
+    return "v.npy"
+
+
+@pytest.mark.parametrize(("n_rows", "apart"), [(1, 1), (40, 1), (41, 2), (1234, 31)])
+def test_values_are_a_line_a_row_as_many_as_fit_a_screen(gesture, n_rows, apart):
+    explanation = explain(saved(n_rows), "gesture.onnx")
+    head, title, *rows = run("explain", "v.npy", *gesture).stdout.splitlines()
+    assert f"settled at row {explanation.settled_at_row} of {n_rows}" in head
+    assert ["row", "input", "best"] == title.split()
+    shown = sorted({*range(apart, n_rows + 1, apart), n_rows, explanation.settled_at_row})
+    assert shown == [int(line.split()[0]) for line in rows]
+    values = explanation.prediction.sequence
+    for number, line in zip(shown, rows, strict=True):
+        cells = line.split()
+        assert [f"{value:.4g}" for value in values[number - 1, :8].tolist()] == cells[1:9]
+        assert cells[9:11] == ["...", ("rest", "walk")[explanation.leaders[number - 1]]]
+        assert line.endswith("settled") == (number == explanation.settled_at_row)
+
+
+def test_values_are_drawn_and_turned(gesture):
+    np.save("t.npy", np.load(saved(30)).T)
+    assert (
+        run("explain", "t.npy", *gesture, "--channels-first", "-o", "why.png").stdout.splitlines()[1:]
+        == (run("explain", "v.npy", *gesture).stdout.splitlines()[1:])
+    )
+    assert Path("why.png").read_bytes().startswith(b"\x89PNG")
+    document = json.loads(run("explain", "v.npy", *gesture, "--json").stdout)
+    assert (30, 30) == (len(document["rows"]), document["rows"][-1]["row"])
+
+
+def test_a_picture_for_a_model_of_values_is_one_clear_line(gesture):
+    assert "digit.jpg is no sequence of values" in fails("explain", "digit.jpg", *gesture)

@@ -1,6 +1,7 @@
 """Tests of edgelstm.show.explain: its last row is infer's answer, where an answer settles, and what is drawn of it."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from edgelstm.onnx_file import open_model
 from edgelstm.runtime.classifier import Classifier, Prediction
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream
-from edgelstm.show.explain import COLOURS, Explanation, explain, explanation_plot, logits_of_beginnings
+from edgelstm.show.explain import COLOURS, MAX_WHOLE, Explanation, explain, explanation_plot, logits_of_beginnings
 
 PICTURES = sorted(Path(__file__).with_name("pictures").glob("*/ql*"))
 """One of each digit but 6 to 9, as people draw them."""
@@ -139,3 +140,51 @@ def test_the_stream_of_the_answer_is_the_widest_at_the_bottom():
 def test_the_same_explanation_is_drawn_as_the_same_bytes(file_format):
     explanation = explained([0, 11, 2, 1], classes=12, pixels=np.zeros((4, 4), np.uint8))
     assert explanation_plot(explanation, file_format) == explanation_plot(explanation, file_format)
+
+
+# Values
+
+GESTURE = ModelConfig(rows=12, cols=3, hidden_size=6, class_names=("a", "b"), preparation="values")
+
+
+@pytest.mark.parametrize("config", [GESTURE, replace(GESTURE, rows_per_step=3), replace(GESTURE, variable_length=True)])
+def test_a_sequence_of_values_has_an_answer_after_each_step(checkpoint_of, model_bytes_of, config):
+    content = model_bytes_of(checkpoint_of(config))
+    values = np.random.default_rng(0).normal(0, 1, (12, 3))
+    explanation = explain(values, content)
+    assert (explanation.n_rows, len(explanation.probabilities)) == (12, 12 // config.rows_per_step)
+    assert explanation.is_values
+    expected = Classifier(content, provider="cpu").classify(values)
+    assert (expected.confidence, expected.index) == (explanation.probabilities[-1].max(), explanation.leaders[-1])
+    turned = explain(values.T, content, channels_first=True)
+    np.testing.assert_array_equal(turned.probabilities, explanation.probabilities)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_long_sequence_is_read_once_and_ends_with_the_very_answer(checkpoint_of, model_bytes_of, precision):
+    content = model_bytes_of(checkpoint_of(replace(GESTURE, variable_length=True)), precision)
+    values = np.random.default_rng(0).normal(0, 1, (MAX_WHOLE + 40, 3)).astype(np.float32)
+    stream, calls = Stream(content), []
+    real = stream.push
+    stream.push = lambda rows: calls.append(rows.shape[1]) or real(rows)
+    found = logits_of_beginnings(stream, values)
+    assert [1] * (len(values) - 1) + [len(values)] == calls
+    assert np.array_equal(found[-1], OrtRunner(content, provider="cpu").logits(values[None])[0])
+    if precision == "fp32":
+        np.testing.assert_allclose(found[:50], logits_of_beginnings(Stream(content), values[:50]), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (60, 3), (40, 30)])
+@pytest.mark.parametrize("file_format", ["png", "svg"])
+def test_values_are_drawn_as_a_line_a_column(shape, file_format):
+    values = np.linspace(-1, 1, shape[0] * shape[1], dtype=np.float32).reshape(shape)
+    explanation = replace(explained([0] * (shape[0] // 2) + [1] * (shape[0] - shape[0] // 2)))
+    explanation = replace(explanation, prediction=replace(explanation.prediction, sequence=values))
+    drawn = explanation_plot(explanation, file_format)
+    assert drawn == explanation_plot(explanation, file_format)
+    if file_format == "svg":
+        text = drawn.decode()
+        named = [number for number in range(1, 41) if f"<!-- column {number} -->" in text]
+        assert list(range(1, min(shape[1], 20) + 1)) == named
+        assert ("and 10 more columns" in text) == (shape[1] == 30)
+        assert "settled at row" in text
