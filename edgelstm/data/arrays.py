@@ -26,7 +26,7 @@ from edgelstm.data.dataset import (
     number_classes,
     shown_names,
     stacked,
-)
+)  # fmt: skip
 from edgelstm.errors import DataError, printable
 from edgelstm.files import read_bounded, sha256_of
 
@@ -45,12 +45,9 @@ _RAGGED = "store sequences of unequal length in one float32 array, padded with z
 
 
 def read_npz(
-    path: Path,
-    size: tuple[int, int] | None = None,
-    preparation: Preparation | None = None,
-    model_classes: tuple[str, ...] | None = None,
-    channels_first: bool = False,
-) -> Dataset:
+    path: Path, size: tuple[int, int] | None = None, preparation: Preparation | None = None, model_classes: tuple[str,
+    ...] | None = None, channels_first: bool = False,
+) -> Dataset:  # fmt: skip
     """The data set in an .npz file: what ``dataset_from_arrays`` takes, by name. Raises DataError."""
     content = read_bounded(path, MAX_BYTES, "an .npz file", DataError)
     arrays, others = npz_arrays(content, printable(path, 4096), _KEYS)
@@ -240,8 +237,10 @@ def _from_arrays(
         n = len(arrays[f"X{suffix}"]) if arrays[f"X{suffix}"].ndim else 0
         for key in ("y", "lengths", "group"):
             column = arrays.get(f"{key}{suffix}")
-            if (column is None and key == "y") or (column is not None and column.shape != (n,)):
-                found = "none" if column is None else f"shape {column.shape}"
+            if column is None and key != "y":
+                continue
+            if column is None or column.shape != (n,) or column.dtype.kind not in "biufcUS":
+                found = "none" if column is None else f"{column.dtype} of shape {column.shape}"
                 raise DataError(f"{key}{suffix} of {name} does not fit X{suffix}", found=found, expected=f"({n},)")
         shaped[part] = _sequences(arrays, suffix, name, size, preparation, channels_first)
         labels[part] = _labels(arrays[f"y{suffix}"], f"y{suffix} of {name}", classes)
@@ -326,7 +325,7 @@ def _labels(y: Array, where: str, classes: tuple[str, ...] | None = None) -> lis
 
 
 def _range(values: Array) -> str:
-    return f"{values.dtype} from {values.min()} to {values.max()}"
+    return f"{values.dtype}" + (f" from {values.min()} to {values.max()}" if values.dtype.kind in "biuf" else "")
 
 
 def _ts_cases(content: bytes, name: str) -> list[tuple[str, Values, int]]:

@@ -120,14 +120,9 @@ class Dataset:
 
 
 def open_dataset(
-    source: str | os.PathLike[str] | None,
-    *,
-    size: tuple[int, int] | None = None,
-    preparation: Preparation | None = None,
-    class_names: tuple[str, ...] | None = None,
-    channels_first: bool = False,
-    report: Report = lambda line: None,
-) -> Dataset:
+    source: str | os.PathLike[str] | None, *, size: tuple[int, int] | None = None, preparation: Preparation | None =
+    None, class_names: tuple[str, ...] | None = None, channels_first: bool = False, report: Report = lambda line: None,
+) -> Dataset:  # fmt: skip
     """Read MNIST (None, "mnist" or the folder of its files), a folder of classes, an .npz or a .ts file.
 
     ``size`` (rows, cols) is for pictures. ``class_names`` are a model's: the data's classes get its indices.
@@ -163,14 +158,9 @@ def open_dataset(
 
 
 def assemble(
-    name: str,
-    preparation: Preparation,
-    parts: Mapping[str, Part],
-    class_names: tuple[str, ...],
-    sha256: str,
-    model_classes: tuple[str, ...] | None = None,
-    notes: tuple[str, ...] = (),
-) -> Dataset:
+    name: str, preparation: Preparation, parts: Mapping[str, Part], class_names: tuple[str, ...], sha256: str,
+    model_classes: tuple[str, ...] | None = None, notes: tuple[str, ...] = (),
+) -> Dataset:  # fmt: skip
     """A data set of at least the part ``train``: all of one shape, the missing parts drawn from it, the rest checked.
 
     ``notes`` are warnings of whoever read it. Raises DataError.

@@ -25,7 +25,7 @@ from edgelstm.data.dataset import (
     number_classes,
     shown_names,
     stacked,
-)
+)  # fmt: skip
 from edgelstm.data.npm import Report
 from edgelstm.data.picture import MAX_FILE_BYTES, SUFFIXES, decode, digit_from_array
 from edgelstm.errors import DataError, EdgeLstmError, PictureError, printable
@@ -88,13 +88,9 @@ def prepared(pixels: Pixels, preparation: Preparation, rows: int, cols: int) -> 
 
 
 def read_folder(
-    folder: Path,
-    size: tuple[int, int] | None = None,
-    preparation: Preparation | None = None,
-    model_classes: tuple[str, ...] | None = None,
-    channels_first: bool = False,
-    report: Report = lambda line: None,
-) -> Dataset:
+    folder: Path, size: tuple[int, int] | None = None, preparation: Preparation | None = None, model_classes: tuple[str,
+    ...] | None = None, channels_first: bool = False, report: Report = lambda line: None,
+) -> Dataset:  # fmt: skip
     """The data set in a folder of class folders, or of train, validation and test above them. Raises DataError.
 
     What was read lies in the cache folder, until a file changes.
