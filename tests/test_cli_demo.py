@@ -68,7 +68,7 @@ def test_a_model_of_another_size_is_refused_before_anything_is_fetched(
     (tmp_path / "sensor.onnx").write_bytes(content)
     done = demo("--model", tmp_path / "sensor.onnx")
     assert (done.exit_code, done.stdout) == (1, ""), done.output
-    assert "found a model of 12x5, expected a model of 28x28 pixels" in done.stderr.splitlines()[-1]
+    assert "found a model of 12x5 pixels, expected a picture model of 28x28 pixels" in done.stderr.splitlines()[-1]
 
 
 def test_a_busy_port_exits_1_with_one_line(cache, tiny_model_path):

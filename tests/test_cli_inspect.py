@@ -1,13 +1,17 @@
 """Tests of `edgelstm inspect`: what a model file says of itself, in words and as JSON."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import fails, run, strict_json
 
 from edgelstm.config import ModelConfig
 from edgelstm.contract import EarlyRule, Score
+from edgelstm.data.checks import report
+from edgelstm.data.dataset import open_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +28,7 @@ def shown(*arguments):
 def test_inspect_shows_contract_graph_size_and_parameters(tiny, tiny_config, tiny_model_bytes):
     lines = shown(tiny)
     assert f"tiny.onnx ({len(tiny_model_bytes):,} bytes)" == lines["file"]
-    assert lines["contract"] == "version 1, fp32"
+    assert lines["contract"] == "version 2, fp32"
     assert lines["input"] == "pixels uint8 (batch, 28, 28)"
     assert lines["output"] == "logits float32 (batch, 10)"
     assert lines["classes"] == "0 1 2 3 4 5 6 7 8 9"
@@ -45,9 +49,9 @@ def test_every_precision_and_form_of_every_shape_can_be_inspected(checkpoint_of,
         "pixel, 9/10 (90.00 %)"
     )
     if kind == "picture":
-        assert (lines["contract"], lines["input"]) == (f"version 1, {precision}", "pixels uint8 (batch, 100, 3)")
+        assert (lines["contract"], lines["input"]) == (f"version 2, {precision}", "pixels uint8 (batch, 100, 3)")
     else:
-        assert lines["contract"] == f"version 1, rows and state, {precision}"
+        assert lines["contract"] == f"version 2, rows and state, {precision}"
         assert lines["input"] == "row uint8 (batch, rows, 3), h float32 (2, batch, 6), c float32 (2, batch, 6)"
         assert lines["output"].endswith("h_out float32 (2, batch, 6), c_out float32 (2, batch, 6)")
 
@@ -84,3 +88,78 @@ def test_a_file_that_has_a_shipped_models_name_is_called_by_its_path(tmp_path, m
     (tmp_path / "base").write_bytes(tiny_model_bytes)
     assert run("inspect", "./base").stderr == "model ./base\n"
     assert run("inspect", "base").stderr == ""
+
+
+# Models of values, and data
+
+
+def test_a_model_of_values_shows_what_it_reads_and_what_its_columns_were(checkpoint_of, model_bytes_of):
+    config = ModelConfig(
+        rows=29, cols=12, hidden_size=6, class_names=("a", "b"), preparation="values", variable_length=True
+    )
+    checkpoint = dataclasses.replace(checkpoint_of(config), ranges=((-1.5, 1234567.0),) * 12)
+    Path("m.onnx").write_bytes(model_bytes_of(checkpoint))
+    lines = shown("m.onnx")
+    assert lines["input"] == "values float32 (batch, rows, 12), lengths int32 (batch)"
+    assert lines["prepared"] == "values as they are"
+    assert lines["model"].startswith("random: any number of steps (in training at most 29) of 12 values, 6 units")
+    assert lines["ranges"].startswith("of the columns in training, 1: -1.5 to 1.235e+06, 2: ")
+    assert lines["ranges"].endswith(" and 6 more")
+    document = strict_json(run("inspect", "m.onnx", "--json").stdout)
+    assert document["contract"]["ranges"] == [[-1.5, 1234567.0]] * 12
+    assert shown("base")["prepared"] == "the digit is found in a picture of any size"
+
+
+@pytest.fixture
+def data():
+    """Thirty classes' worth of values with thirty columns, the last of which never changes, and one evil name."""
+    names = ["evil\x1b[2J\nwarning: forged", *(f"class {at}" for at in range(29))]
+    values = np.random.default_rng(0).normal(5, 2, (300, 7, 30))
+    values[:, :, 29] = 1
+    np.savez("own.npz", X=values, y=np.array(names)[np.arange(300) % 30])
+    return "own.npz"
+
+
+def test_data_are_shown_on_a_screen(data):
+    result = run("inspect", data)
+    text, lines = result.stdout, result.stdout.splitlines()
+    dataset = open_dataset(data)
+    assert lines[0] == f"own.npz: {dataset.describe()}"
+    assert f"sha256    {dataset.sha256}" in lines
+    assert "rows      7 to 7, median 7" in lines
+    assert any(line.startswith("baseline  2/60 (3.33 %) of the test part") for line in lines)
+    assert [["class 0", "6", "2", "2"]] == [
+        [line[:7], *line[7:].split()] for line in lines if line.startswith("class 0 ")
+    ]
+    statistics = report(dataset).statistics
+    [column] = [line.split() for line in lines if line.startswith("1 ")]
+    assert [f"{float(part[0]):.6g}" for part in vars(statistics).values()] == column[1:]
+    assert text.count("and 10 more") == 2
+    assert "warning: columns that are constant: 30" in lines
+    assert ("\x1b" in text, "warning: forged" in lines, len(lines) < 60) == (False, False, True)
+
+
+def test_data_as_json_are_one_document(data):
+    document = strict_json(run("inspect", data, "--json").stdout)
+    assert (300, 30) == (sum(map(sum, document["counts"].values())), len(document["class_names"]))
+    assert (30, 1.0) == (len(document["statistics"]["mean"]), document["statistics"]["minimum"][29])
+    assert document["baseline"] == {"n_right": 2, "n": 60}
+
+
+def test_a_folder_is_data_unless_a_run_left_a_model_in_it(tiny, tiny_model_bytes):
+    for label in "ab":
+        Path(f"data/{label}").mkdir(parents=True)
+        for number in range(10):
+            np.save(f"data/{label}/{number}.npy", np.full((3, 5), number + 10 * (label == "a"), np.float32))
+    assert "20 sequences of 5 rows x 3 columns" in run("inspect", "data", "--channels-first").stdout
+    assert "20 sequences of 3 rows x 5 columns" in run("inspect", "data").stdout
+    Path("data/checkpoint.safetensors").touch()
+    assert "found a folder without model.onnx" in fails("inspect", "data")
+    Path("data/model.onnx").write_bytes(tiny_model_bytes)
+    assert shown("data")["file"].startswith("data/model.onnx")
+    assert "is for data" in run("inspect", "data", "--channels-first", expected=2).stderr
+
+
+@pytest.mark.parametrize("name", ["missing.npz", "missing_TRAIN.ts"])
+def test_data_that_are_not_there_are_one_clear_line(name):
+    assert f"no file or folder {name}" in fails("inspect", name)

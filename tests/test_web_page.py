@@ -59,12 +59,19 @@ def test_the_page_knows_what_its_model_says_of_itself(tiny, tiny_config):
 def test_a_model_of_another_size_is_refused_in_one_line(checkpoint_of, model_bytes_of, rows, cols):
     content = model_bytes_of(checkpoint_of(ModelConfig(rows=rows, cols=cols, hidden_size=8)))
     expected = (
-        f"small.onnx cannot read what is drawn on the page: found a model of {rows}x{cols}, "
-        "expected a model of 28x28 pixels; choose another with --model"
+        f"small.onnx cannot read what is drawn on the page: found a model of {rows}x{cols} pixels, "
+        "expected a picture model of 28x28 pixels, prepared as digits; choose another with --model"
     )
     with pytest.raises(ModelError) as caught:
         build_page(open_model(content, "small.onnx"))
     assert expected == str(caught.value)
+
+
+@pytest.mark.parametrize(("preparation", "found"), [("values", "28x28 values"), ("plain", "28x28 pixels as they are")])
+def test_a_model_of_no_digits_is_refused_whatever_its_size(checkpoint_of, model_bytes_of, preparation, found):
+    content = model_bytes_of(checkpoint_of(ModelConfig(hidden_size=8, preparation=preparation)))
+    with pytest.raises(ModelError, match=f"found a model of {found}, expected a picture model of 28x28 pixels, prep"):
+        build_page(open_model(content, "small.onnx"))
 
 
 def test_the_page_forbids_itself_whatever_is_elsewhere(tiny):

@@ -1,6 +1,8 @@
-"""edgelstm inspect: what a model file says of itself."""
+"""edgelstm inspect: what a model file says of itself, or what a data set holds."""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -9,18 +11,84 @@ from edgelstm.cli.options import json_option, model_to_use, print_json
 from edgelstm.errors import printable
 
 if TYPE_CHECKING:
-    from edgelstm.contract import Value
+    from edgelstm.contract import ModelContract
+
+MAX_LINES = 20
+"""Of columns and of classes that are shown."""
+PREPARED = {
+    "digit": "the digit is found in a picture of any size", "plain": "a picture of any size, fitted as it is",
+    "values": "values as they are",
+}  # fmt: skip
 
 
-@click.command(epilog="Example: edgelstm inspect base")
-@click.argument("model", required=False)
+@click.command(epilog="Example: edgelstm inspect recordings/")
+@click.argument("model", required=False, metavar="[MODEL|DATA]")
+@click.option(
+    "--channels-first", is_flag=True, help="Values in DATA lie as (columns, rows): a channel after the other."
+)
 @json_option
-def command(model: str | None, as_json: bool) -> None:
-    """Show a model's contract, graph, size, parameters and FLOPs.
+def command(model: str | None, channels_first: bool, as_json: bool) -> None:
+    """Show a model's contract, graph, size, parameters and FLOPs; or what data hold, and what in them misleads.
 
     MODEL is an ONNX file, a run folder or a shipped model's name (default: runs/base if it is there,
-    else the shipped base model).
+    else the shipped base model). DATA is what `edgelstm train --data` takes: a folder with a folder for
+    each class, an .npz file, a .ts file, or mnist.
     """
+    if model is not None and _is_data(model):
+        return _inspect_data(model, channels_first, as_json)
+    if channels_first:
+        raise click.UsageError("--channels-first is for data")
+    return _inspect_model(model, as_json)
+
+
+def _is_data(name: str) -> bool:
+    from edgelstm.onnx_file import ONNX_FILE, shipped_models
+
+    path = Path(name)
+    if name in shipped_models():
+        return False
+    if not path.is_dir():
+        return name == "mnist" or path.suffix.lower() in (".npz", ".ts")
+    return not (path / ONNX_FILE).exists() and not any(path.glob("*.safetensors"))
+
+
+def _inspect_data(source: str, channels_first: bool, as_json: bool) -> None:
+    from edgelstm.cli.options import say
+    from edgelstm.data.checks import report
+    from edgelstm.data.dataset import open_dataset
+
+    found = report(open_dataset(source, channels_first=channels_first, report=say))
+    statistics = {name: column.tolist() for name, column in vars(found.statistics).items()}
+    if as_json:
+        return print_json({"data": source, **vars(found), "statistics": statistics, "baseline": vars(found.baseline)})
+    shortest, median, longest = found.lengths
+    click.echo(f"{printable(source, 4096)}: {found.description}")
+    click.echo(f"split     {printable(found.split)}")
+    click.echo(f"sha256    {found.sha256}")
+    click.echo(f"rows      {shortest:,} to {longest:,}, median {median:g}")
+    click.echo(f"baseline  {found.baseline} of the test part, if always the largest class were said")
+    counts = [[f"{n:,}" for n in part] for part in found.counts.values()]
+    _table("class", found.class_names, dict(zip(found.counts, counts, strict=True)))
+    numbers = {name: [f"{value:.6g}" for value in column] for name, column in statistics.items()}
+    _table("column", [str(number + 1) for number in range(len(statistics["mean"]))], numbers)
+    for warning in found.warnings:
+        click.echo(f"warning: {printable(warning, 1000)}")
+    return None
+
+
+def _table(title: str, names: Sequence[str], columns: dict[str, list[str]]) -> None:
+    """A line for each name, the first of them if there are many."""
+    first = [printable(name, 24) for name in names[:MAX_LINES]]
+    width = max(map(len, [title, *first]))
+    cells = [[name.rjust(12), *(cell.rjust(12) for cell in column)] for name, column in columns.items()]
+    click.echo()
+    for name, row in zip([title, *first], zip(*cells, strict=True), strict=False):
+        click.echo(name.ljust(width) + "".join(row))
+    if len(names) > MAX_LINES:
+        click.echo(f"and {len(names) - MAX_LINES:,} more")
+
+
+def _inspect_model(model: str | None, as_json: bool) -> None:
     from edgelstm.runtime.runner import OrtRunner
 
     file = model_to_use(model)
@@ -46,17 +114,22 @@ def command(model: str | None, as_json: bool) -> None:
             f"{rule.validation}"
         )
     form = ", rows and state" if contract.kind == "stream" else ""
+    n_steps = f"{config.n_steps:,} steps"
+    if config.variable_length:
+        n_steps = f"any number of steps (in training at most {config.n_steps:,})"
     lines = {
         "file": f"{file.source} ({file.n_bytes:,} bytes)",
         "contract": f"version {contract.version}{form}, {contract.precision}",
-        "input": ", ".join(map(_signature, graph.inputs)),
-        "output": ", ".join(map(_signature, graph.outputs)),
+        "input": ", ".join(map(str, graph.inputs)),
+        "output": ", ".join(map(str, graph.outputs)),
         "classes": printable(" ".join(config.class_names)),
-        "model": f"{contract.name}: {config.n_steps} steps of {config.step_size} pixels, "
+        "prepared": PREPARED[config.preparation],
+        **({"ranges": _ranges(contract)} if contract.ranges else {}),
+        "model": f"{contract.name}: {n_steps} of {config.step_size} {'values' if config.is_values else 'pixels'}, "
         f"{config.hidden_size} units, {config.n_layers} layer{'s' if config.n_layers > 1 else ''}",
         "graph": " ".join(operator for operator, _ in runner.nodes()) + "  (as onnxruntime runs it)",
         "parameters": f"{config.n_parameters:,}",
-        "flops": f"{config.flops:,} an image",
+        "flops": f"{config.flops:,} a sequence",
         "recipe": f"{contract.recipe}, seed {contract.seed}",
         "validation": contract.validation or "not recorded",
         "test": contract.test or "not recorded",
@@ -70,7 +143,8 @@ def command(model: str | None, as_json: bool) -> None:
         click.echo(f"{name:<11} {printable(str(value), 2000)}")
 
 
-def _signature(value: "Value") -> str:
-    from edgelstm.contract import NUMPY_DTYPES
-
-    return f"{value.name} {NUMPY_DTYPES[value.dtype].name} ({', '.join(map(str, value.shape))})"
+def _ranges(contract: "ModelContract") -> str:
+    """What the columns of values were in training."""
+    shown = [f"{number}: {low:.4g} to {high:.4g}" for number, (low, high) in enumerate(contract.ranges[:6], 1)]
+    more = len(contract.ranges) - len(shown)
+    return f"of the columns in training, {', '.join(shown)}" + (f" and {more:,} more" if more else "")

@@ -152,16 +152,17 @@ def _draw_values(figure: "Figure", values: Sequences, explanation: Explanation, 
         lines.text(1.01, 0.45 - index, f"{low:.3g} to {high:.3g}", **label)
     if more := values.shape[1] - n_cols:
         lines.text(0, 1.01, f"and {more:,} more columns", fontsize=8, color=FAINT, transform=lines.transAxes)
-    lines.set(ylim=(0.1 - n_cols, 1), yticks=[])
+    lines.set(ylim=(0.9 - n_cols, 1), yticks=[])
     ends = np.arange(1, len(explanation.probabilities) + 1) * explanation.rows_per_step
-    for index in np.flatnonzero(explanation.probabilities.max(0) >= 0.05).tolist():
+    place = 2.0
+    for index in np.argsort(-explanation.probabilities[-1], kind="stable").tolist():
         shares = explanation.probabilities[:, index]
-        classes.plot(ends, shares, color=colours[index], linewidth=2.5 if index == explanation.leaders[-1] else 1.2)
-        text = printable(explanation.class_names[index], 12)
+        if shares.max() >= 0.05:
+            classes.plot(ends, shares, color=colours[index], linewidth=2.5 if place == 2 else 1.2)
         if shares[-1] >= 0.05:
-            classes.text(
-                1.01, shares[-1], text, color=colours[index], va="center", transform=classes.get_yaxis_transform()
-            )
+            place = min(float(shares[-1]), place - 0.08)  # no name upon another
+            style = {"color": colours[index], "va": "center", "transform": classes.get_yaxis_transform()}
+            classes.text(1.01, place, printable(explanation.class_names[index], 12), **style)
     classes.set(ylim=(0, 1.02), xlim=(0.5, n_rows + 0.5), xlabel="row", ylabel="probability")
     for axes in (lines, classes):
         axes.axvline(explanation.settled_at_row - 0.5, color=INK, linewidth=0.8)

@@ -39,13 +39,16 @@ CONTENT_SECURITY_POLICY = (
 def build_page(model: ModelFile) -> dict[str, bytes]:
     """The page with any exported ``model``, relative address -> content; what ``ensure_runtime`` gives comes beside it.
 
-    Raises ModelError if the model does not read pictures of 28x28 pixels.
+    Raises ModelError if the model does not read pictures of digits of 28x28 pixels.
     """
     config = model.contract.config
-    if (config.rows, config.cols) != (ROWS, COLS):
+    if (config.rows, config.cols, config.preparation) != (ROWS, COLS, "digit"):
+        kind = {"digit": "pixels", "plain": "pixels as they are", "values": "values"}[config.preparation]
+        found = f"a model of {config.rows}x{config.cols} {kind}"
+        expected = f"a picture model of {ROWS}x{COLS} pixels, prepared as digits"
         raise ModelError(
-            f"{model.source} cannot read what is drawn on the page", found=f"a model of {config.rows}x{config.cols}",
-            expected=f"a model of {ROWS}x{COLS} pixels", fix="choose another with --model",
+            f"{model.source} cannot read what is drawn on the page", found=found, expected=expected,
+            fix="choose another with --model",
         )  # fmt: skip
     files = {path.name: path.read_bytes() for path in SOURCES.iterdir()}
     files["index.html"] = files["index.html"].replace(b"{{csp}}", CONTENT_SECURITY_POLICY.encode())
