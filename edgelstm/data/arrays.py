@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +39,8 @@ MAX_SEQUENCE_BYTES = 32 * MAX_VALUES
 """Of the file of one sequence: 32 characters a value."""
 MAX_MEMBERS = 1000
 """Files in an .npz."""
+MAX_LINES = 1_000_000
+"""Of a text, empty ones too."""
 _SUFFIXES = {"train": "", "validation": "_validation", "test": "_test"}
 _KEYS = {f"{key}{suffix}" for key in ("X", "y", "lengths", "group") for suffix in _SUFFIXES.values()} | {"class_names"}
 _RAGGED = "store sequences of unequal length in one float32 array, padded with zeros, and their rows as lengths"
@@ -49,6 +51,8 @@ def read_npz(
     ...] | None = None, channels_first: bool = False,
 ) -> Dataset:  # fmt: skip
     """The data set in an .npz file: what ``dataset_from_arrays`` takes, by name. Raises DataError."""
+    if (start := _start(path)) and not start.startswith(b"PK"):
+        raise DataError(f"{printable(path, 4096)} is no .npz file", fix="write it with np.savez")
     content = read_bounded(path, MAX_BYTES, "an .npz file", DataError)
     arrays, others = npz_arrays(content, printable(path, 4096), _KEYS)
     notes = (f"not used of {printable(path.name)}: {shown_names(others)}",) if others else ()
@@ -106,6 +110,9 @@ def read_ts(path: Path, model_classes: tuple[str, ...] | None = None) -> Dataset
             other = path.with_name(f"{stem}_{part.upper() if upper else part}{path.suffix}")
             if part == "train" or other.exists():
                 paths[part] = other
+    for file in paths.values():
+        if b"\0" in _start(file):
+            raise DataError(f"{printable(file, 4096)} is no .ts file", found="binary or UTF-16", expected="UTF-8 text")
     contents = {part: read_bounded(file, MAX_BYTES // 2, "a .ts file", DataError) for part, file in paths.items()}
     read = {part: _ts_cases(content, printable(paths[part].name)) for part, content in contents.items()}
     class_names, labels = number_classes({part: [label for label, _, _ in cases] for part, cases in read.items()})
@@ -118,6 +125,15 @@ def read_ts(path: Path, model_classes: tuple[str, ...] | None = None) -> Dataset
         cases.clear()  # they are copied
     digest = sha256_of("".join(map(sha256_of, contents.values())).encode())
     return assemble(stem, "values", parts, class_names, digest, model_classes)
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes, so that a huge file of another kind is refused unread; none of what is no regular file."""
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as stream:
+                return stream.read(1000)
+    return b""
 
 
 def read_sequence(path: str | os.PathLike[str], channels_first: bool = False) -> Values:
@@ -178,7 +194,6 @@ def npz_arrays(content: bytes, name: str, keys: set[str] | None = None) -> tuple
                 raise DataError(f"{name} is compressed in another way", expected="what np.savez_compressed writes")
             with archive.open(member) as stream:
                 arrays[key] = _npy_array(stream, f"{printable(key)} of {name}", MAX_BYTES - n_bytes)
-                stream.read(1)  # its end, where the checksum is compared
             n_bytes += arrays[key].nbytes
     return arrays, others
 
@@ -249,7 +264,8 @@ def _from_arrays(
     for part, (sequences, lengths) in shaped.items():
         group = arrays.get(f"group{_SUFFIXES[part]}")
         source = f"X{_SUFFIXES[part]} of {name}"
-        parts[part] = Part(sequences, indices[part], source, lengths, None if group is None else group.astype(str))
+        groups = None if group is None else np.array(_labels(group, f"group of {source}"), np.str_)
+        parts[part] = Part(sequences, indices[part], source, lengths, groups)
     if preparation is None:
         preparation = "plain" if parts["train"].sequences.dtype == np.uint8 else "values"
     return assemble(Path(name).stem, preparation, parts, class_names, sha256, model_classes, notes)
@@ -407,8 +423,9 @@ def _csv_values(content: bytes, name: str) -> Values:
 def _text_lines(content: bytes, name: str) -> Iterator[tuple[int, str]]:
     stream = io.BytesIO(content.removeprefix(b"\xef\xbb\xbf"))
     for line, raw in enumerate(iter(lambda: stream.readline(MAX_SEQUENCE_BYTES + 1), b""), 1):
-        if len(raw) > MAX_SEQUENCE_BYTES:
-            raise DataError(f"{name}, line {line} is too long", expected=f"at most {MAX_SEQUENCE_BYTES:,} bytes")
+        if len(raw) > MAX_SEQUENCE_BYTES or line > MAX_LINES:
+            expected = f"at most {MAX_LINES:,} lines of {MAX_SEQUENCE_BYTES:,} bytes"
+            raise DataError(f"{name}, line {line} is too long or one too many", expected=expected)
         yield line, raw.decode("utf-8", "replace").strip(" \r\n")
 
 

@@ -23,7 +23,8 @@ MIN_OVERLAP_VALUES = 16
 """Values that change along the rows two windows share: so many are no chance."""
 MAX_PAIRS = 100_000
 """Pairs of windows with equal hashes that are compared."""
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+N_BITS = 24
+_FACTOR, _SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(64 - N_BITS)
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,12 @@ def _overlap(dataset: Dataset) -> str:
     k = max(shortest // 4, -(-MIN_OVERLAP_VALUES // dataset.cols) + 1)
     if k >= shortest:
         return ""
-    heads = {}
+    heads, known = {}, {}  # by the first bits alone most windows are ruled out, before any search
     for name, part in parts.items():
         found = [_hashes(values[:, :k], k)[0][:, 0] for _, values, _ in _chunks(part)]
         heads[name] = np.unique(np.concatenate(found), return_index=True)
+        known[name] = np.zeros(2**N_BITS, bool)
+        known[name][heads[name][0] >> _SHIFT] = True
     n_compared = 0
     for name, part in parts.items():
         for chosen, values, inside in _chunks(part):
@@ -202,9 +205,12 @@ def _overlap(dataset: Dataset) -> str:
             usable[:, 0] = False  # the same from the start on is a duplicate
             for other in parts.keys() - {name}:
                 keys, owners = heads[other]
-                places = np.minimum(np.searchsorted(keys, hashes), len(keys) - 1)
-                for at, row in np.argwhere((keys[places] == hashes) & usable)[: MAX_PAIRS - n_compared]:
-                    mine, its = chosen.start + int(at), int(owners[places[at, row]])
+                at_rows = np.argwhere(usable & known[other][hashes >> _SHIFT])
+                found_hashes = hashes[tuple(at_rows.T)]
+                places = np.minimum(np.searchsorted(keys, found_hashes), len(keys) - 1)
+                equal = np.flatnonzero(keys[places] == found_hashes)[: MAX_PAIRS - n_compared]
+                for (at, row), owner in zip(at_rows[equal], owners[places[equal]], strict=True):
+                    mine, its = chosen.start + int(at), int(owner)
                     n_rows = min(lengths[name][mine] - row, lengths[other][its])
                     if np.array_equal(part.sequences[mine, row:][:n_rows], parts[other].sequences[its, :n_rows]):
                         return f"{_name(dataset, name, mine)} and {_name(dataset, other, its)}"

@@ -205,6 +205,8 @@ def number_classes(
         if not label or not is_text(label):
             shown, expected = printable(label, 60), f"text of 1 to {MAX_NAME} characters"
             raise DataError("a class cannot have this name", found=shown, expected=expected)
+    if twice := [name for name in order or () if (order or ()).count(name) > 1]:
+        raise DataError("a class is named twice", found=printable(twice[0]), fix="give each its own name")
     names = order or tuple(sorted(found, key=natural_key))
     if len(names) > MAX_CLASSES:
         fix = "are the labels numbers to predict? A classifier needs classes"

@@ -185,9 +185,12 @@ def _groups(path: Path, files: list[_File]) -> npt.NDArray[np.str_]:
     groups = {}
     try:
         for line, row in enumerate(csv.reader(io.StringIO(text)), 1):
+            if not row:
+                continue
             if len(row) != 2 or not 0 < len(row[1]) <= MAX_NAME:
                 raise DataError(f"{name}, line {line}", found=f"{len(row)} columns", expected="path,group")
-            groups[row[0].replace("\\", "/")] = row[1]
+            if groups.setdefault(row[0].replace("\\", "/"), row[1]) != row[1]:
+                raise DataError(f"{name}, line {line}: a second group", found=printable(row[1]), expected="one a file")
     except csv.Error as error:
         raise DataError(f"{name} is no table", found=error, expected="lines of path,group") from error
     names = [file.name for file in files]
