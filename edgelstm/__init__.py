@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgelstm.runtime.classifier import Classifier, Prediction
     from edgelstm.runtime.runner import OrtRunner
     from edgelstm.runtime.stream import Stream
-    from edgelstm.training.run import train
+    from edgelstm.training.train import train
 
 _HOME = {
     "Classifier": "edgelstm.runtime.classifier",
@@ -26,7 +26,7 @@ _HOME = {
     "dataset_from_arrays": "edgelstm.data.arrays",
     "export": "edgelstm.exporting.export",
     "open_dataset": "edgelstm.data.dataset",
-    "train": "edgelstm.training.run",
+    "train": "edgelstm.training.train",
     "verify": "edgelstm.exporting.verify",
 }
 

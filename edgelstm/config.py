@@ -1,6 +1,7 @@
 """The one home of every default: the model family, the training recipes, the places on disk."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,13 +20,13 @@ MODEL_RANGES: Ranges = {
 }  # fmt: skip
 AUGMENT_RANGES: Ranges = {
     "rotate_deg": (0.0, 180.0), "scale": (0.0, 1.0), "shear": (0.0, 10.0), "shift_px": (0.0, 4096.0),
-    "elastic_px": (0.0, 4096.0),
+    "elastic_px": (0.0, 4096.0), "noise": (0.0, 100.0), "column_scale": (0.0, 10.0), "column_offset": (0.0, 100.0),
 }  # fmt: skip
 MAX_EPOCHS = 1_000_000
 FLOAT32_MAX = 3e38
 TRAIN_RANGES: Ranges = {
     "epochs": (1, MAX_EPOCHS), "n_samples": (1, 2**53), "batch_size": (1, 2**20), "log_every": (1, 2**20),
-    "teacher_copies": (1, 10_000), "seed": (0, 2**32 - 1), "threads": (1, 1024),
+    "teacher_copies": (1, 10_000), "passes": (1, 2**20), "seed": (0, 2**32 - 1), "threads": (1, 1024),
     "learning_rate": (0.0, FLOAT32_MAX), "weight_decay": (0.0, FLOAT32_MAX), "clip_norm": (0.0, FLOAT32_MAX),
     "label_smoothing": (0.0, 1.0), "step_loss": (0.0, 1.0), "ema_decay": (0.0, 1.0), "forget_bias": (-1000.0, 1000.0),
     "temperature": (0.01, 100.0),
@@ -160,7 +161,10 @@ FAMILY = {
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How far a training image may be moved from the original, for each sample anew."""
+    """How far a training sequence may be moved from the original, for each sample anew.
+
+    The first five move pictures, the others values, in standard deviations of each column of the training split.
+    """
 
     rotate_deg: float = 15.0
     """Largest rotation either way, degrees."""
@@ -172,6 +176,12 @@ class AugmentConfig:
     """Largest shift on each axis, pixels."""
     elastic_px: float = 1.0
     """Standard deviation of the smooth random displacement, pixels; 0 leaves it out."""
+    noise: float = 0.0
+    """Of the noise on each value; of a plain picture, on each pixel, for its largest one."""
+    column_scale: float = 0.0
+    """Of the relative change of a column's distance from its mean, one for the whole sequence."""
+    column_offset: float = 0.0
+    """Of a shift of a column, one for the whole sequence."""
 
     def __post_init__(self) -> None:
         _check_ranges(self, AUGMENT_RANGES)
@@ -184,11 +194,13 @@ class TrainConfig:
     recipe: str
     """The name of the recipe."""
     epochs: int
-    """Passes over the training images."""
+    """Each ends with a look at validation and a checkpoint."""
     n_samples: int | None = None
-    """Stop after so many training images in all; None: after the epochs."""
+    """Stop after so many training sequences in all; None: after the epochs."""
     batch_size: int = 128
-    """Images of one optimizer step."""
+    """Sequences of one optimizer step."""
+    passes: int = 1
+    """Passes over the training sequences in one epoch: few sequences are soon seen."""
     learning_rate: float = 1e-3
     """The largest learning rate of the schedule."""
     schedule: Literal["constant", "onecycle"] = "constant"
@@ -208,7 +220,7 @@ class TrainConfig:
     head_init: Literal["uniform", "normal"] = "uniform"
     """``normal`` is the classic exercise's N(0, 1) linear layer; ``uniform`` is torch's."""
     augment: AugmentConfig | None = None
-    """Random changes to each training image; None: the images as they are."""
+    """Random changes to each training sequence; None: the sequences as they are."""
     teachers: tuple[str, ...] = ()
     """sha256 of each model whose mean logits are the targets instead of the labels; none: the labels."""
     temperature: float = 2.0
@@ -238,6 +250,9 @@ _BEST = TrainConfig(
     recipe="best", epochs=80, learning_rate=3e-3, schedule="onecycle", weight_decay=0.01, clip_norm=1.0,
     ema_decay=0.999, augment=AugmentConfig(),
 )  # fmt: skip
+_OWN = TrainConfig(
+    recipe="own", epochs=1, schedule="onecycle", weight_decay=0.01, clip_norm=1.0, ema_decay=0.99,
+)  # fmt: skip
 RECIPES = {
     # The classic exercise: 100,000 samples, Adam 0.001, normal-initialised linear layer.
     "tutorial": TrainConfig(recipe="tutorial", epochs=2, n_samples=100_000, head_init="normal"),
@@ -253,6 +268,19 @@ RECIPES = {
 }  # fmt: skip
 
 
+# One's own data: chosen by cross-validation inside the training parts of six sets, see models/EXPERIMENTS.md.
+VALUES_AUGMENT = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, noise=0.3, column_scale=0.1, column_offset=0.1)
+PLAIN_AUGMENT = AugmentConfig(8.0, 0.08, 0.1, shift_px=0.05, elastic_px=0.02, noise=0.1)
+"""For pictures as they are; shifts and elastic displacements for each row of the picture, noise for its largest pixel."""
+MIN_STEPS, MAX_STEPS, MIN_EPOCHS = 600, 3_000, {"best": 40, "early": 40}
+"""Optimizer steps are 40 times the root of the number of sequences, within these, and twice that for ``best``; but each
+sequence is passed over MIN_EPOCHS times, or 4 times."""
+STEPS_PER_EPOCH = 50
+"""At least: few sequences are passed over several times before validation is looked at and a checkpoint written."""
+MAX_STACKED, MIN_STACKED = 32, 8
+"""Values of one length are read so many rows at a time that the LSTM takes at most 32 steps and at least 8."""
+
+
 def recipe_for(model: str, recipe: str) -> TrainConfig:
     """The training recipe of that name for a member of the family. Raises KeyError for an unknown recipe."""
     if (model, recipe) == ("nano", "best"):
@@ -262,9 +290,43 @@ def recipe_for(model: str, recipe: str) -> TrainConfig:
     return RECIPES[recipe]
 
 
+def recipe_for_data(recipe: str, config: ModelConfig, n: int) -> TrainConfig:
+    """The recipe for ``n`` training sequences of one's own. Raises KeyError for an unknown recipe."""
+    chosen, root = RECIPES[recipe], math.sqrt(n)
+    batch_size = min(n, max(16, min(128, 2 ** round(math.log2(2 * root)))))
+    steps, in_a_pass = min(MAX_STEPS, max(MIN_STEPS, 40 * root)), n // batch_size
+    if recipe in ("best", "early"):
+        steps *= 2
+    steps = max(steps, MIN_EPOCHS.get(recipe, 4) * in_a_pass)
+    passes = math.ceil(STEPS_PER_EPOCH / in_a_pass)
+    augment, rate, smoothing = VALUES_AUGMENT, 3e-3, 0.1
+    if not config.is_values:
+        augment, rate, smoothing = PLAIN_AUGMENT, 6e-3, 0.0
+        if config.preparation == "digit":
+            augment = AugmentConfig()
+        else:
+            augment = dataclasses.replace(
+                augment, shift_px=min(2.0, augment.shift_px * config.rows),
+                elastic_px=min(1.0, augment.elastic_px * config.rows),
+            )  # fmt: skip
+    return dataclasses.replace(
+        _OWN, recipe=recipe, step_loss=chosen.step_loss, epochs=math.ceil(steps / (in_a_pass * passes)),
+        batch_size=batch_size, passes=passes, learning_rate=rate, label_smoothing=smoothing, augment=augment,
+    )  # fmt: skip
+
+
+def rows_per_step_for(rows: int) -> int:
+    """How many rows of values of one length are read at a time: a divisor of ``rows``, or 1 if none fits."""
+    fitting = [n for n in range(1, rows + 1) if rows % n == 0 and rows // n >= MIN_STACKED]
+    few = [n for n in fitting if rows // n <= MAX_STACKED]
+    return 1 if rows <= MAX_STACKED else few[0] if few else fitting[-1] if fitting else 1
+
+
 N_VALIDATION = 5_000
 """The last training images, held out to choose by; the test images choose nothing."""
 DEFAULT_MODEL = "base"
+OWN_MODEL = "small"
+"""What is trained on one's own data where no model is named."""
 DEFAULT_RECIPE = "fast"
 RUNS_DIR = "runs"
 """Where ``edgelstm train`` puts its runs, below the current folder."""
@@ -319,6 +381,8 @@ def train_config_from(values: dict[str, Any]) -> TrainConfig:
     _check_fields(TrainConfig, values)
     augment = values["augment"]
     if augment is not None:
+        if isinstance(augment, dict):  # older than the changes of values
+            augment = {"noise": 0.0, "column_scale": 0.0, "column_offset": 0.0} | augment
         _check_fields(AugmentConfig, augment)
         augment = AugmentConfig(**augment)
     return TrainConfig(**values | {"augment": augment, "teachers": _tuple_of(values, "teachers")})

@@ -1,4 +1,4 @@
-"""Move each training digit a little: affine and elastic, the whole batch in one resampling."""
+"""Move each training sequence a little: pictures in one affine and elastic resampling, values column by column."""
 
 import math
 from functools import cache
@@ -7,23 +7,58 @@ import torch
 from torch.nn import functional
 
 from edgelstm.config import AugmentConfig
+from edgelstm.training.model import RowLstm
 
 _KNOTS = 5
 """Random displacements per axis of the elastic grid; fewer is smoother."""
 
 
 def augment(pixels: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
-    """(B, R, C) uint8 -> (B, R, C) uint8, each digit turned, scaled, sheared, shifted and bent anew.
+    """(B, R, C) uint8 -> (B, R, C) uint8, each picture turned, scaled, sheared, shifted and bent anew.
 
     One bilinear resampling, background 0. Random numbers come from ``generator`` (on the CPU), so the
     same seed moves the digits alike on every device.
     """
+    return _moved(pixels, config, generator).round_().to(torch.uint8)
+
+
+def _moved(pixels: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
     batch, rows, cols = pixels.shape
     sources = _source_points(batch, rows, cols, config, generator).to(pixels.device)
     moved = functional.grid_sample(
         pixels.unsqueeze(1).float(), sources, mode="bilinear", padding_mode="zeros", align_corners=False
     )
-    return moved.squeeze(1).round_().to(torch.uint8)
+    found: torch.Tensor = moved.squeeze(1)
+    return found
+
+
+def augmented(
+    sequences: torch.Tensor, model: RowLstm, config: AugmentConfig, generator: torch.Generator
+) -> torch.Tensor:
+    """(B, R, C) sequences of the model's kind, each moved anew."""
+    if model.config.is_values:
+        return augment_values(sequences, model, config, generator)
+    if model.config.preparation == "digit":
+        return augment(sequences, config, generator)
+    # pixels of few levels, 0 to 16 say, are not rounded
+    noise = torch.randn(sequences.shape, generator=generator).to(sequences.device) * config.noise / model.scale
+    return _moved(sequences, config, generator) + noise
+
+
+def augment_values(
+    values: torch.Tensor, model: RowLstm, config: AugmentConfig, generator: torch.Generator
+) -> torch.Tensor:
+    """(B, R, C) float32 -> (B, R, C) float32: noise, and each column of a sequence scaled and shifted.
+
+    ``model`` knows each column's mean and 1 over its standard deviation. Random numbers come from ``generator`` (on
+    the CPU), so the same seed moves the values alike on every device.
+    """
+    batch, _, cols = values.shape
+    scale, offset = torch.randn(2, batch, 1, cols, generator=generator)
+    noise = torch.randn(values.shape, generator=generator) * config.noise + offset * config.column_offset
+    stretched = (values - model.mean) * (1 + scale * config.column_scale).to(values.device)
+    moved: torch.Tensor = model.mean + stretched + noise.to(values.device) / model.scale
+    return moved
 
 
 def _source_points(batch: int, rows: int, cols: int, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:

@@ -11,14 +11,14 @@ import torch
 from torch.nn import functional
 
 from edgelstm.config import ModelConfig, TrainConfig
-from edgelstm.contract import Pixels, Runner, in_batches
+from edgelstm.contract import Lengths, Runner, Sequences, in_batches
 from edgelstm.errors import CheckpointError
 from edgelstm.files import sha256_of, write_bytes
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.session import SessionSettings
-from edgelstm.training.augment import augment
+from edgelstm.training.augment import augmented
 from edgelstm.training.checkpoint import load_checkpoint
-from edgelstm.training.model import TorchRunner
+from edgelstm.training.model import RowLstm, TorchRunner
 
 CHUNK = 500
 """Images that are augmented and shown to the teachers at a time."""
@@ -48,13 +48,14 @@ def load_teacher(path: Path, device: str = "cpu") -> Teacher:
 
 
 def check_teachers(teachers: Sequence[Teacher], config: ModelConfig, expected: Sequence[str]) -> None:
-    """Raise CheckpointError unless they read the student's pictures and are the ``expected`` ones by sha256."""
+    """Raise CheckpointError unless they read the student's sequences and are the ``expected`` ones by sha256."""
     for teacher in teachers:
         found, wanted = (
-            f"{c.rows} rows, {c.cols} columns, classes {', '.join(c.class_names)}" for c in (teacher.config, config)
+            f"{c.rows} rows, {c.cols} columns, {c.preparation}, classes {', '.join(c.class_names)}"
+            for c in (teacher.config, config)
         )
         if found != wanted:
-            raise CheckpointError("a teacher reads other pictures than the student", found=found, expected=wanted)
+            raise CheckpointError("a teacher reads other sequences than the student", found=found, expected=wanted)
     given = [teacher.sha256 for teacher in teachers]
     if given != list(expected):
         found, wanted = (", ".join(sha256[:12] for sha256 in digests) or "none" for digests in (given, expected))
@@ -70,36 +71,46 @@ class TeacherLogits:
     with the same teachers share the files, and only the first of them runs the teachers.
     """
 
-    def __init__(self, images: torch.Tensor, train: TrainConfig, teachers: Sequence[Teacher], folder: Path) -> None:
-        """``images`` are (N, R, C) uint8."""
-        self._images, self._train, self._teachers, self._folder = images, train, teachers, folder
+    def __init__(
+        self, sequences: torch.Tensor, lengths: torch.Tensor | None, model: RowLstm, train: TrainConfig,
+        teachers: Sequence[Teacher], folder: Path,
+    ) -> None:  # fmt: skip
+        """``sequences`` are (N, R, C) of ``model``'s kind, ``lengths`` (N,) int32 where they differ."""
+        self._sequences, self._model, self._train, self._teachers = sequences, model, train, teachers
+        self._lengths: Lengths | None = None if lengths is None else lengths.cpu().numpy()
+        self._folder = folder
 
     def copy_for(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The (N, R, C) uint8 images of an epoch, counted from 0, and the (N, classes) mean of the teachers' logits.
+        """The (N, R, C) sequences of an epoch, counted from 0, and the (N, classes) mean of the teachers' logits.
 
         The logits are float32, rounded to float16. Raises OutputError if the folder cannot be written.
         """
-        images = self._images
-        if self._train.augment:
+        sequences, change = self._sequences, self._train.augment
+        if change:
             generator = torch.Generator().manual_seed(epoch % self._train.teacher_copies)
-            images = torch.cat([augment(part, self._train.augment, generator) for part in images.split(CHUNK)])
-        pixels = images.cpu().numpy()
-        path = self._folder / f"{self._key(pixels)}.f16"
-        shape = (len(pixels), self._teachers[0].config.n_classes)
+            parts = sequences.split(CHUNK)
+            sequences = torch.cat([augmented(part, self._model, change, generator) for part in parts])
+            if sequences.dtype != self._sequences.dtype:  # the teachers read pixels
+                sequences = sequences.round().clamp(0, 255).to(torch.uint8)
+        shown = sequences.cpu().numpy()
+        path = self._folder / f"{self._key(shown)}.f16"
+        shape = (len(shown), self._teachers[0].config.n_classes)
         if path.is_file() and path.stat().st_size == 2 * shape[0] * shape[1]:
             logits = np.frombuffer(path.read_bytes(), np.float16).reshape(shape)
         else:
-            total = reduce(np.add, [in_batches(teacher.runner, pixels, CHUNK) for teacher in self._teachers])
+            total = reduce(
+                np.add, [in_batches(teacher.runner, shown, CHUNK, self._lengths) for teacher in self._teachers]
+            )
             logits = np.asarray(total / np.float32(len(self._teachers)), np.float16)
             write_bytes(path, logits.tobytes())
-        return images, torch.from_numpy(logits.astype(np.float32)).to(images.device)
+        return sequences, torch.from_numpy(logits.astype(np.float32)).to(sequences.device)
 
-    def _key(self, pixels: Pixels) -> str:
-        """By content, not by how it was made: a changed augmentation must not meet the logits of the old images."""
-        digest = hashlib.sha256(f"{pixels.shape} {self._train.threads} {self._images.device.type}\n".encode())
+    def _key(self, shown: Sequences) -> str:
+        """By content, not by how it was made: a changed augmentation must not meet the logits of the old ones."""
+        digest = hashlib.sha256(f"{shown.shape} {self._train.threads} {self._sequences.device.type}\n".encode())
         for teacher in self._teachers:
             digest.update(f"{teacher.sha256}\n".encode())
-        digest.update(np.ascontiguousarray(pixels).data)
+        digest.update(np.ascontiguousarray(shown).data)
         return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from edgelstm.config import TrainConfig
 from edgelstm.contract import Logits, Score
 from edgelstm.errors import TrainingError
-from edgelstm.training.augment import augment
+from edgelstm.training.augment import augmented
 from edgelstm.training.distill import TeacherLogits, distillation_loss
 from edgelstm.training.model import RowLstm
 from edgelstm.training.state import TrainState, averaged_model
@@ -52,7 +52,7 @@ class StepResult:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One pass over the training images."""
+    """One epoch: a pass over the training sequences, or several if they are few."""
 
     step: int
     epoch: int
@@ -64,15 +64,20 @@ class EpochResult:
     """By the weights that would be exported now."""
     images_per_s: float
     validation_logits: Logits = dataclasses.field(repr=False, compare=False)
-    """(N, classes) of the validation images, by the same weights; not logged."""
+    """(N, classes) of the validation sequences, by the same weights; not logged."""
 
 
-def n_steps(train: TrainConfig, n_images: int) -> int:
-    """Optimizer steps of the whole run; the last incomplete batch of an epoch is left out."""
-    if n_images < train.batch_size:
+def steps_per_epoch(train: TrainConfig, n: int) -> int:
+    """Optimizer steps of an epoch of ``n`` sequences; the last incomplete batch of each pass is left out."""
+    if n < train.batch_size:
         expected = f"at least one batch of {train.batch_size}"
-        raise TrainingError("too few training images", found=n_images, expected=expected)
-    steps = train.epochs * (n_images // train.batch_size)
+        raise TrainingError("too few training sequences", found=n, expected=expected)
+    return train.passes * (n // train.batch_size)
+
+
+def n_steps(train: TrainConfig, n: int) -> int:
+    """Optimizer steps of the whole run."""
+    steps = train.epochs * steps_per_epoch(train, n)
     return min(steps, train.n_samples // train.batch_size) if train.n_samples else steps
 
 
@@ -97,22 +102,27 @@ def fit(
     TrainingError if the loss stops being finite.
     """
     total = n_steps(train, len(fitting))
-    steps_per_epoch = len(fitting) // train.batch_size
+    each = steps_per_epoch(train, len(fitting))
     live = state.model.state_dict()
-    step = state.epoch * steps_per_epoch
+    step = state.epoch * each
     while step < total:
         generator = torch.Generator().manual_seed(train.seed * SEED_STRIDE + state.epoch + 1)
-        order = torch.randperm(len(fitting), generator=generator)
-        batches = order.split(train.batch_size)[: min(steps_per_epoch, total - step)]
-        images, taught = teacher.copy_for(state.epoch) if teacher else (fitting.sequences, None)
+        batches: list[torch.Tensor] = []
+        for _ in range(train.passes):
+            order = torch.randperm(len(fitting), generator=generator).split(train.batch_size)
+            batches += order[: each // train.passes]
+        batches = batches[: total - step]
+        sequences, taught = teacher.copy_for(state.epoch) if teacher else (fitting.sequences, None)
         began, loss_sum, n_right, n_seen = time.perf_counter(), 0.0, 0, 0
         state.model.train()
         for batch in batches:
-            shown, targets = images[batch], None if taught is None else taught[batch]
-            if train.augment and taught is None:  # a copy with logits was augmented before the teachers saw it
-                shown = augment(shown, train.augment, generator)
-            rate = learning_rate_at(step, train, total)
+            shown, targets = sequences[batch], None if taught is None else taught[batch]
             lengths = None if fitting.lengths is None else fitting.lengths[batch]
+            if lengths is not None:  # beyond the longest there is only padding
+                shown = shown[:, : int(lengths.max())]
+            if train.augment and taught is None:  # a copy with logits was augmented before the teachers saw it
+                shown = augmented(shown, state.model, train.augment, generator)
+            rate = learning_rate_at(step, train, total)
             loss, right = _take_step(state, train, shown, lengths, fitting.labels[batch], targets, rate)
             step += 1
             _update_average(state.average, live, train.ema_decay, step)
@@ -141,15 +151,18 @@ def _take_step(
         # (T, B, C): the logits after each step, or after the last alone
         steps = state.model.logits_by_step(sequences) if train.step_loss else state.model(sequences, lengths)[None]
     steps = steps.float()
-    loss = _loss(steps[-1], labels, taught, train)
+    last = steps[-1]
+    if train.step_loss and lengths is not None:
+        last = steps[lengths.long() - 1, torch.arange(len(labels), device=lengths.device)]
+    loss = _loss(last, labels, taught, train)
     if train.step_loss:
-        loss = torch.lerp(loss, _mean_step_loss(steps, labels, taught, train), train.step_loss)
+        loss = torch.lerp(loss, _mean_step_loss(steps, lengths, labels, taught, train), train.step_loss)
     state.optimizer.zero_grad()
     loss.backward()
     if train.clip_norm:
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), train.clip_norm)
     state.optimizer.step()
-    return loss.item(), int((steps[-1].argmax(1) == labels).sum().item())
+    return loss.item(), int((last.argmax(1) == labels).sum().item())
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None, train: TrainConfig) -> torch.Tensor:
@@ -160,11 +173,24 @@ def _loss(logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | Non
 
 
 def _mean_step_loss(
-    steps: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None, train: TrainConfig
-) -> torch.Tensor:
+    steps: torch.Tensor, lengths: torch.Tensor | None, labels: torch.Tensor, taught: torch.Tensor | None,
+    train: TrainConfig,
+) -> torch.Tensor:  # fmt: skip
     """The mean loss over all steps of (T, B, C) logits: the answer after every row is trained, not only the last."""
     n = len(steps)
-    return _loss(steps.flatten(0, 1), labels.repeat(n), None if taught is None else taught.repeat(n, 1), train)
+    every, all_labels, all_taught = (
+        steps.flatten(0, 1),
+        labels.repeat(n),
+        None if taught is None else taught.repeat(n, 1),
+    )
+    if lengths is not None:  # a sequence has so many steps; of (T, B) the others are padding
+        there = (torch.arange(n, device=lengths.device)[:, None] < lengths).flatten()
+        every, all_labels, all_taught = (
+            every[there],
+            all_labels[there],
+            None if all_taught is None else all_taught[there],
+        )
+    return _loss(every, all_labels, all_taught, train)
 
 
 @torch.inference_mode()

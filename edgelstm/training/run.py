@@ -17,14 +17,16 @@ import torch
 from edgelstm import __version__
 from edgelstm.config import ModelConfig, cache_dir
 from edgelstm.contract import Score
-from edgelstm.data.dataset import Dataset, Part
-from edgelstm.errors import DataError, OutputError, TrainingError
+from edgelstm.data.checks import column_statistics, largest_class_baseline
+from edgelstm.data.dataset import Dataset, Part, random_split
+from edgelstm.errors import CheckpointError, DataError, OutputError, TrainingError
 from edgelstm.files import FolderLock, check_writable, remove_parts, write_bytes
+from edgelstm.measure.classes import ClassReport
 from edgelstm.runtime.calibration import fit_temperature
 from edgelstm.training.busy import BusyCheck, BusyMachine
 from edgelstm.training.checkpoint import CHECKPOINT_FILE, STATE_FILE, Checkpoint, save_checkpoint
 from edgelstm.training.distill import Teacher, TeacherLogits, check_teachers, load_teacher
-from edgelstm.training.fit import EpochResult, Split, StepResult, fit, logits_of, n_steps, score_of
+from edgelstm.training.fit import EpochResult, Split, StepResult, fit, logits_of, n_steps, score_of, steps_per_epoch
 from edgelstm.training.model import RowLstm, new_model
 from edgelstm.training.state import RunPlan, TrainState, averaged_model, load_state, new_state, save_state
 
@@ -61,6 +63,12 @@ class RunEnd:
     test: Score
     first_test: Score
     """On the first 128 test images, the classic exercise's number."""
+    classes: ClassReport
+    """The test sequences, class by class."""
+    baseline: Score
+    """Of the test sequences, if the largest class of the training split were always the answer."""
+    random_split: Score | None = None
+    """The same recipe on a split that disregards groups: how much that would have flattered. None without groups."""
 
 
 OpenData = Callable[[ModelConfig], Dataset]
@@ -91,11 +99,8 @@ def begin_run(
         if not overwrite and any((folder / name).exists() for name in RUN_FILES):
             fix = "go on with --resume, choose another folder with -o, or give --overwrite to train anew"
             raise OutputError(f"{folder} already holds a run", fix=fix)
-        generator = torch.Generator().manual_seed(train.seed)
-        normal_head = train.head_init == "normal"
-        model = new_model(plan.config, generator, forget_bias=train.forget_bias, normal_head=normal_head)
         plan = dataclasses.replace(plan, train=train)
-        return _run(plan, new_state(model.to(on), train), folder, open_data, loaded, lock)
+        return _run(plan, _fresh(plan, on), folder, open_data, loaded, lock)
 
 
 def resume_run(
@@ -134,15 +139,27 @@ def _run(
     device = state.model.head.weight.device
     with contextlib.closing(lock):
         dataset = open_data(plan.config)
+        if plan.data_sha256 not in ("", dataset.sha256):
+            raise CheckpointError(
+                f"{folder} holds a run on other data", found=f"sha256 {dataset.sha256[:12]}",
+                expected=plan.data_sha256[:12], fix="name the data that it was begun with, or give --overwrite",
+            )  # fmt: skip
+        plan = dataclasses.replace(plan, data_sha256=dataset.sha256)
         fitting, validation, test = (_split_on(device, part, plan.config) for part in dataset.parts.values())
+        if not state.epoch:
+            set_normalisation(state, dataset.train)
         kept = cache_dir() / TEACHER_LOGITS_DIR
-        teacher = TeacherLogits(fitting.sequences, plan.train, teachers, kept) if teachers else None
+        teacher = (
+            TeacherLogits(fitting.sequences, fitting.lengths, state.model, plan.train, teachers, kept)
+            if teachers
+            else None
+        )
         checkpoint = Checkpoint(
             weights=state.average, config=plan.config, train=plan.train, name=plan.name, epoch=state.epoch,
-            data_sha256=dataset.sha256, versions=_versions(),
+            data_sha256=dataset.sha256, versions=_versions(), ranges=_ranges(dataset),
         )  # fmt: skip
         total = n_steps(plan.train, len(fitting))
-        steps_done = min(total, state.epoch * (len(fitting) // plan.train.batch_size))
+        steps_done = min(total, state.epoch * steps_per_epoch(plan.train, len(fitting)))
         if not state.epoch:  # the old run goes only now that nothing is missing for the new one
             for name in RUN_FILES:
                 (folder / name).unlink(missing_ok=True)
@@ -165,7 +182,9 @@ def _run(
                 elif device.type == "cpu" and (found := busy.steps_done()):
                     yield found
                 yield result
-        yield _end(state, checkpoint, last, validation, test, folder / CHECKPOINT_FILE)
+        flattered = _flattered(plan, dataset, device) if dataset.train.groups is not None else None
+        end = _end(state, checkpoint, last, validation, test, folder / CHECKPOINT_FILE)
+        yield dataclasses.replace(end, baseline=largest_class_baseline(dataset), random_split=flattered)
 
 
 def _end(
@@ -176,7 +195,9 @@ def _end(
     logits = last.validation_logits if last else logits_of(model, validation)
     test_logits, labels = logits_of(model, test), test.labels.cpu().numpy()
     first = Score.of(test_logits[:N_FIRST], labels[:N_FIRST])
-    end = RunEnd(file, last.train if last else None, score_of(logits, validation), Score.of(test_logits, labels), first)
+    classes = ClassReport.of(test_logits, labels, checkpoint.config.class_names)
+    train, score = last.train if last else None, score_of(logits, validation)
+    end = RunEnd(file, train, score, classes.score, first, classes, classes.score)
     temperature = fit_temperature(logits, validation.labels.cpu().numpy())
     save_checkpoint(
         file, dataclasses.replace(checkpoint, validation=end.validation, test=end.test, temperature=temperature)
@@ -195,7 +216,8 @@ class _RunLog:
         self._lines = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / BOARD_DIR), purge_step=steps_done + 1)
         if not steps_done:
-            pixels = torch.zeros(1, model.config.rows, model.config.cols, dtype=torch.uint8)
+            kind = torch.float32 if model.config.is_values else torch.uint8
+            pixels = torch.zeros(1, model.config.rows, model.config.cols, dtype=kind)
             with warnings.catch_warnings():
                 # TensorBoard traces with torch.jit, which is deprecated and warns about every size it fixes
                 warnings.simplefilter("ignore", FutureWarning)
@@ -230,6 +252,45 @@ def _lines_until(path: Path, steps_done: int) -> Iterator[bytes]:
         with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
             if line.endswith(b"\n") and json.loads(line)["step"] <= steps_done:
                 yield line
+
+
+def set_normalisation(state: TrainState, train: Part) -> None:
+    """What values or plain pixels are normalised by, from the training split: fixed before the first step."""
+    found: dict[str, torch.Tensor] = {}
+    if state.model.config.is_values:
+        columns = column_statistics(train)
+        found = {"mean": torch.from_numpy(columns.mean), "scale": torch.from_numpy(1 / columns.std)}
+    elif state.model.config.preparation == "plain":
+        found = {"scale": torch.tensor([1 / max(1, int(train.sequences.max(initial=0)))])}
+    for name, values in found.items():
+        state.model.get_buffer(name).copy_(values)
+        state.average[name].copy_(values)
+
+
+def _ranges(dataset: Dataset) -> tuple[tuple[float, float], ...]:
+    if dataset.preparation != "values":
+        return ()
+    columns = column_statistics(dataset.train)
+    return tuple(zip(columns.minimum.tolist(), columns.maximum.tolist(), strict=True))
+
+
+def _flattered(plan: RunPlan, dataset: Dataset, device: torch.device) -> Score:
+    """The test score of the same recipe where the same groups are on both sides of the split; nothing is written."""
+    drawn = random_split(dataset)
+    state = _fresh(plan, device)
+    set_normalisation(state, drawn.train)
+    fitting, validation, test = (_split_on(device, part, plan.config) for part in drawn.parts.values())
+    for _ in fit(state, dataclasses.replace(plan.train, teachers=()), fitting, validation):
+        pass
+    return score_of(logits_of(averaged_model(state), test), test)
+
+
+def _fresh(plan: RunPlan, device: torch.device) -> TrainState:
+    """Weights as the seed draws them."""
+    train = plan.train
+    generator, normal_head = torch.Generator().manual_seed(train.seed), train.head_init == "normal"
+    model = new_model(plan.config, generator, forget_bias=train.forget_bias, normal_head=normal_head)
+    return new_state(model.to(device), train)
 
 
 def _split_on(device: torch.device, part: Part, config: ModelConfig) -> Split:

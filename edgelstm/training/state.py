@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from edgelstm.config import ModelConfig, TrainConfig, model_config_from, train_config_from
+from edgelstm.config import ModelConfig, TrainConfig, is_text, model_config_from, train_config_from
 from edgelstm.training.checkpoint import Shapes, Tensors, check_run, load_tensors, save_tensors, weight_shapes
 from edgelstm.training.model import RowLstm
 
@@ -21,6 +21,8 @@ class RunPlan:
     name: str
     config: ModelConfig
     train: TrainConfig
+    data_sha256: str = ""
+    """Of the data, known once it is read; in files from before it was kept, empty."""
 
 
 @dataclass
@@ -81,7 +83,10 @@ def load_state(path: Path, device: torch.device) -> tuple[RunPlan, TrainState]:
 
 def _plan_from(values: dict[str, Any]) -> tuple[tuple[RunPlan, int], Shapes]:
     """The plan, the epochs done, and the shapes of ``TrainState.tensors``."""
-    plan = RunPlan(values["name"], model_config_from(values["config"]), train_config_from(values["train"]))
+    config, train = model_config_from(values["config"]), train_config_from(values["train"])
+    plan = RunPlan(values["name"], config, train, values.get("data_sha256", ""))
+    if not is_text(plan.data_sha256):
+        raise ValueError("data_sha256: found something else than a text")
     check_run(plan.name, values["epoch"], plan.train.epochs)
     weights = weight_shapes(plan.config)
     trained = {name: shape for name, shape in weights.items() if name not in ("mean", "scale")}

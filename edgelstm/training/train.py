@@ -1,0 +1,144 @@
+"""`edgelstm.train`: a run from whatever data, with the command line's defaults."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy.typing as npt
+
+from edgelstm.config import (
+    DEFAULT_MODEL,
+    DEFAULT_RECIPE,
+    FAMILY,
+    OWN_MODEL,
+    RUNS_DIR,
+    ModelConfig,
+    Preparation,
+    recipe_for,
+    recipe_for_data,
+    rows_per_step_for,
+)
+from edgelstm.data.arrays import dataset_from_arrays
+from edgelstm.data.dataset import Dataset, open_dataset
+from edgelstm.data.evaluation import DataSource, opened
+from edgelstm.data.mnist import ensure_mnist
+from edgelstm.training.run import Event, RunEnd, begin_run, resume_run
+from edgelstm.training.state import RunPlan
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a run trains and where, once that is settled."""
+
+    folder: Path
+    plan: RunPlan
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that has ended."""
+
+    folder: Path
+    plan: RunPlan
+    end: RunEnd
+
+
+Arrays = tuple[npt.ArrayLike, npt.ArrayLike]
+"""X (N, rows, cols) or (N, rows), and y (N,)."""
+
+
+def train(
+    data: DataSource | Arrays = None,
+    model: str | None = None,
+    *,
+    recipe: str = DEFAULT_RECIPE,
+    output: str | os.PathLike[str] | None = None,
+    size: tuple[int, int] | None = None,
+    preparation: Preparation | None = None,
+    channels_first: bool = False,
+    hidden_size: int | None = None,
+    n_layers: int | None = None,
+    rows_per_step: int | None = None,
+    epochs: int | None = None,
+    teachers: Sequence[str | os.PathLike[str]] = (),
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    bf16: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[Event | Started | str], None] = lambda event: None,
+) -> Trained:
+    """Train a model into a run folder, as `edgelstm train` does.
+
+    ``data`` is what `open_dataset` reads, a `Dataset`, or arrays (X, y); None or ``mnist`` is MNIST, which is fetched
+    if it is not there. ``model`` is base, small or nano: the LSTM's size (default: base for MNIST, else small).
+    ``size`` (rows, cols) and ``preparation`` (digit, plain) are for pictures. ``output`` is by default runs/MODEL, or
+    runs/NAME for data of that name. What is None is the model's or the recipe's. ``on_progress`` gets lines, a
+    Started, and each event of the run; what it raises ends the run, whose last checkpoint stays.
+
+    Raises DataError for data that cannot be trained on, ValueError for a size that is out of range, OutputError if the
+    folder cannot be written or holds a run, CheckpointError if it cannot be resumed.
+    """
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other")
+    is_mnist = data is None or (isinstance(data, str) and data == "mnist")
+    dataset = None
+    if isinstance(data, tuple):
+        data = dataset_from_arrays(*data, size=size, preparation=preparation, channels_first=channels_first)
+    if not is_mnist and not resume:
+        assert not isinstance(data, tuple)
+        dataset = (
+            data
+            if isinstance(data, Dataset)
+            else open_dataset(
+                data, size=size, preparation=preparation, channels_first=channels_first, report=on_progress
+            )
+        )
+        for line in (dataset.describe(), *(f"warning: {line}" for line in dataset.warnings)):
+            on_progress(line)
+    name = model or (DEFAULT_MODEL if is_mnist else OWN_MODEL)
+    folder = Path(output or Path(RUNS_DIR) / (dataset.name if dataset else name))
+
+    def open_data(config: ModelConfig) -> Dataset:
+        if is_mnist:
+            ensure_mnist(report=on_progress)  # after all that can be refused at once
+        return dataset or opened(data, config, channels_first=channels_first, report=on_progress)
+
+    files = [Path(teacher) for teacher in teachers]
+    if resume:
+        plan, events = resume_run(folder, open_data, device, teachers=files)
+    else:
+        config = config_for(name, dataset)
+        config = dataclasses.replace(
+            config, hidden_size=hidden_size or config.hidden_size, n_layers=n_layers or config.n_layers,
+            rows_per_step=rows_per_step or config.rows_per_step,
+        )  # fmt: skip
+        settings = recipe_for_data(recipe, config, len(dataset.train)) if dataset else recipe_for(name, recipe)
+        settings = dataclasses.replace(settings, seed=seed, threads=threads, bf16=bf16)
+        if epochs:
+            settings = dataclasses.replace(settings, epochs=epochs, n_samples=None)
+        plan = RunPlan(dataset.name if dataset else name, config, settings)
+        events = begin_run(plan, folder, open_data, device, teachers=files, overwrite=overwrite)
+    on_progress(Started(folder, plan))
+    event: Event | None = None
+    for event in events:
+        on_progress(event)
+    assert isinstance(event, RunEnd), "a run ends with RunEnd or an exception"
+    return Trained(folder, plan, event)
+
+
+def config_for(model: str, dataset: Dataset | None) -> ModelConfig:
+    """The shape of a member of the family for a data set. Raises ValueError if it is out of range."""
+    member = FAMILY[model]
+    if dataset is None:
+        return member
+    lengths = dataset.train.lengths
+    rows, cols = dataset.rows if lengths is None else int(lengths.max()), dataset.cols
+    stacked = rows_per_step_for(rows) if dataset.preparation == "values" and lengths is None else 1
+    return dataclasses.replace(
+        member, rows=rows, cols=cols, rows_per_step=stacked, class_names=dataset.class_names,
+        preparation=dataset.preparation, variable_length=lengths is not None,
+    )  # fmt: skip
