@@ -324,7 +324,7 @@ def _divided(train: Part, wanted: Mapping[str, int | None], name: str) -> dict[s
         n, labels = len(left), train.labels[left]
         if n_wanted is None:
             # a test of 20 %; of the rest as many to validate as a choice needs, but no more than a fifth
-            n_wanted = max(1, round(n / 5) if part == "test" else min(5000, max(n // 10, min(n // 5, 40))))
+            n_wanted = max(1, round(n / 5) if part == "test" else min(5000, max(n // 10, min(n // 5, 20))))
         if groups is None:
             chosen, of, how = _by_class(labels, n_wanted, FEWEST[part]), "", "by class"
         else:

@@ -182,7 +182,7 @@ def _groups(path: Path, files: list[_File]) -> npt.NDArray[np.str_]:
     """The group (N,) of each file, out of lines ``path,group``."""
     name = printable(path, 4096)
     text = read_bounded(path, MAX_GROUPS_BYTES, "a table of groups", DataError).decode("utf-8-sig", "surrogateescape")
-    groups = {}
+    groups: dict[str, str] = {}
     try:
         for line, row in enumerate(csv.reader(io.StringIO(text)), 1):
             if not row:
