@@ -683,12 +683,10 @@ def test_many_files_of_values_go_through_workers_too(gestures, monkeypatch):
     assert expected == run(*INFER, *gestures * 20, "--model", "gestures.onnx").stdout
 
 
-def test_values_are_drawn_a_line_a_column(gestures):
-    np.save("ramp.npy", np.stack([np.arange(5), np.full(5, 7)], axis=1))
-    lines = run(*INFER, "ramp.npy", "--model", "gestures.onnx", "--show-input").stdout.splitlines()
-    assert lines[1:] == ["column 1  | :=#@|  0 to 4", "column 2  |     |  7 to 7"]
-    result = run(*INFER, "ramp.npy", "--model", "gestures.onnx", "--save-input", "x.png", expected=2)
-    assert "--save-input draws pictures" in result.stderr
+@pytest.mark.parametrize("options", [["--show-input"], ["--save-input", "x.png"]])
+def test_values_are_drawn_by_explain(gestures, options):
+    result = run(*INFER, gestures[0], "--model", "gestures.onnx", *options, expected=2)
+    assert "draw pictures; edgelstm explain draws values" in result.stderr
 
 
 def test_a_file_of_values_for_a_model_of_pictures_is_a_clear_line(tiny, gestures):

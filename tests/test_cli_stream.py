@@ -362,7 +362,8 @@ def test_a_blank_line_within_a_sequence_of_fixed_length_gives_it_up_and_says_so(
 @pytest.mark.parametrize(
     ("line", "found"),
     [("1,2,3", "3 numbers"), ("1", "1 numbers"), ("1,x", "1,x"), ("1,nan", "1,nan"), ("inf,1", "inf,1"),
-     ("1,1e39", "1,1e39"), ("1,", "1,"), ("1,5;2,5", "1,5;2,5"), ("x,y", "x,y"), ("1," * 5000, "1," * 28 + "1...")],
+     ("1,1e39", "1,1e39"), ("1,", "1,"), ("1,5;2,5", "1,5;2,5"), ("x,y", "x,y"),
+     ("1,2" + " " * 5000 + "3", "2 numbers"), ("1," * 5000, "1," * 28 + "1...")],
 )  # fmt: skip
 def test_a_line_that_is_no_row_is_named_after_the_answers_before(line, found):
     result = run("stream", "free.onnx", "--csv", input=f"1,2\n\n3,4\n{line}\n5,6\n", expected=1)

@@ -165,10 +165,11 @@ def test_a_long_sequence_is_read_once_and_ends_with_the_very_answer(checkpoint_o
     content = model_bytes_of(checkpoint_of(replace(GESTURE, variable_length=True)), precision)
     values = np.random.default_rng(0).normal(0, 1, (MAX_WHOLE + 40, 3)).astype(np.float32)
     stream, calls = Stream(content), []
-    real = stream.push
-    stream.push = lambda rows: calls.append(rows.shape[1]) or real(rows)
+    push, reset = stream.push, stream.reset
+    stream.push = lambda rows: calls.append(rows.shape[1]) or push(rows)
+    stream.reset = lambda: calls.append("reset") or reset()
     found = logits_of_beginnings(stream, values)
-    assert [1] * (len(values) - 1) + [len(values)] == calls
+    assert ["reset", *[1] * (len(values) - 1), "reset", len(values), "reset"] == calls
     assert np.array_equal(found[-1], OrtRunner(content, provider="cpu").logits(values[None])[0])
     if precision == "fp32":
         np.testing.assert_allclose(found[:50], logits_of_beginnings(Stream(content), values[:50]), atol=1e-5)
@@ -188,3 +189,12 @@ def test_values_are_drawn_as_a_line_a_column(shape, file_format):
         assert list(range(1, min(shape[1], 20) + 1)) == named
         assert ("and 10 more columns" in text) == (shape[1] == 30)
         assert "settled at row" in text
+
+
+@pytest.mark.parametrize(
+    "sequence", [np.ones((4, 4), np.uint8), np.ones((4, 2), np.float32)], ids=["picture", "values"]
+)
+def test_a_class_name_is_no_formula(sequence):
+    explanation = explained([0, 1, 2, 2], pixels=sequence)
+    drawn = explanation_plot(replace(explanation, class_names=("$a", "b$", r"$\bad$")), "svg").decode()
+    assert r"$\bad$" in drawn

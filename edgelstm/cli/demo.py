@@ -23,9 +23,9 @@ from edgelstm.cli.options import model_option, model_to_use, say
 def command(model: str | None, host: str, port: int, no_open: bool, folder: Path | None) -> None:
     """Serve a page where one draws a digit and the browser reads it.
 
-    It needs a model of pictures of 28x28 pixels that are prepared as digits, as all that ship; the model and the page come with edgelstm. onnxruntime-web, which runs the model
-    in the browser, is fetched once (33 MB) through npm into the user's cache folder; after that no network is
-    needed, and nothing is ever sent.
+    It needs a picture model of digits of 28x28 pixels, as all that ship; one of values, or of pictures as they are,
+    is refused. The page comes with edgelstm. onnxruntime-web, which runs the model in the browser, is fetched once
+    (33 MB) through npm into the user's cache folder; after that no network is needed, and nothing is ever sent.
     """
     from edgelstm.web.page import build_page, ensure_runtime, export_page
 

@@ -94,8 +94,8 @@ def command(
         names = _names_from(files0_from) if files0_from else []
         file = model_to_use(model)
         config = file.contract.config
-        if save_input and config.is_values:
-            raise click.UsageError("--save-input draws pictures; edgelstm explain -o draws a sequence of values")
+        if (show_input or save_input) and config.is_values:
+            raise click.UsageError("--show-input and --save-input draw pictures; edgelstm explain draws values")
         sources, problems = _sources(inputs, config)
         options = {"provider": provider, "top": top or 3, "min_confidence": min_confidence or 0.0}
         _infer([*sources, *names], problems, file, save_input, answers, channels_first=channels_first, **options)
@@ -198,22 +198,17 @@ def _in_folder(folder: str, config: "ModelConfig", problems: dict[str, str]) -> 
 
     A folder that cannot be searched, or holds none, is named itself, with its error in ``problems``.
     """
-    readable: tuple[str, ...]
-    others: tuple[str, ...]
-    if config.is_values:
-        from edgelstm.data.arrays import SEQUENCE_SUFFIXES
+    from edgelstm.data.picture import SUFFIXES, UNREADABLE_SUFFIXES
 
-        kind, readable, others = "sequences of values", SEQUENCE_SUFFIXES, ()
-    else:
-        from edgelstm.data.picture import SUFFIXES, UNREADABLE_SUFFIXES
-
-        kind, readable, others = "pictures", SUFFIXES, UNREADABLE_SUFFIXES
+    kind = "sequences of values" if config.is_values else "pictures"
+    readable = (".csv", ".npy") if config.is_values else SUFFIXES
+    named = readable if config.is_values else (*SUFFIXES, *UNREADABLE_SUFFIXES)
     unsearched: list[OSError] = []
     names = [
         os.path.join(place, name)
         for place, _, files in os.walk(folder, onerror=unsearched.append)
         for name in files
-        if name.lower().endswith((*readable, *others))
+        if name.lower().endswith(named)
     ]
     for error in unsearched:
         name, found = str(error.filename), str(error.strerror).lower()

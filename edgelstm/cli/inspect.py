@@ -34,22 +34,21 @@ def command(model: str | None, channels_first: bool, as_json: bool) -> None:
     else the shipped base model). DATA is what `edgelstm train --data` takes: a folder with a folder for
     each class, an .npz file, a .ts file, or mnist.
     """
-    if model is not None and _is_data(model):
-        return _inspect_data(model, channels_first, as_json)
-    if channels_first:
-        raise click.UsageError("--channels-first is for data")
-    return _inspect_model(model, as_json)
+    if model is None or not _is_data(model):
+        if channels_first:
+            raise click.UsageError("--channels-first is for data")
+        _inspect_model(model, as_json)
+    else:
+        _inspect_data(model, channels_first, as_json)
 
 
 def _is_data(name: str) -> bool:
     from edgelstm.onnx_file import ONNX_FILE, shipped_models
 
     path = Path(name)
-    if name in shipped_models():
-        return False
-    if not path.is_dir():
-        return name == "mnist" or path.suffix.lower() in (".npz", ".ts")
-    return not (path / ONNX_FILE).exists() and not any(path.glob("*.safetensors"))
+    if path.is_dir() and name not in shipped_models():
+        return not (path / ONNX_FILE).exists() and not any(path.glob("*.safetensors"))
+    return name == "mnist" or path.suffix.lower() in (".npz", ".ts")
 
 
 def _inspect_data(source: str, channels_first: bool, as_json: bool) -> None:
@@ -60,20 +59,21 @@ def _inspect_data(source: str, channels_first: bool, as_json: bool) -> None:
     found = report(open_dataset(source, channels_first=channels_first, report=say))
     statistics = {name: column.tolist() for name, column in vars(found.statistics).items()}
     if as_json:
-        return print_json({"data": source, **vars(found), "statistics": statistics, "baseline": vars(found.baseline)})
+        print_json({"data": source, **vars(found), "statistics": statistics, "baseline": vars(found.baseline)})
+        return
     shortest, median, longest = found.lengths
-    click.echo(f"{printable(source, 4096)}: {found.description}")
-    click.echo(f"split     {printable(found.split)}")
-    click.echo(f"sha256    {found.sha256}")
-    click.echo(f"rows      {shortest:,} to {longest:,}, median {median:g}")
-    click.echo(f"baseline  {found.baseline} of the test part, if always the largest class were said")
+    click.echo(
+        f"{printable(source, 4096)}: {found.description}\n"
+        f"split     {printable(found.split)}\nsha256    {found.sha256}\n"
+        f"rows      {shortest:,} to {longest:,}, median {median:g}\n"
+        f"baseline  {found.baseline} of the test part, if always the largest class were said"
+    )
     counts = [[f"{n:,}" for n in part] for part in found.counts.values()]
     _table("class", found.class_names, dict(zip(found.counts, counts, strict=True)))
     numbers = {name: [f"{value:.6g}" for value in column] for name, column in statistics.items()}
     _table("column", [str(number + 1) for number in range(len(statistics["mean"]))], numbers)
     for warning in found.warnings:
         click.echo(f"warning: {printable(warning, 1000)}")
-    return None
 
 
 def _table(title: str, names: Sequence[str], columns: dict[str, list[str]]) -> None:

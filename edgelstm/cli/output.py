@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from edgelstm.runtime.classifier import Prediction
 
 SHADES = " .:-=+*#%@"
-WIDTH, MAX_COLUMNS = 60, 20
-"""Characters and lines in which values are drawn."""
 BLOCK = 64
 """Lines that are written at once: a system call a line costs more than the model does."""
 BAR_FROM = 51
@@ -141,20 +139,7 @@ def _csv_line(*cells: str) -> str:
 
 
 def drawing(prediction: "Prediction") -> str:
-    """The model's input as text: two characters a pixel; of values a line a column, over time, from low to high."""
-    import numpy as np
-
-    sequence = prediction.sequence
-    assert sequence is not None
-    if sequence.dtype == np.uint8:
-        levels = sequence.astype(int) * len(SHADES) // 256
-        return "\n".join("".join(SHADES[level] * 2 for level in row).rstrip() for row in levels)
-    parts = np.array_split(sequence.astype(np.float64), min(len(sequence), WIDTH))
-    means = np.stack([part.mean(0) for part in parts], axis=1)  # (cols, WIDTH)
-    lines = []
-    for number, (column, line) in enumerate(zip(sequence.T, means, strict=True), 1):
-        low, high = float(column.min()), float(column.max())
-        shades = ((line - low) / ((high - low) or 1) * (len(SHADES) - 1)).round().astype(int)
-        lines.append(f"column {number}  |{''.join(SHADES[shade] for shade in shades)}|  {low:.4g} to {high:.4g}")
-    more = [f"and {len(lines) - MAX_COLUMNS:,} more columns"] if len(lines) > MAX_COLUMNS else []
-    return "\n".join(lines[:MAX_COLUMNS] + more)
+    """A picture as the model saw it, as text, two characters a pixel."""
+    assert prediction.sequence is not None
+    levels = prediction.sequence.astype(int) * len(SHADES) // 256
+    return "\n".join("".join(SHADES[level] * 2 for level in row).rstrip() for row in levels)

@@ -120,28 +120,27 @@ def _follow(stream: "Stream", source: Any, early: bool, as_csv: bool) -> None:
         stream.reset()
     content = _rows_of_text(source, config.cols) if as_csv else iter(lambda: source.read1(2**16), b"")
     for rows in _steps(content, stream):
-        at, n_rows = int(stream.rows_read[0]), rows.shape[1]
-        if not n_rows:  # a blank line
-            if at:
-                _say_cut(at, last, number)
-                stream.reset()
-                number += 1
-        elif stream.window:
-            _tell_windows(stream, stream.push(rows))
-        for step in range(0, 0 if stream.window else n_rows, config.rows_per_step):
-            one = rows[:, step : step + config.rows_per_step]
+        if not rows.shape[1] and stream.rows_read[0]:  # a blank line
+            _say_cut(stream, last, number)
+            stream.reset()
+            number += 1
+        if stream.window:
+            _tell_windows(stream, rows)
+            continue
+        for at in range(0, rows.shape[1], config.rows_per_step):
+            step = rows[:, at : at + config.rows_per_step]
             if early:
-                _read_undecided(stream, one, number)
+                _read_undecided(stream, step, number)
             else:
-                _tell(stream, number, everyone, stream.push(one))
+                _tell(stream, number, everyone, stream.push(step))
             if stream.rows_read[0] == last:
                 stream.reset()
                 number += 1
-    _say_cut(int(stream.rows_read[0]), last, number)
+    _say_cut(stream, last, number)
 
 
-def _say_cut(rows: int, last: int | None, number: int) -> None:
-    if rows and last:
+def _say_cut(stream: "Stream", last: int | None, number: int) -> None:
+    if last and (rows := int(stream.rows_read[0])):
         say(f"the input ended after row {rows} of {last} of sequence {number}")
 
 
@@ -161,24 +160,22 @@ def _tell(stream: "Stream", number: int, streams: list[int], logits: "Logits") -
     """A line for each of these streams."""
     rows = stream.rows_read
     name = "sequence" if stream.contract.config.is_values else "picture"
-    for one, answer in zip(streams, _answers(stream, logits), strict=True):
-        click.echo(json.dumps({name: number, "stream": one, "rows": int(rows[one]), **answer}))
+    _print(stream, [{name: number, "stream": one, "rows": int(rows[one])} for one in streams], logits)
 
 
-def _tell_windows(stream: "Stream", logits: "Logits") -> None:
-    """A line for each window that has ended: its rows are those up to and with ``end_row``, counted from 1."""
-    assert stream.window is not None
-    assert stream.hop is not None
-    for end, answer in zip(stream.window_ends.tolist(), _answers(stream, logits), strict=True):
-        click.echo(json.dumps({"window": (end - stream.window) // stream.hop, "end_row": end, **answer}))
+def _tell_windows(stream: "Stream", rows: "Sequences") -> None:
+    """A line for each window that ends in these rows; ``end_row`` is its last, counted from 1."""
+    logits, window, hop = stream.push(rows), stream.window or 0, stream.hop or 1
+    ends = stream.window_ends.tolist()
+    _print(stream, [{"window": (end - window) // hop, "end_row": end} for end in ends], logits)
 
 
-def _answers(stream: "Stream", logits: "Logits") -> "Iterator[dict[str, str | float]]":
+def _print(stream: "Stream", heads: list[dict[str, int]], logits: "Logits") -> None:
     from edgelstm.runtime.early_exit import confidences
 
     names, shares = stream.contract.config.class_names, confidences(logits, stream.contract.temperature)
-    for label, confidence in zip(logits.argmax(1), shares, strict=True):
-        yield {"label": names[label], "confidence": round(float(confidence), 6)}
+    for head, label, confidence in zip(heads, logits.argmax(1), shares, strict=True):
+        click.echo(json.dumps({**head, "label": names[label], "confidence": round(float(confidence), 6)}))
 
 
 def _steps(content: "Iterator[bytes]", stream: "Stream") -> "Iterator[Sequences]":

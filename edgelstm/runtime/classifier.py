@@ -133,9 +133,11 @@ class Classifier:
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        runner, file = self.runner, self._file
-        values = (file.content, file.source, runner.provider_requested, runner.settings)
-        return _unpickled, (*values, self._top, self._min_confidence, self._channels_first)
+        options = {
+            "provider": self.runner.provider_requested, "settings": self.runner.settings, "top": self._top,
+            "min_confidence": self._min_confidence, "channels_first": self._channels_first,
+        }  # fmt: skip
+        return _unpickled, (self._file.content, self._file.source, options)
 
     def classify(self, source: Source) -> Prediction:
         """Read one input: a picture or a sequence of values, whichever the model was trained on.
@@ -228,14 +230,8 @@ def _unlike_training(sequence: Sequences, contract: ModelContract) -> list[str]:
     return notes
 
 
-def _unpickled(
-    content: bytes, source: str, provider: Provider, settings: SessionSettings, top: int, min_confidence: float,
-    channels_first: bool,
-) -> Classifier:  # fmt: skip
-    return Classifier(
-        open_model(content, source), provider=provider, settings=settings, top=top, min_confidence=min_confidence,
-        channels_first=channels_first,
-    )  # fmt: skip
+def _unpickled(content: bytes, source: str, options: dict[str, Any]) -> Classifier:
+    return Classifier(open_model(content, source), **options)
 
 
 def pixels_from(picture: Source) -> Pixels:

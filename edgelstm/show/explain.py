@@ -161,7 +161,12 @@ def _draw_values(figure: "Figure", values: Sequences, explanation: Explanation, 
             classes.plot(ends, shares, color=colours[index], linewidth=2.5 if place == 2 else 1.2)
         if shares[-1] >= 0.05:
             place = min(float(shares[-1]), place - 0.08)  # no name upon another
-            style = {"color": colours[index], "va": "center", "transform": classes.get_yaxis_transform()}
+            style = {
+                "color": colours[index],
+                "va": "center",
+                "transform": classes.get_yaxis_transform(),
+                "parse_math": False,
+            }
             classes.text(1.01, place, printable(explanation.class_names[index], 12), **style)
     classes.set(ylim=(0, 1.02), xlim=(0.5, n_rows + 0.5), xlabel="row", ylabel="probability")
     for axes in (lines, classes):
@@ -188,7 +193,7 @@ def _draw_picture(axes: "Axes", pixels: Sequences, explanation: Explanation, col
         if leader != before:
             axes.text(
                 cols - 0.5, (step + 0.5) * n, explanation.class_names[leader], ha="right", va="center", fontsize=8,
-                color=colours[leader], fontweight="bold",
+                color=colours[leader], fontweight="bold", parse_math=False,
             )  # fmt: skip
     named = [1, *range(7, rows, 7), rows]
     axes.set(xticks=[], yticks=[row - 0.5 for row in named], yticklabels=named)
@@ -205,7 +210,7 @@ def _draw_streams(axes: "Axes", explanation: Explanation, colours: list[str]) ->
         half = np.maximum(0.46 * shares[:, index], 0.012)  # a thread at least, so that the eye can follow
         axes.fill_betweenx(at, index - half, index + half, color=colour, linewidth=0, zorder=2)
         weight, ink = ("bold", INK) if index == answer else ("normal", FAINT)
-        style: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": weight}
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontweight": weight, "parse_math": False}
         axes.text(index, -1.1, name, fontsize=14, color=colour, **style)
         if (share := shares[-1, index]) >= 0.005:
             axes.text(index, rows + 1.1, f"{100 * share:.0f} %", fontsize=9, color=ink, **style)
@@ -216,7 +221,15 @@ def _draw_streams(axes: "Axes", explanation: Explanation, colours: list[str]) ->
 def _draw_title(figure: "Figure", explanation: Explanation, colours: list[str], side: str, legend: str) -> None:
     answer, left, top = explanation.leaders[-1], 0.048, 0.925
     figure.text(left, top, "Read as", fontsize=20, color=INK)
-    figure.text(0.163, top, explanation.class_names[answer], fontsize=20, color=colours[answer], fontweight="bold")
+    figure.text(
+        0.163,
+        top,
+        explanation.class_names[answer],
+        fontsize=20,
+        color=colours[answer],
+        fontweight="bold",
+        parse_math=False,
+    )
     settled = f"settled at row {explanation.settled_at_row} of {explanation.n_rows}, {side}"
     figure.text(left, top - 0.05, settled, fontsize=10, color=FAINT)
     figure.text(0.985, top, legend, fontsize=9, color=FAINT, ha="right", linespacing=1.5)
