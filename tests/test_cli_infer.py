@@ -691,3 +691,10 @@ def test_values_are_drawn_by_explain(gestures, options):
 
 def test_a_file_of_values_for_a_model_of_pictures_is_a_clear_line(tiny, gestures):
     assert fails(*INFER, gestures[0], "--model", tiny).startswith("more/a.CSV is no picture: found values, by its name")
+
+
+def test_values_come_on_standard_input_too(gestures):
+    content = Path(gestures[0]).read_bytes()
+    expected = run(*INFER, gestures[0], "--model", "gestures.onnx").stdout.replace(gestures[0], "-")
+    assert expected == run(*INFER, "-", "--model", "gestures.onnx", input=content).stdout
+    assert "the input has no rows of numbers" in fails(*INFER, "-", "--model", "gestures.onnx", input=b"")

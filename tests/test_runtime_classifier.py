@@ -521,6 +521,7 @@ def values_in(folder, values=VALUES):
         "array": values, "float64": values.astype(np.float64), "fortran": np.asfortranarray(values),
         "big-endian": values.astype(">f4"), "foreign": Foreign(), "npy": folder / "v.npy",
         "npy as text": str(folder / "big.npy"), "csv": folder / "v.CSV",
+        "npy as bytes": (folder / "big.npy").read_bytes(), "csv as bytes": (folder / "v.CSV").read_bytes(),
     }  # fmt: skip
 
 
@@ -571,13 +572,13 @@ def test_an_array_of_many_sequences_is_many_and_of_one_is_one(of):
 
 
 UNFIT = {
-    "too few columns": (VALUES[:, :2], r"the array does not fit the model: found shape \(6, 2\), expected \(6, 3\)"),
+    "too few columns": (VALUES[:, :2], r"the input does not fit the model: found shape \(6, 2\), expected \(6, 3\)"),
     "too short": (VALUES[:5], r"found shape \(5, 3\), expected \(6, 3\)$"),
     "too long": (np.zeros((7, 3)), r"found shape \(7, 3\), expected \(6, 3\); Stream reads the windows"),
     "one dimension": (np.zeros(18), r"found shape \(18,\)"),
     "none": (np.array(1.0), r"found shape \(\), expected \(6, 3\)"),
     "empty": (np.zeros((0, 3)), r"found shape \(0, 3\)"),
-    "NaN": (np.where(np.arange(18).reshape(6, 3) == 7, np.nan, 0), "the array: row 3, column 2: found nan"),
+    "NaN": (np.where(np.arange(18).reshape(6, 3) == 7, np.nan, 0), "the input: row 3, column 2: found nan"),
     "beyond float32": (np.full((6, 3), 1e300), "row 1, column 1: found inf"),
 }
 
@@ -598,7 +599,7 @@ def test_sequences_beyond_any_limit_and_empty_ones_are_refused_by_models_of_any_
             of(FREE).classify(np.zeros((rows, 3)))
 
 
-@pytest.mark.parametrize("source", [b"1,2,3", [[1, 2, 3]], None, np.zeros((6, 3), complex), np.full((6, 3), "x")])
+@pytest.mark.parametrize("source", [open, [[1, 2, 3]], None, np.zeros((6, 3), complex), np.full((6, 3), "x")])
 def test_what_are_no_values_is_a_type_error(of, source):
     with pytest.raises(TypeError, match=r"a sequence of values: found .*, expected the path of a .csv or .npy file"):
         of(FIXED).classify(source)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def command(source: str, model: str | None, channels_first: bool, output: Path | None, as_json: bool) -> None:
     """Show what the network saw of a picture or a sequence of values, row by row.
 
-    INPUT is a picture file, - for a picture on standard input, or for a model of values a .csv or .npy file. After
+    INPUT is a picture, for a model of values a .csv or .npy file, or - for one of these on standard input. After
     each row that the network reads comes the class that would be its answer if the input ended there, with its
     probability, and the row at which the answer settled. The network was trained on whole inputs, so its early
     guesses are only that. Of a long sequence every so many rows are printed; --json and the drawing have all.

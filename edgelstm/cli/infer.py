@@ -72,10 +72,10 @@ def command(
     show_input: bool, save_input: Path | None, files0_from: str | None, channels_first: bool, as_csv: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Read the digit in each picture, or the class of each input of a model of one's own.
+    """Read the digit in each picture, or the class of each input of your own.
 
     INPUT is a picture, or for a model of values a .csv or .npy file of one sequence, a line a time step; a folder
-    (searched with its subfolders for what the model reads), a glob, or - for a picture on standard input. One line
+    (searched with its subfolders for what the model reads), a glob, or - for one of these on standard input. One line
     per input, in the order given; with --json one JSON object per line. An input that cannot be read gets its own
     error, the others are still answered, and the exit status is 1. A picture without ink gets no digit, and a note.
     With --min-confidence the exit status is 3 if all could be read but some got no class, for want of ink or of

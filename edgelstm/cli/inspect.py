@@ -28,7 +28,7 @@ PREPARED = {
 )
 @json_option
 def command(model: str | None, channels_first: bool, as_json: bool) -> None:
-    """Show a model's contract, graph, size, parameters and FLOPs; or what data hold, and what in them misleads.
+    """Show what a model file says of itself, or what a data set holds.
 
     MODEL is an ONNX file, a run folder or a shipped model's name (default: runs/base if it is there,
     else the shipped base model). DATA is what `edgelstm train --data` takes: a folder with a folder for

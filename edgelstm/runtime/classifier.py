@@ -26,8 +26,8 @@ Pictures (``digit`` and ``plain`` models): a file's path, its content, a file op
 Pillow image. An array is uint8, (H, W) or (H, W, 1) grey, (H, W, 3) RGB or (H, W, 4) RGBA, of any size: it is prepared
 as a file with these pixels would be.
 
-Values: the path of a .csv or .npy file, or an array of real numbers of any dtype, (rows, columns), or (rows,) for a
-model of one column. Rows are time steps; as many as the model reads, or any number where lengths differ.
+Values: the path of a .csv or .npy file, its content, or an array of real numbers of any dtype, (rows, columns), or
+(rows,) for a model of one column. Rows are time steps; as many as the model reads, or any number where lengths differ.
 
 For sequences that are prepared already, (B, rows, cols), there is ``OrtRunner.logits``.
 """
@@ -265,10 +265,10 @@ def values_from(source: Source, config: ModelConfig, channels_first: bool = Fals
 
     Raises DataError if it cannot be read or does not fit, TypeError if it is neither path nor array.
     """
-    from edgelstm.data.arrays import SEQUENCE_SUFFIXES, check_finite, read_sequence
+    from edgelstm.data.arrays import SEQUENCE_SUFFIXES, check_finite, read_sequence, sequence_from
 
     name, found, fix = _name(source), f"a {type(source).__name__}", None
-    where = "the array" if name == "-" else printable(name, 4096)
+    where = "the input" if name == "-" else printable(name, 4096)
     shape = f"({'rows' if config.variable_length else config.rows}, {config.cols})"
     array = np.asarray(source) if hasattr(source, "__array__") else None  # of other libraries too
     if array is not None and array.dtype.kind in "biuf":
@@ -281,6 +281,8 @@ def values_from(source: Source, config: ModelConfig, channels_first: bool = Fals
             expected = f"a .csv or .npy file of {config.cols} columns, as the model reads"
             raise DataError(f"{where} is no sequence of values", found=found, expected=expected)
         values = read_sequence(source, channels_first)
+    elif isinstance(source, bytes):
+        values = sequence_from(source, where, channels_first)
     else:
         found = found if array is None else f"an array of {array.dtype} {array.shape}"
         expected = f"the path of a .csv or .npy file, or an array {shape} of real numbers"
