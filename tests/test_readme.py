@@ -1,6 +1,7 @@
 """Tests of the README: its commands and options exist, what it shows is what is printed, its Python runs."""
 
 import re
+import runpy
 import shlex
 import shutil
 from pathlib import Path
@@ -12,13 +13,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from edgelstm.cli import COMMANDS, main
-from edgelstm.data.dataset import Part
-from edgelstm.data.mnist import Splits
-from edgelstm.training import run as training_run
+from edgelstm.config import DIGITS
+from edgelstm.data.dataset import Dataset, Part
+from edgelstm.data.mnist import FILES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MAX_LINES = 200
+MAX_LINES = 250
 CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 
 
@@ -75,16 +76,20 @@ def printed(tmp_path_factory, sample):
     shutil.copy(next((ROOT / "tests/pictures/1").glob("7era*")), folder / "one.png")
     Image.new("L", (60, 60), 255).save(folder / "blank.png")
     fitting, validation = (Part(sample.sequences[at], sample.labels[at], "") for at in (slice(800), slice(800, 1000)))
-    splits = Splits(fitting, validation, sample, "0" * 64)
+    sha256 = FILES["train", "images"].sha256
+    mnist = Dataset("MNIST", "digit", DIGITS, fitting, validation, sample, sha256=sha256, split="given")
+    runpy.run_path(str(ROOT / "tools" / "digits_as_png.py"))["write"](folder / "digits")
     quick = {"train": ("--epochs", "2", "--threads", "1"), "bench": ("--seconds", "0.1", "--batch-size", "1")}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("EDGELSTM_DATA", str(folder / "no-mnist"))
-        patch.setattr(training_run, "load_splits", lambda data_folder: splits)
-        patch.setattr("edgelstm.data.mnist.ensure_mnist", lambda *arguments: None)
-        patch.setattr("edgelstm.data.mnist.find_mnist", lambda data_folder: folder)
-        patch.setattr("edgelstm.data.mnist.load_mnist", lambda *arguments: sample)
-        patch.setattr("edgelstm.data.mnist.validation_digits", lambda data_folder: validation)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setattr("edgelstm.data.mnist.load_dataset", lambda *arguments: mnist)
+        patch.setattr("edgelstm.training.train.ensure_mnist", lambda **options: None)
+        patch.setattr("edgelstm.data.evaluation.find_mnist", lambda place: None if place.name == "digits" else place)
+        patch.setattr("edgelstm.data.evaluation.evaluation_digits", lambda place: sample)
+        patch.setattr("edgelstm.data.evaluation.validation_digits", lambda place: validation)
+        patch.setattr("edgelstm.exporting.export.MIN_FOR_RULE", 200)
 
         def run(line: str) -> list[str]:
             name, *arguments = shlex.split(line)[1:]
@@ -114,12 +119,21 @@ def test_what_needs_no_training_is_shown_to_the_letter(printed):
 
 
 def test_the_python_of_the_readme_runs(monkeypatch, capsys, tmp_path):
-    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     for name in ("digit.png", "one.png", "two.png"):
         shutil.copy(next((ROOT / "tests/pictures/5").glob("ql*")), tmp_path / name)
     monkeypatch.chdir(tmp_path)
     exec(code, {"row": np.zeros(28, np.uint8)})
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["5", "one.png", "two.png"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_from_an_array_to_a_verified_file_in_ten_lines(monkeypatch, capsys, tmp_path):
+    own, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(own.splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    exec(own.replace("output=", "epochs=2, threads=1, output="), {})
+    assert "runs/array/model.onnx" in capsys.readouterr().out
 
 
 def test_the_readme_is_short_and_its_files_are_there():
