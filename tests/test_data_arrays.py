@@ -114,6 +114,8 @@ def test_whole_floats_bytes_and_objects_are_labels():
         ({"lengths": np.full(20, "5")}, "found <U1, expected whole numbers from 1 to 5"),
         ({"group": np.zeros(20, [("a", "f4")])}, "group of data.npz does not fit X: found .*, expected"),
         ({"group": Y[:3]}, "group of data.npz does not fit X"),
+        ({"group": np.where(Y, np.nan, 1)}, "found labels as floats, such as nan"),
+        ({"class_names": ["a", "a"]}, "a class is named twice: found a"),
         ({"X_test": X}, "y_test of data.npz does not fit X_test: found none"),
         ({"y_test": Y}, "expected X and y, or X_test and y_test beside them"),
         ({"X_test": X[:, :, :2], "y_test": Y}, "found 2 columns of float32, expected 3 columns of float32"),
@@ -124,6 +126,32 @@ def test_whole_floats_bytes_and_objects_are_labels():
 def test_a_broken_npz_says_what_is_wrong(tmp_path, change, text):
     with pytest.raises(DataError, match=text):
         open_dataset(npz(tmp_path, **{"X": X, "y": Y, **change}))
+
+
+def test_groups_are_the_same_as_texts_bytes_or_whole_floats():
+    texts = dataset_from_arrays(X, Y, group=(np.arange(20) // 2).astype(str))
+    for kind in ("S2", float, int):
+        other = dataset_from_arrays(X, Y, group=(np.arange(20) // 2).astype(kind))
+        assert texts.test.groups.tolist() == other.test.groups.tolist()
+    assert dataset_from_arrays(X, Y, group=[b"\xff", b"b"] * 5 + [b"c", b"d"] * 5).test.groups is not None
+
+
+@pytest.mark.parametrize(("name", "text"), [("huge.npz", "is no .npz file"), ("huge.ts", "found binary or UTF-16")])
+def test_a_huge_file_of_another_kind_is_refused_unread(tmp_path, name, text):
+    with open(tmp_path / name, "wb") as stream:
+        stream.truncate(2**31)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=text):
+        open_dataset(tmp_path / name)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 2**23
+
+
+def test_a_text_of_empty_lines_without_end_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"\n" * 1_000_001)
+    with pytest.raises(DataError, match="line 1000001 is too long or one too many"):
+        read_sequence(tmp_path / "x.csv")
 
 
 def test_unequal_arrays_are_told_how_to_be_stored():

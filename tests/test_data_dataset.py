@@ -191,7 +191,7 @@ def test_two_sequences_a_class_are_too_few_to_validate():
 
 
 def test_a_mistyped_path_is_an_error_and_creates_nothing(tmp_path):
-    for path in (tmp_path / "typo", tmp_path / "typo.npz", "", "a\0b"):
+    for path in (tmp_path / "typo", tmp_path / "typo.npz", "", "a\0b", "x" * 5000):
         with pytest.raises(DataError, match="no file or folder"):
             open_dataset(path)
     assert [] == list(tmp_path.iterdir())

@@ -97,6 +97,11 @@ def test_groups_csv_keeps_persons_on_one_side(tmp_path):
     (folder / "groups.csv").write_text("\n".join(lines[:-1]))
     with pytest.raises(DataError, match="does not name all files: found 1 without a group, such as"):
         open_dataset(folder)
+    (folder / "groups.csv").write_text("\n\n".join([*lines, ""]))
+    assert 6 == len({group for part in open_dataset(folder).parts.values() for group in part.groups})
+    (folder / "groups.csv").write_text("\n".join([*lines, lines[0] + "0"]))
+    with pytest.raises(DataError, match=r"line 25: a second group: found person \d0, expected one a file"):
+        open_dataset(folder)
     (folder / "groups.csv").write_text("a,b,c")
     with pytest.raises(DataError, match=r"groups\.csv, line 1: found 3 columns, expected path,group"):
         open_dataset(folder)

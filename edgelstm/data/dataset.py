@@ -130,22 +130,18 @@ def open_dataset(
     """
     from edgelstm.data import arrays, folders, mnist  # they build on this module
 
-    mnist_folder = (
-        data_dir() if source is None or source == "mnist" else mnist.find_mnist(Path(source)) and Path(source)
-    )
-    if mnist_folder:
+    path = data_dir() if source is None or source == "mnist" else Path(source)
+    kinds, name = "a folder with a folder for each class, an .npz file, a .ts file, or mnist", printable(path, 4096)
+    if source not in (None, "mnist") and not (source and os.path.exists(source)):  # Path.exists raises for long names
+        raise DataError(f"no file or folder {name if source else repr(source)}", expected=kinds, fix="check its name")
+    if source in (None, "mnist") or mnist.find_mnist(path):
         if size not in (None, (28, 28)) or channels_first or preparation not in (None, "digit"):
             raise DataError("MNIST is 28 x 28 pixels, prepared as digits", fix="name other data, or no options for it")
-        dataset = mnist.load_dataset(mnist_folder)
+        dataset = mnist.load_dataset(path)
         if class_names:
             parts = _renumbered(dataset.parts, dataset.class_names, class_names)
             dataset = replace(dataset, class_names=class_names).with_parts(parts)
         return dataset
-    assert source is not None
-    path, name = Path(source), printable(source, 4096)
-    kinds = "a folder with a folder for each class, an .npz file, a .ts file, or mnist"
-    if not os.fspath(source) or not path.exists():
-        raise DataError(f"no file or folder {name}", expected=kinds, fix="check its name")
     if path.is_dir():
         return folders.read_folder(path, size, preparation, class_names, channels_first, report)
     if path.suffix.lower() == ".npz":
