@@ -13,7 +13,7 @@ from edgelstm.training import fit as fit_module
 from edgelstm.training.checkpoint import save_checkpoint
 from edgelstm.training.distill import TeacherLogits, check_teachers, distillation_loss, load_teacher
 from edgelstm.training.fit import EpochResult, Split, fit
-from edgelstm.training.model import TorchRunner, new_model
+from edgelstm.training.model import RowLstm, TorchRunner, new_model
 from edgelstm.training.state import new_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,7 +36,7 @@ def images(sample):
 def teacher_logits_of(files, images, folder, **changes):
     teachers = [load_teacher(file) for file in files]
     train = dataclasses.replace(TAUGHT, teachers=tuple(teacher.sha256 for teacher in teachers), **changes)
-    return TeacherLogits(images, train, teachers, folder)
+    return TeacherLogits(images, None, RowLstm(ModelConfig()), train, teachers, folder)
 
 
 def test_a_copy_has_the_mean_of_the_teachers_logits_on_the_augmented_images(
@@ -94,7 +94,7 @@ def test_images_augmented_by_other_code_do_not_meet_the_logits_of_the_old_ones(
     teacher_files, tiny_checkpoint, images, tmp_path, monkeypatch
 ):
     teacher_logits_of(teacher_files, images, tmp_path / "kept").copy_for(0)
-    monkeypatch.setattr(distill, "augment", lambda part, config, generator: part.flip(2))
+    monkeypatch.setattr(distill, "augmented", lambda part, model, config, generator: part.flip(2))
     _, taught = teacher_logits_of(teacher_files, images, tmp_path / "kept").copy_for(0)
     expected = TorchRunner(tiny_checkpoint.model()).logits(images.flip(2).numpy())
     difference = np.abs(taught.numpy() - expected).max()
@@ -120,9 +120,9 @@ def test_other_teachers_than_the_run_began_with_are_refused(teacher_files):
         check_teachers([], ModelConfig(), [teacher.sha256])
 
 
-def test_a_teacher_that_reads_other_pictures_is_refused(teacher_files):
+def test_a_teacher_that_reads_other_sequences_is_refused(teacher_files):
     teacher = load_teacher(teacher_files[0])
-    with pytest.raises(CheckpointError, match="reads other pictures than the student: found 28 rows"):
+    with pytest.raises(CheckpointError, match="reads other sequences than the student: found 28 rows"):
         check_teachers([teacher], ModelConfig(rows=14, cols=14), [teacher.sha256])
 
 
@@ -147,7 +147,7 @@ def test_the_loss_over_all_rows_is_the_mean_of_the_taught_losses_after_each():
     draw = torch.Generator().manual_seed(0)
     steps, taught = torch.randn(5, 7, 10, generator=draw), torch.randn(7, 10, generator=draw)
     expected = sum(distillation_loss(logits, taught, TAUGHT.temperature).item() for logits in steps) / 5
-    found = fit_module._mean_step_loss(steps, torch.zeros(7, dtype=torch.int64), taught, TAUGHT)
+    found = fit_module._mean_step_loss(steps, None, torch.zeros(7, dtype=torch.int64), taught, TAUGHT)
     assert expected == pytest.approx(found.item(), rel=1e-5)
 
 

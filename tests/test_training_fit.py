@@ -73,8 +73,8 @@ def test_the_last_incomplete_batch_of_an_epoch_is_left_out():
     assert n_steps(EVERYTHING, 200) == 3 * 6
 
 
-def test_fewer_images_than_a_batch_cannot_be_trained_on():
-    with pytest.raises(TrainingError, match="too few training images: found 31, expected at least one batch of 32"):
+def test_fewer_sequences_than_a_batch_cannot_be_trained_on():
+    with pytest.raises(TrainingError, match="too few training sequences: found 31, expected at least one batch of 32"):
         n_steps(EVERYTHING, 31)
 
 
@@ -128,7 +128,7 @@ def test_an_epoch_reports_the_mean_loss_and_the_right_answers_of_its_steps(split
 def test_an_epoch_is_validated_with_the_averaged_weights(splits):
     state = fresh(EVERYTHING)
     *_, epoch = fit(state, dataclasses.replace(EVERYTHING, epochs=1), *splits)
-    logits = logits_of(averaged_model(state), splits[1].images)
+    logits = logits_of(averaged_model(state), splits[1])
     assert bits(state.average) != bits(state.model.state_dict())
     assert logits.tobytes() == epoch.validation_logits.tobytes()
     assert Score(int((logits.argmax(1) == splits[1].labels.numpy()).sum()), 50) == epoch.validation
@@ -139,7 +139,7 @@ def test_the_first_loss_is_that_of_the_fresh_model_on_the_first_batch(splits):
     model = copy.deepcopy(state.model)
     first = next(fit(state, PLAIN, *splits))
     batch = torch.randperm(200, generator=torch.Generator().manual_seed(1))[:32]  # seed 0, epoch 1
-    logits, labels = model(splits[0].images[batch]), splits[0].labels[batch]
+    logits, labels = model(splits[0].sequences[batch]), splits[0].labels[batch]
     assert functional.cross_entropy(logits, labels).item() == pytest.approx(first.loss)
     assert int((logits.argmax(1) == labels).sum()) == first.train.n_right
 
@@ -154,7 +154,7 @@ def test_a_limit_of_samples_ends_the_run_within_an_epoch(splits):
 def test_training_learns(splits):
     train = dataclasses.replace(PLAIN, epochs=30, learning_rate=0.01)
     state, results = trained(train, splits, fresh(train, ModelConfig(hidden_size=16)))
-    score = score_of(logits_of(state.model.eval(), splits[0].images), splits[0])
+    score = score_of(logits_of(state.model.eval(), splits[0]), splits[0])
     assert score.accuracy > 0.8, f"{score} of the digits it was trained on, loss {results[-1].loss:.3f}"
 
 
@@ -167,7 +167,7 @@ def test_a_plain_step_is_torchs_adam(splits):
     next(fit(state, PLAIN, *splits))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     batch = torch.randperm(200, generator=torch.Generator().manual_seed(1))[:32]
-    functional.cross_entropy(model(splits[0].images[batch]), splits[0].labels[batch]).backward()
+    functional.cross_entropy(model(splits[0].sequences[batch]), splits[0].labels[batch]).backward()
     optimizer.step()
     for name, weight in model.state_dict().items():
         np.testing.assert_allclose(state.model.state_dict()[name], weight, rtol=0, atol=1e-6, err_msg=name)
@@ -231,7 +231,7 @@ def test_each_epoch_has_an_order_of_its_own(splits):
 
 def test_each_image_is_seen_at_most_once_an_epoch(splits, monkeypatch):
     seen = []
-    monkeypatch.setattr(fit_module, "augment", lambda images, config, generator: seen.append(images) or images)
+    monkeypatch.setattr(fit_module, "augmented", lambda shown, model, config, generator: seen.append(shown) or shown)
     train = dataclasses.replace(PLAIN, augment=AugmentConfig())
     trained(train, splits)
     names = [image.numpy().tobytes() for image in torch.cat(seen)]
@@ -254,8 +254,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_epoch_and_step(splits, value)
 def test_scoring_counts_right_answers_whatever_the_batch_size(tiny_checkpoint, splits):
     model = tiny_checkpoint.model()
     with torch.no_grad():
-        n_right = int((model(splits[0].images).argmax(1) == splits[0].labels).sum())
-    scores = {score_of(logits_of(model, splits[0].images, size), splits[0]) for size in (1, 7, 200, 1000)}
+        n_right = int((model(splits[0].sequences).argmax(1) == splits[0].labels).sum())
+    scores = {score_of(logits_of(model, splits[0], size), splits[0]) for size in (1, 7, 200, 1000)}
     assert {Score(n_right, 200)} == scores
 
 
@@ -292,7 +292,7 @@ def test_the_step_loss_is_the_mean_over_all_steps_of_the_same_batch(splits, shar
     _, (first, *_) = trained(train, splits)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(train.seed * 1_000_003 + 1))[:32]
     with torch.no_grad():
-        by_step = model.logits_by_step(splits[0].images[order])
+        by_step = model.logits_by_step(splits[0].sequences[order])
     losses = [functional.cross_entropy(logits, splits[0].labels[order], label_smoothing=0.05) for logits in by_step]
     expected = (1 - share) * losses[-1] + share * sum(losses) / 28
     assert float(expected) == pytest.approx(first.loss, rel=1e-5)
@@ -305,6 +305,6 @@ def test_training_every_step_makes_the_early_answers_better(splits):
     for share in (0.0, 0.5):
         state, _ = trained(dataclasses.replace(plain, step_loss=share), splits)
         with torch.no_grad():
-            by_step = averaged_model(state).logits_by_step(splits[0].images)
+            by_step = averaged_model(state).logits_by_step(splits[0].sequences)
         right[share] = int((by_step[15].argmax(1) == splits[0].labels).sum())
     assert right[0.5] > right[0.0] + 20, right

@@ -11,10 +11,10 @@ import pytest
 import safetensors
 import torch
 
-from edgelstm.config import AugmentConfig, ModelConfig, TrainConfig
+from edgelstm.config import DIGITS, AugmentConfig, ModelConfig, TrainConfig
 from edgelstm.contract import Score
-from edgelstm.data.dataset import Part
-from edgelstm.data.mnist import Splits
+from edgelstm.data.dataset import Dataset, Part
+from edgelstm.data.mnist import sample_digits
 from edgelstm.errors import CheckpointError, DataError, OutputError, TrainingError
 from edgelstm.runtime.calibration import fit_temperature
 from edgelstm.training import run
@@ -31,34 +31,35 @@ TRAIN = TrainConfig(
 )  # fmt: skip
 PLAN = RunPlan("tiny", ModelConfig(hidden_size=8), TRAIN)
 N_FITTING, STEPS_PER_EPOCH, N_STEPS = 800, 12, 36
-NOWHERE = Path("not-used")
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
 ]
 
 
-def splits_of(digits):
+def dataset_of(digits, sha256="a sha256"):
+    """800 to fit, 200 to validate, all 1,000 to test."""
     parts = (Part(digits.sequences[at], digits.labels[at], "digits") for at in (slice(0, 800), slice(800, 1000)))
-    return Splits(*parts, digits, "a sha256")
+    return Dataset("digits", "digit", DIGITS, *parts, digits, sha256=sha256, split="given")
+
+
+def open_digits(config):
+    return dataset_of(sample_digits())
 
 
 @pytest.fixture(autouse=True)
-def on_the_sample(monkeypatch, sample):
-    """800 digits to fit, 200 to validate, the same 1,000 to test; torch's global settings as they were."""
-    monkeypatch.setattr(run, "load_splits", lambda folder: splits_of(sample))
+def torch_as_it_was():
+    """torch's global settings put back."""
     yield
     torch.set_flush_denormal(False)
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory, sample, one_thread):
+def whole_run(tmp_path_factory, one_thread):
     """The folder of an uninterrupted run, and all it yielded. Read only."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "load_splits", lambda data_folder: splits_of(sample))
-        events = list(begin_run(PLAN, folder, NOWHERE, "cpu"))
+    events = list(begin_run(PLAN, folder, open_digits, "cpu"))
     return folder, events
 
 
@@ -72,7 +73,7 @@ def begun(whole_run, tmp_path):
 def interrupted(folder, epochs):
     """Begin the run and kill it after some epochs, in the middle of the next."""
     n_done = 0
-    for event in begin_run(PLAN, folder, NOWHERE, "cpu"):
+    for event in begin_run(PLAN, folder, open_digits, "cpu"):
         n_done += isinstance(event, EpochResult)
         if n_done == epochs and isinstance(event, StepResult):
             return
@@ -196,7 +197,7 @@ def test_tensorboard_reads_the_graph(whole_run):
 
 
 def test_the_same_seed_gives_the_same_bits(whole_run, tmp_path):
-    list(begin_run(PLAN, tmp_path / "again", NOWHERE, "cpu"))
+    list(begin_run(PLAN, tmp_path / "again", open_digits, "cpu"))
     assert tensors_of(whole_run[0] / CHECKPOINT_FILE) == tensors_of(tmp_path / "again" / CHECKPOINT_FILE)
     assert tensors_of(whole_run[0] / STATE_FILE) == tensors_of(tmp_path / "again" / STATE_FILE)
 
@@ -208,9 +209,9 @@ def test_the_same_seed_gives_the_same_bits(whole_run, tmp_path):
 def test_a_resumed_run_ends_with_the_very_bits_of_an_uninterrupted_one(whole_run, tmp_path, epochs):
     folder = tmp_path / "run"
     interrupted(folder, epochs)
-    plan, events = resume_run(folder, NOWHERE, "cpu")
+    plan, events = resume_run(folder, open_digits, "cpu")
     events = list(events)
-    assert plan == PLAN
+    assert dataclasses.replace(PLAN, data_sha256="a sha256") == plan
     assert RunStart(N_FITTING, N_STEPS, epochs, epochs * STEPS_PER_EPOCH, "cpu", torch.get_num_threads()) == events[0]
     assert dataclasses.replace(whole_run[1][-1], model_file=folder / CHECKPOINT_FILE) == events[-1]
     for name in (CHECKPOINT_FILE, STATE_FILE):
@@ -222,7 +223,7 @@ def test_a_resumed_runs_tensorboard_log_shows_each_step_once(whole_run, tmp_path
     interrupted(tmp_path, 1)
     for path in (tmp_path / BOARD_DIR).iterdir():  # TensorBoard reads its files in the order of the second in
         path.rename(path.with_name(path.name.replace("tfevents.", "tfevents.0")))  # their names, which may be one here
-    list(resume_run(tmp_path, NOWHERE, "cpu")[1])
+    list(resume_run(tmp_path, open_digits, "cpu")[1])
     expected, found = scalars_of(whole_run[0])[0], scalars_of(tmp_path)[0]
     del expected["epoch/images_per_s"], found["epoch/images_per_s"]
     assert expected == found
@@ -239,8 +240,8 @@ def test_a_run_killed_while_it_saves_an_epoch_loses_no_line_of_the_log(whole_run
     with monkeypatch.context() as patch:
         patch.setattr(run, name, killed)
         with pytest.raises(KeyboardInterrupt):
-            list(begin_run(PLAN, tmp_path, NOWHERE, "cpu"))
-    list(resume_run(tmp_path, NOWHERE, "cpu")[1])
+            list(begin_run(PLAN, tmp_path, open_digits, "cpu"))
+    list(resume_run(tmp_path, open_digits, "cpu")[1])
     assert log_of(whole_run[0]) == log_of(tmp_path)
     assert tensors_of(whole_run[0] / CHECKPOINT_FILE) == tensors_of(tmp_path / CHECKPOINT_FILE)
 
@@ -262,12 +263,12 @@ def test_a_damaged_end_of_the_log_is_no_hindrance_and_not_kept(whole_run, tmp_pa
     interrupted(tmp_path, 1)
     with (tmp_path / LOG_FILE).open("ab") as stream:
         stream.write(rest)
-    list(resume_run(tmp_path, NOWHERE, "cpu")[1])
+    list(resume_run(tmp_path, open_digits, "cpu")[1])
     assert log_of(whole_run[0]) == log_of(tmp_path)
 
 
 def test_resuming_a_run_that_has_ended_trains_nothing_and_changes_nothing(whole_run, begun):
-    _, events = resume_run(begun, NOWHERE, "cpu")
+    _, events = resume_run(begun, open_digits, "cpu")
     start, end = events
     assert (start.epochs_done, end.train) == (3, None)
     assert (whole_run[1][-1].validation, whole_run[1][-1].test) == (end.validation, end.test)
@@ -278,20 +279,20 @@ def test_resuming_a_run_that_has_ended_trains_nothing_and_changes_nothing(whole_
 def test_the_number_of_threads_is_kept_and_taken_up_again(tmp_path):
     plan = dataclasses.replace(PLAN, train=dataclasses.replace(TRAIN, epochs=1, batch_size=400, threads=None))
     torch.set_num_threads(2)
-    list(begin_run(plan, tmp_path, NOWHERE, "cpu"))
+    list(begin_run(plan, tmp_path, open_digits, "cpu"))
     torch.set_num_threads(1)
-    resumed, events = resume_run(tmp_path, NOWHERE, "cpu")
+    resumed, events = resume_run(tmp_path, open_digits, "cpu")
     assert (resumed.train.threads, next(events).threads, torch.get_num_threads()) == (2, 2, 2)
 
 
 def test_a_recipe_with_a_number_of_threads_trains_on_so_many(tmp_path):
     plan = dataclasses.replace(PLAN, train=dataclasses.replace(TRAIN, threads=2))
-    assert next(begin_run(plan, tmp_path, NOWHERE, "cpu")).threads == 2
+    assert next(begin_run(plan, tmp_path, open_digits, "cpu")).threads == 2
 
 
 def test_resuming_a_folder_without_a_run_says_so(tmp_path):
     with pytest.raises(CheckpointError, match=r"no checkpoint at .*state\.safetensors; train one with"):
-        resume_run(tmp_path, NOWHERE, "cpu")
+        resume_run(tmp_path, open_digits, "cpu")
 
 
 def test_a_state_with_a_missing_weight_is_refused_by_name(begun):
@@ -299,31 +300,31 @@ def test_a_state_with_a_missing_weight_is_refused_by_name(begun):
     del tensors["adamw.exp_avg.head.bias"]
     save_tensors(begun / STATE_FILE, tensors, values)
     with pytest.raises(CheckpointError, match=r"found no weight adamw\.exp_avg\.head\.bias"):
-        resume_run(begun, NOWHERE, "cpu")
+        resume_run(begun, open_digits, "cpu")
 
 
 def test_a_state_with_a_misshaped_weight_is_refused_by_name(begun):
     tensors, values = raw(begun / STATE_FILE)
     save_tensors(begun / STATE_FILE, tensors | {"average.head.bias": torch.zeros(9)}, values)
     with pytest.raises(CheckpointError, match=r"weight average\.head\.bias is F32 \(9,\) instead of"):
-        resume_run(begun, NOWHERE, "cpu")
+        resume_run(begun, open_digits, "cpu")
 
 
 def test_the_state_of_another_models_run_is_refused(begun, tmp_path):
     """The config of one run with the tensors of another."""
     _, values = raw(begun / STATE_FILE)
     other = dataclasses.replace(PLAN, config=ModelConfig(hidden_size=4), train=dataclasses.replace(TRAIN, epochs=1))
-    list(begin_run(other, tmp_path / "other", NOWHERE, "cpu"))
+    list(begin_run(other, tmp_path / "other", open_digits, "cpu"))
     tensors, _ = raw(tmp_path / "other" / STATE_FILE)
     save_tensors(begun / STATE_FILE, tensors, values)
     with pytest.raises(CheckpointError, match=r"lstm\.weight_ih_l0 is F32 \(16, 28\) instead of .*\(32, 28\)"):
-        resume_run(begun, NOWHERE, "cpu")
+        resume_run(begun, open_digits, "cpu")
 
 
 def test_a_model_file_is_no_state_to_go_on_from(begun):
     shutil.copy(begun / CHECKPOINT_FILE, begun / STATE_FILE)
     with pytest.raises(CheckpointError, match=r"state\.safetensors .* no weight adamw\."):
-        resume_run(begun, NOWHERE, "cpu")
+        resume_run(begun, open_digits, "cpu")
 
 
 @pytest.mark.parametrize("key", ["name", "config", "train", "epoch"])
@@ -331,14 +332,14 @@ def test_a_state_without_one_of_its_values_is_damaged(begun, key):
     tensors, values = raw(begun / STATE_FILE)
     save_tensors(begun / STATE_FILE, tensors, {name: value for name, value in values.items() if name != key})
     with pytest.raises(CheckpointError, match=f"damaged metadata: found KeyError: '{key}', .*; train again"):
-        resume_run(begun, NOWHERE, "cpu")
+        resume_run(begun, open_digits, "cpu")
 
 
 @pytest.mark.parametrize("content", [b"", b"text"])
 def test_a_damaged_state_is_refused(begun, content):
     (begun / STATE_FILE).write_bytes(content)
     with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
-        resume_run(begun, NOWHERE, "cpu")
+        resume_run(begun, open_digits, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -358,7 +359,7 @@ def test_values_that_no_run_writes_are_one_clear_line(begun, part, changed, mess
     tensors, values = raw(begun / STATE_FILE)
     save_tensors(begun / STATE_FILE, tensors, values | ({part: values[part] | changed} if part else changed))
     with pytest.raises(CheckpointError, match=f"has damaged metadata: found .*{message}"):
-        resume_run(begun, NOWHERE, "cpu")
+        resume_run(begun, open_digits, "cpu")
 
 
 def test_a_failed_resume_leaves_the_run_as_it_was(begun):
@@ -367,7 +368,7 @@ def test_a_failed_resume_leaves_the_run_as_it_was(begun):
     save_tensors(begun / STATE_FILE, tensors, values)
     before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError):
-        resume_run(begun, NOWHERE, "cpu")
+        resume_run(begun, open_digits, "cpu")
     assert before == {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
 
 
@@ -378,14 +379,14 @@ def test_a_failed_resume_leaves_the_run_as_it_was(begun):
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(tmp_path, name):
     (tmp_path / name).write_bytes(b"old")
     with pytest.raises(OutputError, match=r"already holds a run; go on with --resume, .* or give --overwrite"):
-        begin_run(PLAN, tmp_path, NOWHERE, "cpu")
+        begin_run(PLAN, tmp_path, open_digits, "cpu")
     assert [(name, b"old")] == [(path.name, path.read_bytes()) for path in tmp_path.iterdir()]
 
 
 def test_overwriting_trains_anew_and_keeps_nothing_of_the_old_run(whole_run, begun):
     (begun / CHECKPOINT_FILE).write_bytes(b"old")
     (begun / BOARD_DIR / "old").write_bytes(b"old")
-    list(begin_run(PLAN, begun, NOWHERE, "cpu", overwrite=True))
+    list(begin_run(PLAN, begun, open_digits, "cpu", overwrite=True))
     assert tensors_of(whole_run[0] / CHECKPOINT_FILE) == tensors_of(begun / CHECKPOINT_FILE)
     assert log_of(whole_run[0]) == log_of(begun)
     assert not (begun / BOARD_DIR / "old").exists()
@@ -393,54 +394,54 @@ def test_overwriting_trains_anew_and_keeps_nothing_of_the_old_run(whole_run, beg
 
 def test_overwriting_removes_the_old_model_before_it_trains(begun):
     """An interrupted new run must not pass off the old weights as its own."""
-    next(begin_run(PLAN, begun, NOWHERE, "cpu", overwrite=True))
+    next(begin_run(PLAN, begun, open_digits, "cpu", overwrite=True))
     assert [(begun / name).exists() for name in (CHECKPOINT_FILE, STATE_FILE)] == [False, False]
 
 
 def test_other_files_of_the_folder_are_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    begin_run(PLAN, tmp_path, NOWHERE, "cpu", overwrite=True)
+    begin_run(PLAN, tmp_path, open_digits, "cpu", overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_written_is_found_out_before_training(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(OutputError, match=r"cannot write .*run: found a file in place of one of its folders"):
-        begin_run(PLAN, tmp_path / "file" / "run", NOWHERE, "cpu")
+        begin_run(PLAN, tmp_path / "file" / "run", open_digits, "cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_one_clear_line(tmp_path):
     with pytest.raises(TrainingError, match="cannot train on cuda: torch finds no GPU; use --device cpu"):
-        begin_run(PLAN, tmp_path / "run", NOWHERE, "cuda")
+        begin_run(PLAN, tmp_path / "run", open_digits, "cuda")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_run_that_cannot_begin_leaves_the_old_one(begun):
     before = tensors_of(begun / CHECKPOINT_FILE)
     with pytest.raises(TrainingError):
-        begin_run(PLAN, begun, NOWHERE, "cuda", overwrite=True)
+        begin_run(PLAN, begun, open_digits, "cuda", overwrite=True)
     assert before == tensors_of(begun / CHECKPOINT_FILE)
 
 
 def test_a_second_training_into_the_folder_is_refused_while_the_first_runs(tmp_path):
-    first = begin_run(PLAN, tmp_path, NOWHERE, "cpu")
+    first = begin_run(PLAN, tmp_path, open_digits, "cpu")
     next(first)
     expected = (
         rf"another training writes into {tmp_path}; wait for it to end, stop it, or choose another folder with -o"
     )
     with pytest.raises(OutputError, match=expected):
-        begin_run(PLAN, tmp_path, NOWHERE, "cpu", overwrite=True)
+        begin_run(PLAN, tmp_path, open_digits, "cpu", overwrite=True)
     with pytest.raises(OutputError, match=expected):
-        resume_run(tmp_path, NOWHERE, "cpu")
+        resume_run(tmp_path, open_digits, "cpu")
     first.close()
-    next(begin_run(PLAN, tmp_path, NOWHERE, "cpu", overwrite=True))
+    next(begin_run(PLAN, tmp_path, open_digits, "cpu", overwrite=True))
 
 
 def test_a_run_that_is_refused_lets_others_in(begun):
     with pytest.raises(OutputError, match="already holds a run") as refused:
-        begin_run(PLAN, begun, NOWHERE, "cpu")
-    assert len(list(resume_run(begun, NOWHERE, "cpu")[1])) == 2, refused  # whose traceback still knows the lock
+        begin_run(PLAN, begun, open_digits, "cpu")
+    assert len(list(resume_run(begun, open_digits, "cpu")[1])) == 2, refused  # whose traceback still knows the lock
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -449,16 +450,16 @@ def test_what_killed_writes_left_in_the_folder_is_removed(begun, resumed):
     for path in (*left, begun / ".notes.abcd_123.part"):
         path.touch()
     if resumed:
-        resume_run(begun, NOWHERE, "cpu")
+        resume_run(begun, open_digits, "cpu")
     else:
-        begin_run(PLAN, begun, NOWHERE, "cpu", overwrite=True)
+        begin_run(PLAN, begun, open_digits, "cpu", overwrite=True)
     assert [begun / ".notes.abcd_123.part"] == list(begun.glob("*.part"))
 
 
 def test_the_validation_images_are_scored_once_an_epoch_and_not_again_at_the_end(tmp_path, monkeypatch, sample):
     shown, real = [], RowLstm.forward
-    monkeypatch.setattr(RowLstm, "forward", lambda model, pixels: shown.append(pixels) or real(model, pixels))
-    list(begin_run(PLAN, tmp_path, NOWHERE, "cpu"))
+    monkeypatch.setattr(RowLstm, "forward", lambda model, *arrays: shown.append(arrays[0]) or real(model, *arrays))
+    list(begin_run(PLAN, tmp_path, open_digits, "cpu"))
     validation = torch.from_numpy(sample.sequences[800:].copy())
     assert TRAIN.epochs == sum(pixels.shape == validation.shape and torch.equal(pixels, validation) for pixels in shown)
 
@@ -468,7 +469,7 @@ def test_denormals_are_rounded_to_zero_while_it_trains_and_not_afterwards(tmp_pa
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot")
     torch.set_flush_denormal(False)
-    run = begin_run(PLAN, tmp_path, NOWHERE, "cpu")
+    run = begin_run(PLAN, tmp_path, open_digits, "cpu")
     next(run)
     while_training = (smallest * 1).item()
     run.close()
@@ -479,7 +480,7 @@ def test_a_busy_machine_is_said_once_and_changes_no_bit(whole_run, tmp_path, mon
     clock = itertools.count()
     times = lambda: Times(wall=(now := next(clock)), main_thread=0.4 * now, process=1.5 * now)  # noqa: E731
     monkeypatch.setattr(run, "BusyCheck", lambda threads: BusyCheck(4, times))
-    events = list(begin_run(PLAN, tmp_path, NOWHERE, "cpu"))
+    events = list(begin_run(PLAN, tmp_path, open_digits, "cpu"))
     [busy] = [event for event in events if isinstance(event, BusyMachine)]
     assert (pytest.approx(0.4), 4, 1) == (busy.share, busy.threads, busy.suggested)
     assert tensors_of(whole_run[0] / STATE_FILE) == tensors_of(tmp_path / STATE_FILE)
@@ -488,44 +489,43 @@ def test_a_busy_machine_is_said_once_and_changes_no_bit(whole_run, tmp_path, mon
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (ModelConfig(rows=14, cols=56), r"found shape \(28, 28\), expected \(14, 56\)"),
-        (ModelConfig(class_names=("a", "b")), "found class 9, expected 2 classes"),
+        (ModelConfig(rows=14, cols=56), r"found uint8 \(28, 28\), .*, expected \(14, 56\) of digit, 10 classes"),
+        (ModelConfig(class_names=("a", "b")), r"found .*, classes up to 9, expected .*, 2 classes"),
+        (ModelConfig(preparation="values"), r"found uint8 .*, expected \(28, 28\) of values"),
     ],
-    ids=["shape", "classes"],
+    ids=["shape", "classes", "kind"],
 )
 def test_images_that_the_model_does_not_read_are_refused(tmp_path, config, message):
     with pytest.raises(DataError, match=f"digits do not fit the model: {message}"):
-        next(begin_run(dataclasses.replace(PLAN, config=config), tmp_path, NOWHERE, "cpu"))
+        next(begin_run(dataclasses.replace(PLAN, config=config), tmp_path, open_digits, "cpu"))
 
 
-def test_pictures_of_any_shape_and_any_number_of_classes_can_be_trained_on(tmp_path, monkeypatch, sample):
+def test_pictures_of_any_shape_and_any_number_of_classes_can_be_trained_on(tmp_path, sample):
     wide = Part(sample.sequences[:, ::2, :], sample.labels % 3, "wide")
-    monkeypatch.setattr(run, "load_splits", lambda folder: splits_of(wide))
     config = ModelConfig(rows=14, rows_per_step=2, hidden_size=4, class_names=("a", "b", "c"))
-    list(begin_run(dataclasses.replace(PLAN, config=config), tmp_path, NOWHERE, "cpu"))
+    list(begin_run(dataclasses.replace(PLAN, config=config), tmp_path, lambda config: dataset_of(wide), "cpu"))
     assert config == load_checkpoint(tmp_path).config
 
 
-def test_missing_data_leaves_the_old_run(begun, monkeypatch):
-    def missing(folder):
+def test_missing_data_leaves_the_old_run(begun):
+    def missing(config):
         raise DataError("MNIST is not there")
 
-    monkeypatch.setattr(run, "load_splits", missing)
     before = tensors_of(begun / CHECKPOINT_FILE)
     with pytest.raises(DataError):
-        list(begin_run(PLAN, begun, NOWHERE, "cpu", overwrite=True))
+        list(begin_run(PLAN, begun, missing, "cpu", overwrite=True))
     assert before == tensors_of(begun / CHECKPOINT_FILE)
 
 
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     plan = dataclasses.replace(PLAN, train=dataclasses.replace(TRAIN, learning_rate=1e38, clip_norm=None))
     with pytest.raises(TrainingError, match=r"training stopped in epoch 1, step \d+: found a loss of"):
-        list(begin_run(plan, tmp_path, NOWHERE, "cpu"))
+        list(begin_run(plan, tmp_path, open_digits, "cpu"))
     assert not (tmp_path / CHECKPOINT_FILE).exists()
 
 
 def test_an_epoch_is_saved_before_it_is_reported(tmp_path):
-    for event in begin_run(PLAN, tmp_path, NOWHERE, "cpu"):
+    for event in begin_run(PLAN, tmp_path, open_digits, "cpu"):
         if isinstance(event, EpochResult):
             assert event.epoch == load_checkpoint(tmp_path).epoch
             assert event.epoch == raw(tmp_path / STATE_FILE)[1]["epoch"]
@@ -538,5 +538,5 @@ def test_an_epoch_is_saved_before_it_is_reported(tmp_path):
 def test_what_is_refused_leaves_no_folder(tmp_path, refused, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises((TrainingError, CheckpointError)):
-        begin_run(PLAN, tmp_path / "run", NOWHERE, **refused)
+        begin_run(PLAN, tmp_path / "run", open_digits, **refused)
     assert list(tmp_path.iterdir()) == []
