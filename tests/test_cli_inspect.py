@@ -56,6 +56,13 @@ def test_every_precision_and_form_of_every_shape_can_be_inspected(checkpoint_of,
         assert lines["output"].endswith("h_out float32 (2, batch, 6), c_out float32 (2, batch, 6)")
 
 
+def test_the_rule_of_a_model_of_values_was_chosen_by_no_shifted_images(checkpoint_of, model_bytes_of):
+    config = ModelConfig(rows=9, cols=3, hidden_size=6, class_names=("rest", "walk"), preparation="values")
+    rule = EarlyRule(0.9, 2, 7.25, Score(9, 10))
+    Path("m.onnx").write_bytes(model_bytes_of(checkpoint_of(config), early=rule))
+    assert shown("m.onnx")["early exit"].endswith(": 7.2 of 9 rows on the validation sequences, 9/10 (90.00 %)")
+
+
 def test_inspect_json_is_one_document(tiny, tiny_config):
     document = strict_json(run("inspect", tiny, "--json").stdout)
     assert (tiny_config.n_parameters, tiny_config.flops) == (document["n_parameters"], document["flops_per_image"])

@@ -566,6 +566,15 @@ def test_windows_that_cannot_be_are_refused(model_of, options, message):
         Stream(model_of(ENDLESS["values, three rows a step"]), **options)
 
 
+def test_windows_of_numpys_numbers_are_saved_and_parts_of_a_row_are_refused(model_of):
+    model = model_of(ENDLESS["values, any length"])
+    state = Stream(model, window=np.int64(12), hop=np.int32(5)).save()
+    Stream(model, window=12, hop=5).restore(state)
+    for options in ({"window": 12.0}, {"window": 12, "hop": 2.5}, {"window": "12"}):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+            Stream(model, **options)
+
+
 def test_more_windows_side_by_side_than_memory_are_refused(model_of):
     with pytest.raises(ValueError, match="window: found 100,000 that overlap, expected at most 65,536"):
         Stream(model_of(ENDLESS["values, any length"]), window=100_000, hop=1)

@@ -109,10 +109,8 @@ def _inspect_model(model: str | None, as_json: bool) -> None:
     rule = contract.early
     early = f"a {rule}" if rule else "no rule"
     if rule and rule.mean_rows is not None:
-        early += (
-            f": {rule.mean_rows:.1f} of {config.rows} rows on the validation images and their shifts by a pixel, "
-            f"{rule.validation}"
-        )
+        chosen_by = "sequences" if config.is_values else "images and their shifts by a pixel"
+        early += f": {rule.mean_rows:.1f} of {config.rows} rows on the validation {chosen_by}, {rule.validation}"
     form = ", rows and state" if contract.kind == "stream" else ""
     n_steps = f"{config.n_steps:,} steps"
     if config.variable_length:

@@ -4,6 +4,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,9 @@ class Stream:
         self._dtype = np.dtype(np.float32 if self._config.is_values else np.uint8)
         endless = self._config.variable_length or window is not None
         self._max_rows = MAX_COUNT - 1 if endless else self._config.rows
-        self.window, self.hop = window, hop if hop is not None or window is None else window
+        # as Python's own: a state keeps them as JSON, which NumPy's numbers are not
+        self.window = None if window is None else index(window)
+        self.hop = self.window if hop is None else index(hop)
         """Rows of each window of a signal without end, and from the beginning of one to that of the next; or None."""
         self.window_ends: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         """(k,) how many rows of the signal were read at the end of each window that the last ``push`` answered."""
