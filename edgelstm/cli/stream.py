@@ -166,8 +166,8 @@ def _tell(stream: "Stream", number: int, streams: list[int], logits: "Logits") -
 def _tell_windows(stream: "Stream", rows: "Sequences") -> None:
     """A line for each window that ends in these rows; ``end_row`` is its last, counted from 1."""
     logits, window, hop = stream.push(rows), stream.window or 0, stream.hop or 1
-    ends = stream.window_ends.tolist()
-    _print(stream, [{"window": (end - window) // hop, "end_row": end} for end in ends], logits)
+    if ends := stream.window_ends.tolist():
+        _print(stream, [{"window": (end - window) // hop, "end_row": end} for end in ends], logits)
 
 
 def _print(stream: "Stream", heads: list[dict[str, int]], logits: "Logits") -> None:

@@ -363,8 +363,7 @@ class Stream:
         return chosen
 
     def _checked(self, rows: object, n: int, fewest: int = 1) -> Sequences:
-        cols = self._config.cols
-        found = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
+        given, cols = rows, self._config.cols
         if isinstance(rows, np.ndarray):
             if n == 1 and rows.ndim in (1, 2) and rows.shape[-1] == cols:
                 rows = rows.reshape(1, -1, cols)
@@ -373,6 +372,7 @@ class Stream:
                 if self._config.is_values and not np.isfinite(rows).all():  # one would stay in the state for ever
                     raise ValueError("rows: found a value that is not finite, expected numbers; reset after a gap")
                 return rows
+        found = f"{given.dtype} {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
         one = f" or ({cols},)" if n == 1 else ""
         raise ValueError(f"rows: found {found}, expected a NumPy array {self._dtype} ({n}, rows, {cols}){one}")
 
