@@ -277,8 +277,9 @@ MIN_STEPS, MAX_STEPS, MIN_EPOCHS = 600, 3_000, {"best": 40, "early": 40}
 sequence is passed over MIN_EPOCHS times, or 4 times."""
 STEPS_PER_EPOCH = 50
 """At least: few sequences are passed over several times before validation is looked at and a checkpoint written."""
-MAX_STACKED, MIN_STACKED = 32, 8
-"""Values of one length are read so many rows at a time that the LSTM takes at most 32 steps and at least 8."""
+MAX_STACKED, MIN_STACKED, MAX_STEP_SIZE = 32, 8, 96
+"""Values of one length are read so many rows at a time that the LSTM takes at most 32 steps and at least 8, but never
+more than 96 values at a time: an LSTM of 64 units then has 41,472 weights."""
 
 
 def recipe_for(model: str, recipe: str) -> TrainConfig:
@@ -315,9 +316,11 @@ def recipe_for_data(recipe: str, config: ModelConfig, n: int) -> TrainConfig:
     )  # fmt: skip
 
 
-def rows_per_step_for(rows: int) -> int:
+def rows_per_step_for(rows: int, cols: int) -> int:
     """How many rows of values of one length are read at a time: a divisor of ``rows``, or 1 if none fits."""
-    fitting = [n for n in range(1, rows + 1) if rows % n == 0 and rows // n >= MIN_STACKED]
+    fitting = [
+        n for n in range(1, rows + 1) if rows % n == 0 and rows // n >= MIN_STACKED and n * cols <= MAX_STEP_SIZE
+    ]
     few = [n for n in fitting if rows // n <= MAX_STACKED]
     return 1 if rows <= MAX_STACKED else few[0] if few else fitting[-1] if fitting else 1
 

@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import edgelstm
-from edgelstm.contract import PIXELS_NAME, OUTPUT_NAME
+from edgelstm.contract import OUTPUT_NAME, PIXELS_NAME
 from edgelstm.errors import MissingDependencyError, ModelError, ProviderError
 from edgelstm.runtime import session as session_module
 from edgelstm.runtime.runner import OrtRunner

@@ -14,7 +14,7 @@ import runtimes
 import torch
 from runtimes import Call, TorchModel, example, for_each_batch_size, in_inference_mode, our_onnx
 
-from edgelstm.contract import PIXELS_NAME, OPSET, OUTPUT_NAME, Pixels
+from edgelstm.contract import OPSET, OUTPUT_NAME, PIXELS_NAME, Pixels
 from edgelstm.exporting.torch_export import torch_exported_model
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.session import SessionSettings, import_onnxruntime, open_session

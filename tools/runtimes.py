@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgelstm.contract import PIXELS_NAME, OUTPUT_NAME, Logits, Pixels
+from edgelstm.contract import OUTPUT_NAME, PIXELS_NAME, Logits, Pixels
 from edgelstm.exporting.graph import build_graph, contract_of
 from edgelstm.onnx_file import PRODUCER, encode
 from edgelstm.training.checkpoint import Checkpoint

@@ -34,7 +34,7 @@ def main() -> None:
         edgelstm(command, "--help")
     lines = edgelstm("infer", "--json", str(pictures)).splitlines()
     answers = [json.loads(line) for line in lines]
-    right = sum(answer["label"] == Path(answer["image"]).parent.name for answer in answers)
+    right = sum(answer["label"] == Path(answer["source"]).parent.name for answer in answers)
     if len(answers) < 10 or right < 0.8 * len(answers):
         sys.exit(f"infer: {right} of {len(answers)} pictures right")
     report = json.loads(edgelstm("bench", "--json", "--seconds", "1"))

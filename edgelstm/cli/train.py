@@ -73,7 +73,7 @@ def command(
     ctx: click.Context, /, recipe: str, data: str | None, output: Path | None, resume: bool, overwrite: bool,
     show_steps: bool, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Train a model on MNIST or on your own sequences, with progress, checkpoints and a TensorBoard log.
+    """Train a model, on MNIST or on sequences of your own.
 
     MODEL is base (128 LSTM units; the default for MNIST), small (64; the default for your own data) or nano (32).
     What was understood of --data, and what may mislead, is said before anything starts. MNIST is fetched into the
@@ -147,7 +147,10 @@ def _given(ctx: click.Context, option: str) -> bool:
 
 def _check_same_run(ctx: click.Context, folder: Path, plan: "RunPlan") -> None:
     """What the user asked for by name must be what the folder holds; the teachers are compared by their content."""
-    held = {"model": plan.name} | dataclasses.asdict(plan.config) | dataclasses.asdict(plan.train)
+    sizes = {member.hidden_size: name for name, member in FAMILY.items()}
+    held = (
+        {"model": sizes.get(plan.config.hidden_size)} | dataclasses.asdict(plan.config) | dataclasses.asdict(plan.train)
+    )
     del held["teachers"]
     for name, asked in ctx.params.items():
         if name in held and _given(ctx, name) and asked != held[name]:

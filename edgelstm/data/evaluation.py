@@ -26,7 +26,11 @@ class Evaluation:
     """Of all the data that they are parts of."""
 
     def __str__(self) -> str:
-        return f"{len(self.test):,} sequences ({self.test.source})" if self.test else "random sequences, as no data here has its shape"
+        return (
+            f"{len(self.test):,} sequences ({self.test.source})"
+            if self.test
+            else "random sequences, as no data here has its shape"
+        )
 
 
 def evaluation_of(
@@ -37,8 +41,8 @@ def evaluation_of(
 
     Raises DataError for named data that cannot be read or does not fit the model.
     """
-    folder = _mnist_folder(data)
-    if folder:
+    if is_mnist_source(data) and not isinstance(data, Dataset):
+        folder = data_dir() if data in (None, "mnist") else Path(data)
         if (config.preparation, config.rows, config.cols, config.class_names) != ("digit", 28, 28, DIGITS):
             if data is None:
                 return Evaluation()
@@ -66,11 +70,11 @@ def opened(
     return data
 
 
-def _mnist_folder(data: DataSource) -> Path | None:
-    """Where MNIST's files are or would be, if it is MNIST that is meant."""
-    if data is None or data == "mnist":
-        return data_dir()
-    return Path(data) if not isinstance(data, Dataset) and find_mnist(Path(data)) else None
+def is_mnist_source(data: object) -> bool:
+    """Whether it is MNIST that is meant: by no name, by its name, by its folder, or as an open data set."""
+    if isinstance(data, Dataset):
+        return data.sha256 == FILES["train", "images"].sha256
+    return data is None or (isinstance(data, str | os.PathLike) and (data == "mnist" or bool(find_mnist(Path(data)))))
 
 
 def _shape(config: ModelConfig) -> str:

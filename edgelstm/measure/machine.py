@@ -130,7 +130,7 @@ print(open("/proc/self/status").read())
 
 
 def peak_memory_bytes(load: Callable[[], Runner], *arrays: Sequences) -> int | None:
-    """Peak resident memory of a fresh Python process that loads a runner and runs it once on ``arrays``, which `Runner.logits` takes.
+    """Peak resident memory of a fresh Python process that loads a runner and runs it once on ``arrays``.
 
     It holds everything: Python, NumPy, the runtime, the model. ``load`` must be picklable by another process, so not
     defined in the main script: that is not imported there (as multiprocessing would do, which starts a script without

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,13 +73,14 @@ class RunEnd:
 
 OpenData = Callable[[ModelConfig], Dataset]
 """Opens what a model of this shape is trained on; called once all that can be refused at once has been."""
-Event = RunStart | StepResult | BusyMachine | EpochResult | RunEnd
+Event = RunStart | StepResult | BusyMachine | EpochResult | RunEnd | str
+"""What a run yields; a text is a line for the user."""
 
 
 def begin_run(
     plan: RunPlan, folder: Path, open_data: OpenData, device: str = "auto", *, teachers: Sequence[Path] = (),
     overwrite: bool = False,
-) -> Iterator[Event]:  # fmt: skip
+) -> Generator[Event, None, None]:  # fmt: skip
     """Train from the beginning into ``folder``, on the labels or on the logits of the ``teachers``.
 
     Raises OutputError if the folder cannot be written, if another training writes there, or if it already holds a
@@ -105,7 +106,7 @@ def begin_run(
 
 def resume_run(
     folder: Path, open_data: OpenData, device: str = "auto", *, teachers: Sequence[Path] = ()
-) -> tuple[RunPlan, Iterator[Event]]:
+) -> tuple[RunPlan, Generator[Event, None, None]]:
     """Go on from the last saved epoch, to the very bits of an uninterrupted run.
 
     Raises CheckpointError if there is no state, or it is damaged, or the teachers are others; OutputError if
@@ -135,7 +136,7 @@ def _locked(folder: Path) -> Iterator[FolderLock]:
 
 def _run(
     plan: RunPlan, state: TrainState, folder: Path, open_data: OpenData, teachers: Sequence[Teacher], lock: FolderLock
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     device = state.model.head.weight.device
     with contextlib.closing(lock):
         dataset = open_data(plan.config)
@@ -182,8 +183,12 @@ def _run(
                 elif device.type == "cpu" and (found := busy.steps_done()):
                     yield found
                 yield result
-        flattered = _flattered(plan, dataset, device) if dataset.train.groups is not None else None
-        end = _end(state, checkpoint, last, validation, test, folder / CHECKPOINT_FILE)
+            # before anything else: an interrupted run shall have its scores
+            end = _end(state, checkpoint, last, validation, test, folder / CHECKPOINT_FILE)
+            flattered = None
+            if dataset.train.groups is not None:
+                yield "once more, on a split that disregards groups, to show how much that would flatter"
+                flattered = _flattered(plan, dataset, device)
         yield dataclasses.replace(end, baseline=largest_class_baseline(dataset), random_split=flattered)
 
 

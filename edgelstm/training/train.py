@@ -1,5 +1,6 @@
 """`edgelstm.train`: a run from whatever data, with the command line's defaults."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from edgelstm.config import (
     DEFAULT_RECIPE,
     FAMILY,
     OWN_MODEL,
+    RECIPES,
     RUNS_DIR,
     ModelConfig,
     Preparation,
@@ -22,7 +24,7 @@ from edgelstm.config import (
 )
 from edgelstm.data.arrays import dataset_from_arrays
 from edgelstm.data.dataset import Dataset, open_dataset
-from edgelstm.data.evaluation import DataSource, opened
+from edgelstm.data.evaluation import DataSource, is_mnist_source, opened
 from edgelstm.data.mnist import ensure_mnist
 from edgelstm.training.run import Event, RunEnd, begin_run, resume_run
 from edgelstm.training.state import RunPlan
@@ -84,28 +86,28 @@ def train(
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other")
-    is_mnist = data is None or (isinstance(data, str) and data == "mnist")
-    dataset = None
+    for what, found, known in (("model", model, FAMILY), ("recipe", recipe, RECIPES)):
+        if found is not None and found not in known:
+            raise ValueError(f"{what}: found {found!r}, expected {', '.join(known)}")
+    is_mnist, dataset = is_mnist_source(data), None
     if isinstance(data, tuple):
         data = dataset_from_arrays(*data, size=size, preparation=preparation, channels_first=channels_first)
-    if not is_mnist and not resume:
-        assert not isinstance(data, tuple)
-        dataset = (
-            data
-            if isinstance(data, Dataset)
-            else open_dataset(
-                data, size=size, preparation=preparation, channels_first=channels_first, report=on_progress
-            )
+    if isinstance(data, Dataset):
+        dataset = None if is_mnist else data
+    elif not is_mnist and not (resume and output):
+        dataset = open_dataset(
+            data, size=size, preparation=preparation, channels_first=channels_first, report=on_progress
         )
+    if dataset and not resume:
         for line in (dataset.describe(), *(f"warning: {line}" for line in dataset.warnings)):
             on_progress(line)
     name = model or (DEFAULT_MODEL if is_mnist else OWN_MODEL)
     folder = Path(output or Path(RUNS_DIR) / (dataset.name if dataset else name))
 
     def open_data(config: ModelConfig) -> Dataset:
-        if is_mnist:
+        if data in (None, "mnist"):
             ensure_mnist(report=on_progress)  # after all that can be refused at once
-        return dataset or opened(data, config, channels_first=channels_first, report=on_progress)
+        return opened(data, config, channels_first=channels_first, report=on_progress)
 
     files = [Path(teacher) for teacher in teachers]
     if resume:
@@ -124,8 +126,9 @@ def train(
         events = begin_run(plan, folder, open_data, device, teachers=files, overwrite=overwrite)
     on_progress(Started(folder, plan))
     event: Event | None = None
-    for event in events:
-        on_progress(event)
+    with contextlib.closing(events):  # the run's folder is free again, whatever stops it
+        for event in events:
+            on_progress(event)
     assert isinstance(event, RunEnd), "a run ends with RunEnd or an exception"
     return Trained(folder, plan, event)
 
@@ -137,7 +140,7 @@ def config_for(model: str, dataset: Dataset | None) -> ModelConfig:
         return member
     lengths = dataset.train.lengths
     rows, cols = dataset.rows if lengths is None else int(lengths.max()), dataset.cols
-    stacked = rows_per_step_for(rows) if dataset.preparation == "values" and lengths is None else 1
+    stacked = rows_per_step_for(rows, cols) if dataset.preparation == "values" and lengths is None else 1
     return dataclasses.replace(
         member, rows=rows, cols=cols, rows_per_step=stacked, class_names=dataset.class_names,
         preparation=dataset.preparation, variable_length=lengths is not None,
