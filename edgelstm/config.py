@@ -271,7 +271,7 @@ RECIPES = {
 # One's own data: chosen by cross-validation inside the training parts of six sets, see models/EXPERIMENTS.md.
 VALUES_AUGMENT = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, noise=0.3, column_scale=0.1, column_offset=0.1)
 PLAIN_AUGMENT = AugmentConfig(8.0, 0.08, 0.1, shift_px=0.05, elastic_px=0.02, noise=0.1)
-"""For pictures as they are; shifts and elastic displacements for each row of the picture, noise for its largest pixel."""
+"""For pictures as they are: shifts and elastic displacements for each row of a picture, noise for its largest pixel."""
 MIN_STEPS, MAX_STEPS, MIN_EPOCHS = 600, 3_000, {"best": 40, "early": 40}
 """Optimizer steps are 40 times the root of the number of sequences, within these, and twice that for ``best``; but each
 sequence is passed over MIN_EPOCHS times, or 4 times."""

@@ -106,9 +106,7 @@ def test_validation_images_on_this_machine_choose_the_rule(checkpoint, monkeypat
     result = run("export", checkpoint)
     rule = open_model("./tiny.onnx").contract.early
     shown = dict(line.split(None, 1) for line in result.stdout.replace("early exit", "early").splitlines())
-    assert shown["early"] == (
-        f"a {rule}: {rule.mean_rows:.1f} rows on the validation sequences, {rule.validation}"
-    )
+    assert shown["early"] == (f"a {rule}: {rule.mean_rows:.1f} rows on the validation sequences, {rule.validation}")
     assert "choosing the rule for early exit on the validation sequences\n" in result.stderr
 
 

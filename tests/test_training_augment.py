@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgelstm.config import AugmentConfig
-from edgelstm.training.augment import augment
+from edgelstm.config import AugmentConfig, ModelConfig
+from edgelstm.training.augment import augment, augment_values, augmented
+from edgelstm.training.model import RowLstm
 
 STILL = AugmentConfig(rotate_deg=0, scale=0, shear=0, shift_px=0, elastic_px=0)
 
@@ -141,3 +142,73 @@ def test_an_elastic_displacement_bends_smoothly():
 def test_pictures_need_not_be_square():
     pixels = torch.zeros(3, 10, 20, dtype=torch.uint8)
     assert tuple(augment(pixels, AugmentConfig(), seeded()).shape) == (3, 10, 20)
+
+
+# Values
+
+
+def values_model(mean=(5.0, -1e4), deviation=(2.0, 100.0)):
+    model = RowLstm(ModelConfig(rows=50, cols=2, hidden_size=2, preparation="values"))
+    model.mean.copy_(torch.tensor(mean))
+    model.scale.copy_(1 / torch.tensor(deviation))
+    return model
+
+
+def constant(model, distance=1.0, batch=2000):
+    """Sequences that stay so many deviations above the mean of each column."""
+    return (model.mean + distance / model.scale).expand(batch, 50, 2).contiguous()
+
+
+def in_deviations(moved, model):
+    """(B, R, C) distances from the mean of each column, float64."""
+    return (moved.double() - model.mean.double()) * model.scale.double()
+
+
+def only(**strengths):
+    return AugmentConfig(0, 0, 0, 0, 0, **strengths)
+
+
+def test_noise_has_the_deviation_asked_for_in_each_column_and_is_another_for_each_value():
+    model = values_model()
+    moved = in_deviations(augment_values(constant(model), model, only(noise=0.3), seeded()), model)
+    np.testing.assert_allclose(moved.std((0, 1)), [0.3, 0.3], rtol=0.01)
+    np.testing.assert_allclose(moved.mean((0, 1)), [1, 1], atol=0.005)
+    assert moved.std(1).min() > 0.2, "each value of a sequence is moved on its own"
+
+
+@pytest.mark.parametrize(
+    ("config", "distance", "deviation"),
+    [(only(column_offset=0.2), 1.0, 0.2), (only(column_scale=0.1), 3.0, 0.3), (only(column_scale=0.1), 0.0, 0.0)],
+    ids=["offset", "scale", "scale of the mean"],
+)
+def test_a_whole_column_of_a_sequence_is_shifted_and_scaled_about_its_mean(config, distance, deviation):
+    model = values_model()
+    moved = in_deviations(augment_values(constant(model, distance), model, config, seeded()), model)
+    np.testing.assert_allclose(moved.mean(1).std(0), [deviation, deviation], rtol=0.05, atol=1e-6)
+    assert moved.std(1).max() < 1e-4, "the rows of a sequence move alike"
+    correlation = np.corrcoef(moved[:, 0].T)[0, 1] if deviation else 0
+    assert abs(correlation) < 0.1, f"the columns move together: {correlation}"
+
+
+def test_values_move_alike_for_the_same_seed_and_stay_float32():
+    model = values_model()
+    config = only(noise=0.3, column_scale=0.1, column_offset=0.1)
+    first, second, other = (augmented(constant(model, 1, 20), model, config, seeded(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert (torch.float32, (20, 50, 2)) == (first.dtype, tuple(first.shape))
+
+
+def test_values_are_left_as_they_are_by_what_moves_pictures():
+    model = values_model((0.0, 0.0), (1.0, 1.0))
+    values = constant(model, 1, 20)
+    assert torch.equal(values, augment_values(values, model, AugmentConfig(), seeded()))
+
+
+def test_a_plain_picture_of_few_levels_is_moved_without_rounding():
+    model = RowLstm(ModelConfig(rows=8, cols=8, hidden_size=2, preparation="plain"))
+    model.scale.fill_(1 / 16)
+    pixels = torch.full((500, 8, 8), 8, dtype=torch.uint8)
+    moved = augmented(pixels, model, only(noise=0.1), seeded())
+    assert 0.1 * 16 == pytest.approx(float(moved.std()), rel=0.02)
+    assert moved.frac().abs().max() > 0

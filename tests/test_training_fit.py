@@ -308,3 +308,56 @@ def test_training_every_step_makes_the_early_answers_better(splits):
             by_step = averaged_model(state).logits_by_step(splits[0].sequences)
         right[share] = int((by_step[15].argmax(1) == splits[0].labels).sum())
     assert right[0.5] > right[0.0] + 20, right
+
+
+# Few sequences, and unequal ones
+
+UNEQUAL = ModelConfig(
+    rows=12, cols=3, hidden_size=8, class_names=("a", "b"), preparation="values", variable_length=True
+)
+FEW = TrainConfig(recipe="few", epochs=2, passes=5, batch_size=16, log_every=1, augment=None)
+
+
+def unequal(n=40, padding=0.0):
+    """Sequences of 1 to 12 rows; what lies behind their ends is ``padding``."""
+    draw = np.random.default_rng(0)
+    lengths = torch.from_numpy(draw.integers(1, 13, n).astype(np.int32))
+    values = torch.from_numpy(draw.normal(0, 1, (n, 12, 3)).astype(np.float32))
+    values[torch.arange(12)[None] >= lengths[:, None]] = padding
+    return Split(values, torch.from_numpy(draw.integers(0, 2, n)), lengths)
+
+
+def test_few_sequences_are_passed_over_several_times_an_epoch_each_once_a_pass(monkeypatch):
+    seen = []
+    monkeypatch.setattr(fit_module, "augmented", lambda shown, model, config, generator: seen.append(shown) or shown)
+    sequences = torch.arange(40.0).reshape(40, 1, 1).expand(40, 12, 3)
+    split = Split(sequences, torch.zeros(40, dtype=torch.int64))
+    train = dataclasses.replace(FEW, epochs=1, augment=AugmentConfig())
+    config = ModelConfig(rows=12, cols=3, hidden_size=4, class_names=("a", "b"), preparation="values")
+    *steps, epoch = trained(train, (split, split), fresh(train, config))[1]
+    passes = [torch.cat(seen[at : at + 2])[:, 0, 0].tolist() for at in range(0, 10, 2)]
+    assert (10, 10, 160) == (len(steps), n_steps(train, 40), epoch.train.n)
+    assert [32] * 5 == [len(set(one)) for one in passes], "a pass shows a sequence twice"
+    assert len(set(map(tuple, passes))) == 5, "each pass has an order of its own"
+
+
+@pytest.mark.parametrize("step_loss", [0.0, 0.5])
+def test_what_lies_behind_the_end_of_a_sequence_changes_no_bit(step_loss):
+    train = dataclasses.replace(FEW, step_loss=step_loss)
+    found = [trained(train, (unequal(padding=padding),) * 2, fresh(train, UNEQUAL)) for padding in (0.0, 1e3)]
+    assert bits(found[0][0].model.state_dict()) == bits(found[1][0].model.state_dict())
+    assert without_clock(found[0][1]) == without_clock(found[1][1])
+
+
+def test_the_step_loss_of_unequal_sequences_is_the_mean_over_the_rows_that_they_have():
+    train, split = dataclasses.replace(FEW, batch_size=40, passes=1, epochs=1, step_loss=0.25), unequal()
+    model = copy.deepcopy(fresh(train, UNEQUAL).model)
+    first = trained(train, (split, split), fresh(train, UNEQUAL))[1][0]
+    ends, every = [], []
+    for values, label, length in zip(split.sequences, split.labels, split.lengths, strict=True):
+        with torch.no_grad():
+            steps = model.logits_by_step(values[None, : int(length)])[:, 0]
+        losses = [functional.cross_entropy(logits, label).item() for logits in steps]
+        ends.append(losses[-1])
+        every += losses
+    assert 0.75 * np.mean(ends) + 0.25 * np.mean(every) == pytest.approx(first.loss, rel=1e-5)

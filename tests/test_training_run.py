@@ -7,6 +7,7 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import torch
@@ -540,3 +541,119 @@ def test_what_is_refused_leaves_no_folder(tmp_path, refused, monkeypatch):
     with pytest.raises((TrainingError, CheckpointError)):
         begin_run(PLAN, tmp_path / "run", open_digits, **refused)
     assert list(tmp_path.iterdir()) == []
+
+
+# Sequences of one's own
+
+
+def gestures(offset=0.0, lengths=False, groups=False):
+    """60 sequences of 12 rows and 2 columns in two classes, the second column far from zero, the third constant."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    values = draw.normal(0, 1, (60, 12, 3)) + labels[:, None, None]
+    values = (values * (1, 10, 0) + (0, 1e4, 7)).astype(np.float32) + np.float32(offset)
+    rows = draw.integers(3, 13, 60).astype(np.int32)
+    rows[::20] = 12
+    if lengths:
+        values[np.arange(12)[None] >= rows[:, None]] = 0
+    people = np.repeat([*"abcdef"], 10)
+    part = Part(values, labels, "gestures", rows if lengths else None, people if groups else None)
+    train, validation, test = (part.take(slice(at, at + 20)) for at in (0, 20, 40))
+    return Dataset("gestures", "values", ("a", "b"), train, validation, test, "its sha256", "given")
+
+
+def gesture_plan(dataset, epochs=2):
+    config = ModelConfig(
+        rows=12, cols=3, hidden_size=8, class_names=("a", "b"), preparation="values",
+        variable_length=dataset.variable_length,
+    )  # fmt: skip
+    return RunPlan("gestures", config, dataclasses.replace(TRAIN, epochs=epochs, batch_size=5, augment=None))
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+def test_values_are_normalised_by_the_training_part_without_padding(tmp_path, lengths):
+    dataset = gestures(lengths=lengths)
+    list(begin_run(gesture_plan(dataset), tmp_path, lambda config: dataset, "cpu"))
+    checkpoint, part = load_checkpoint(tmp_path), dataset.train
+    rows = [12] * 20 if part.lengths is None else part.lengths
+    values = np.concatenate([one[:n] for one, n in zip(part.sequences, rows, strict=True)]).astype(np.float64)
+    np.testing.assert_allclose(checkpoint.weights["mean"], values.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(checkpoint.weights["scale"], [*(1 / values.std(0))[:2], 1], rtol=1e-6)
+    assert tuple(zip(values.min(0), values.max(0), strict=True)) == checkpoint.ranges
+
+
+def test_pixels_of_few_levels_are_normalised_by_the_largest(tmp_path, sample):
+    small = Part(sample.sequences // 16, sample.labels, "small")
+    dataset = Dataset("small", "plain", DIGITS, small, small, small, "its sha256", "given")
+    plan = dataclasses.replace(PLAN, config=ModelConfig(hidden_size=4, preparation="plain"))
+    plan = dataclasses.replace(plan, train=dataclasses.replace(TRAIN, epochs=1))
+    list(begin_run(plan, tmp_path, lambda config: dataset, "cpu"))
+    checkpoint = load_checkpoint(tmp_path)
+    assert [pytest.approx(1 / 15)] == checkpoint.weights["scale"].tolist()
+    assert () == checkpoint.ranges
+
+
+def test_values_of_unequal_lengths_go_on_to_the_very_bits(tmp_path):
+    dataset = gestures(lengths=True)
+    plan = gesture_plan(dataset)
+    list(begin_run(plan, tmp_path / "whole", lambda config: dataset, "cpu"))
+    for event in begin_run(plan, tmp_path / "killed", lambda config: dataset, "cpu"):
+        if isinstance(event, EpochResult):
+            break
+    list(resume_run(tmp_path / "killed", lambda config: dataset, "cpu")[1])
+    for name in (CHECKPOINT_FILE, STATE_FILE):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_a_run_does_not_go_on_with_other_data(begun, sample):
+    before = tensors_of(begun / STATE_FILE)
+    _, events = resume_run(begun, lambda config: dataset_of(sample, "another"), "cpu")
+    with pytest.raises(CheckpointError, match="holds a run on other data: found sha256 another, expected a sha256"):
+        next(events)
+    assert before == tensors_of(begun / STATE_FILE)
+
+
+def test_a_state_that_does_not_know_its_data_goes_on(begun):
+    tensors, values = raw(begun / STATE_FILE)
+    del values["data_sha256"]
+    save_tensors(begun / STATE_FILE, tensors, values)
+    assert isinstance([*resume_run(begun, open_digits, "cpu")[1]][-1], RunEnd)
+
+
+def test_the_end_tells_what_the_largest_class_would_have_scored_and_how_sure_the_score_is(whole_run, sample):
+    end = whole_run[1][-1]
+    largest = np.bincount(sample.labels[:800]).argmax()
+    assert Score(int((sample.labels == largest).sum()), 1000) == end.baseline
+    assert end.test == end.classes.score
+    assert end.classes.interval[0] < end.test.accuracy < end.classes.interval[1]
+    assert end.random_split is None, "there are no groups"
+
+
+def test_data_with_groups_is_trained_once_more_without_regard_to_them_after_the_run_is_saved(tmp_path):
+    dataset = gestures(groups=True)
+    *_, said, end = begin_run(gesture_plan(dataset, 10), tmp_path / "grouped", lambda config: dataset, "cpu")
+    assert "disregards groups" in str(said)
+    assert end.random_split.n == 20
+    plain = gestures()
+    *_, other = begin_run(gesture_plan(plain, 10), tmp_path / "plain", lambda config: plain, "cpu")
+    assert other.test == end.test, "the second training must not touch the first"
+    for name in (CHECKPOINT_FILE, STATE_FILE):
+        assert tensors_of(tmp_path / "grouped" / name) == tensors_of(tmp_path / "plain" / name)
+
+
+def test_the_scores_are_saved_before_the_random_split_is_trained_on(tmp_path):
+    dataset = gestures(groups=True)
+    for event in begin_run(gesture_plan(dataset), tmp_path, lambda config: dataset, "cpu"):
+        if isinstance(event, str):
+            break
+    assert load_checkpoint(tmp_path).test is not None
+
+
+def test_groups_too_few_to_be_split_at_random_end_no_run(tmp_path, monkeypatch):
+    def too_small(dataset):
+        raise DataError("too small")
+
+    monkeypatch.setattr(run, "random_split", too_small)
+    dataset = gestures(groups=True)
+    *_, end = begin_run(gesture_plan(dataset), tmp_path, lambda config: dataset, "cpu")
+    assert (None, 20) == (end.random_split, end.test.n)
