@@ -546,12 +546,12 @@ def test_what_is_refused_leaves_no_folder(tmp_path, refused, monkeypatch):
 # Sequences of one's own
 
 
-def gestures(offset=0.0, lengths=False, groups=False):
-    """60 sequences of 12 rows and 2 columns in two classes, the second column far from zero, the third constant."""
+def gestures(lengths=False, groups=False):
+    """60 sequences of 12 rows and 3 columns in two classes, the second column far from zero, the third constant."""
     draw = np.random.default_rng(0)
     labels = np.arange(60) % 2
     values = draw.normal(0, 1, (60, 12, 3)) + labels[:, None, None]
-    values = (values * (1, 10, 0) + (0, 1e4, 7)).astype(np.float32) + np.float32(offset)
+    values = (values * (1, 10, 0) + (0, 1e4, 7)).astype(np.float32)
     rows = draw.integers(3, 13, 60).astype(np.int32)
     rows[::20] = 12
     if lengths:
@@ -578,7 +578,7 @@ def test_values_are_normalised_by_the_training_part_without_padding(tmp_path, le
     rows = [12] * 20 if part.lengths is None else part.lengths
     values = np.concatenate([one[:n] for one, n in zip(part.sequences, rows, strict=True)]).astype(np.float64)
     np.testing.assert_allclose(checkpoint.weights["mean"], values.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(checkpoint.weights["scale"], [*(1 / values.std(0))[:2], 1], rtol=1e-6)
+    np.testing.assert_allclose(checkpoint.weights["scale"], [*1 / values.std(0)[:2], 1], rtol=1e-6)
     assert tuple(zip(values.min(0), values.max(0), strict=True)) == checkpoint.ranges
 
 

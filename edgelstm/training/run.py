@@ -68,7 +68,8 @@ class RunEnd:
     baseline: Score
     """Of the test sequences, if the largest class of the training split were always the answer."""
     random_split: Score | None = None
-    """The same recipe on a split that disregards groups: how much that would have flattered. None without groups."""
+    """The same recipe on a split that disregards groups: how much that would have flattered. None without groups
+    or if the sequences are too few."""
 
 
 OpenData = Callable[[ModelConfig], Dataset]
@@ -279,9 +280,12 @@ def _ranges(dataset: Dataset) -> tuple[tuple[float, float], ...]:
     return tuple(zip(columns.minimum.tolist(), columns.maximum.tolist(), strict=True))
 
 
-def _flattered(plan: RunPlan, dataset: Dataset, device: torch.device) -> Score:
+def _flattered(plan: RunPlan, dataset: Dataset, device: torch.device) -> Score | None:
     """The test score of the same recipe where the same groups are on both sides of the split; nothing is written."""
-    drawn = random_split(dataset)
+    try:
+        drawn = random_split(dataset)
+    except DataError:  # too few sequences; the run itself has ended well
+        return None
     state = _fresh(plan, device)
     set_normalisation(state, drawn.train)
     fitting, validation, test = (_split_on(device, part, plan.config) for part in drawn.parts.values())
