@@ -174,6 +174,8 @@ class ModelContract:
             raise ValueError(f"precision: found {self.precision!r}, expected fp32, fp16 or int8")
         if self.version not in READ_VERSIONS:
             raise ValueError(f"version: found {self.version!r}, expected one of {READ_VERSIONS}")
+        if self.version == 1 and (self.config.preparation != "digit" or self.config.variable_length):
+            raise ValueError("version: found 1, which knew only digits of one length")
         check_ranges(self.ranges, self.config)
         if self.seed is not None and (type(self.seed) is not int or abs(self.seed) >= MAX_COUNT):
             raise ValueError(f"seed: found {self.seed!r}, expected a whole number")
@@ -273,16 +275,33 @@ def check_sequences(sequences: object, config: ModelConfig, lengths: object = No
     if not config.variable_length:
         if lengths is not None:
             raise ValueError(f"lengths: found some, expected none: the model reads sequences of {config.rows} rows")
+        _check_finite(sequences, None)
         return sequences, None
     if lengths is None:
-        return sequences, np.full(len(sequences), n_rows, np.int32)
-    if (
+        lengths = np.full(len(sequences), n_rows, np.int32)
+    elif (
         not isinstance(lengths, np.ndarray) or lengths.dtype != np.int32 or lengths.shape != (len(sequences),)
         or not ((lengths >= 1) & (lengths <= n_rows)).all()
     ):  # fmt: skip
         found = f"{lengths.dtype} {lengths.shape}" if isinstance(lengths, np.ndarray) else type(lengths).__name__
         raise ValueError(f"lengths: found {found}, expected int32 ({len(sequences)},) of 1 to {n_rows}")
+    _check_finite(sequences, lengths)
     return sequences, lengths
+
+
+def _check_finite(sequences: Sequences, lengths: Lengths | None) -> None:
+    """Raise ValueError for a value that is not finite before a sequence's end.
+
+    onnxruntime's LSTM would make a finite answer of it, so nothing would show it.
+    """
+    if sequences.dtype == np.uint8 or np.isfinite(sequences).all():
+        return
+    broken = ~np.isfinite(sequences).all(axis=2)
+    if lengths is not None:
+        broken &= np.arange(sequences.shape[1]) < lengths[:, None]
+    if broken.any():
+        at, row = np.argwhere(broken)[0]
+        raise ValueError(f"values: found one that is not finite in sequence {at}, row {row}, expected numbers")
 
 
 # The graph. Cast of pixels, or Sub and Mul of values, then (Reshape), Transpose, one LSTM per layer with a Squeeze

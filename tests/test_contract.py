@@ -211,6 +211,8 @@ def test_values_are_normalised_by_nodes_and_lengths_reach_every_layer():
     ]
     assert ["values float32 (batch, rows, 1)", "lengths int32 (batch)"] == [str(value) for value in layout.inputs]
     assert [node.inputs[4] for node in layout.nodes if node.operator == "LSTM"] == ["lengths", "lengths"]
+    int8 = graph_layout(SEQUENCES["unequal lengths, two layers"], "int8")
+    assert [node.inputs[4] for node in int8.nodes if "LSTM" in node.operator] == ["lengths", "lengths"]
     assert {"mean": (1, (1,)), "scale": (1, (1,))}.items() <= layout.weights.items()
     stream = graph_layout(SEQUENCES["unequal lengths, two layers"], kind="stream")
     assert "lengths" not in [value.name for value in stream.inputs]
@@ -244,6 +246,19 @@ def test_good_values_and_lengths_are_handed_back_as_they_are():
 def test_other_values_and_lengths_are_refused_with_found_and_expected(values, lengths, found):
     with pytest.raises(ValueError, match=found):
         check_sequences(values, SEQUENCES["unequal lengths"], lengths)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_is_refused_before_the_end_of_a_sequence_and_not_behind(value):
+    """onnxruntime's LSTM would make a finite answer of it."""
+    values = VALUES.copy()
+    values[0, 3:] = value
+    assert check_sequences(values, SEQUENCES["unequal lengths"], LENGTHS)[0] is values
+    for lengths in (np.array([4, 11], np.int32), None):
+        with pytest.raises(ValueError, match="values: found one that is not finite in sequence 0, row 3, expected"):
+            check_sequences(values, SEQUENCES["unequal lengths"], lengths)
+    with pytest.raises(ValueError, match="not finite in sequence 0, row 3"):
+        check_sequences(values[:, :9], SEQUENCES["values"])
 
 
 def test_lengths_for_a_model_of_one_length_are_refused():
@@ -280,3 +295,12 @@ def test_a_contract_of_version_1_is_one_of_digits_of_one_length():
     assert (1, "digit", False, ()) == (
         found.version, found.config.preparation, found.config.variable_length, found.ranges
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("config", SEQUENCES.values(), ids=[*SEQUENCES])
+def test_version_1_knew_no_other_sequences(config):
+    with pytest.raises(ValueError, match="version: found 1, which knew only digits of one length"):
+        ModelContract(config, version=1)
+    damaged = ModelContract(config).to_metadata() | {"edgelstm.version": "1"}
+    with pytest.raises(ModelError, match="damaged model contract"):
+        ModelContract.from_metadata(damaged)

@@ -57,8 +57,8 @@ class OrtRunner:
     def logits(self, sequences: Sequences, lengths: Lengths | None = None) -> Logits:
         """(B, rows, cols) uint8 or float32, and (B,) int32 where lengths differ -> (B, classes) float32.
 
-        What lies behind a sequence's end never changes its logits. Raises ValueError for another shape or dtype,
-        ModelError if onnxruntime cannot run it.
+        What lies behind a sequence's end never changes its logits. Raises ValueError for another shape or dtype
+        or a value before it that is not finite, ModelError if onnxruntime cannot run it.
         """
         sequences, lengths = check_sequences(sequences, self.contract.config, lengths)
         size, chunk = len(sequences), self._chunk
