@@ -24,6 +24,12 @@ def test_macro_f1_is_the_mean_over_the_classes_that_occur():
     assert expected == pytest.approx(report().macro_f1)
 
 
+def test_a_class_that_is_answered_but_never_occurs_counts_as_0_in_macro_f1():
+    """As in scikit-learn: true a a, answered a b."""
+    found = ClassReport.of(np.eye(3, dtype=np.float32)[[0, 1]], np.array([0, 0]), ("a", "b", "c"))
+    assert (2 / 3 + 0) / 2 == pytest.approx(found.macro_f1)
+
+
 def test_what_was_confused_comes_with_the_most_frequent_first():
     labels, answers = np.array([0, 0, 1, 1, 1]), np.array([1, 0, 0, 0, 2])
     found = ClassReport.of(np.eye(3, dtype=np.float32)[answers], labels, ("a", "b", "c")).confused()

@@ -17,7 +17,7 @@ class ClassReport:
     interval: tuple[float, float]
     """Exact 95 % interval of the accuracy, 0 to 1 (C. Clopper and E. Pearson, Biometrika 26, 1934)."""
     macro_f1: float
-    """Mean over the classes that occur of 2 right / (2 right + wrongly given + missed)."""
+    """Mean over the classes that occur or are answered of 2 right / (2 right + wrongly given + missed)."""
     confusion: tuple[tuple[int, ...], ...]
     """How many of class i (row) were taken for class j (column)."""
     class_names: tuple[str, ...]
