@@ -19,7 +19,7 @@ from edgelstm.data.mnist import FILES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MAX_LINES = 250
+MAX_LINES = 260
 CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 @click.argument("checkpoint", type=click.Path(path_type=Path), default=Path(RUNS_DIR) / DEFAULT_MODEL)
 @click.option(
     "--precision", type=click.Choice(["fp32", "int8", "fp16"]), default="fp32", show_default=True,
-    help="int8: a quarter of the size and faster, CPU only. fp16: half the size, for CUDA; a CPU runs it as fp32. "
-    "Refused if it costs accuracy.",
+    help="int8: about a quarter of the size, CPU only; how fast is measured. fp16: half the size, for CUDA; a CPU "
+    "runs it as fp32. Refused if it costs accuracy.",
 )  # fmt: skip
 @click.option(
     "--streaming", is_flag=True,

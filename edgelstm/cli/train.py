@@ -181,8 +181,10 @@ class _Progress:
             if self._ctx.params["resume"]:
                 _check_same_run(self._ctx, event.folder, event.plan)
             plan = event.plan
+            stacked = plan.config.rows_per_step
+            a_step = f"{stacked} rows a step, " if stacked > 1 and plan.config.preparation != "digit" else ""
             self.say(
-                f"{printable(plan.name)}: {plan.config.n_parameters:,} parameters, recipe {plan.train.recipe}, "
+                f"{printable(plan.name)}: {plan.config.n_parameters:,} parameters, {a_step}recipe {plan.train.recipe}, "
                 f"seed {plan.train.seed} -> {printable(event.folder)}"
             )
         elif isinstance(event, RunStart):

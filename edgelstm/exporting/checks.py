@@ -101,7 +101,7 @@ def confidence_check(how: str, reference: Logits, found: Logits, temperature: fl
     """Accuracy does not see a change that leaves the order of the classes alone; confidence does."""
     shares = [probabilities(logits, temperature).max(1) for logits in (reference, found)]
     shift = np.abs(shares[1] - shares[0])
-    answer = f"{shift.mean():.4f} from torch's in the mean, at most {shift.max():.2f}"
+    answer = f"{shift.mean():.4f} from torch's in the mean, {shift.max():.4f} at most"
     return Check(f"same confidence: {how}", bool(shift.mean() <= MAX_CONFIDENCE_SHIFT), answer)
 
 
