@@ -284,6 +284,12 @@ def test_probes_of_values_are_about_as_far_from_the_mean_as_the_data(checkpoint_
     assert normal[0].std() < 1e-3 < 1 < normal[128].std() < 2 < normal[-1].std()
 
 
+@pytest.mark.parametrize(("rows", "n"), [(28, 256), (256, 256), (512, 128), (4096, 32)])
+def test_probes_of_long_sequences_are_fewer_so_that_export_and_verify_need_little_memory(rows, n, checkpoint_of):
+    config = ModelConfig(rows=rows, cols=2, hidden_size=64, class_names=("a", "b"), preparation="values")
+    assert (n, rows, 2) == probe_sequences(checkpoint_of(config))[0].shape
+
+
 def test_probe_pixels_are_the_same_each_time_and_of_every_density():
     pixels = probe_pixels(ModelConfig())
     assert np.array_equal(pixels, probe_pixels(ModelConfig()))

@@ -32,6 +32,8 @@ from edgelstm.training.model import PIXEL_SCALE, numpy_weights
 
 GATE_ORDER = (0, 3, 1, 2)
 """torch's gates i, f, g, o taken as ONNX's i, o, f, c."""
+PROBE_NUMBERS = 2**24
+"""Inputs, or gates, of all steps of the random sequences: the NumPy reference holds them in float64."""
 
 
 def contract_of(
@@ -141,12 +143,15 @@ def probe_pixels(config: ModelConfig, n: int = 256) -> Pixels:
     return noise * (random.random(noise.shape) < np.linspace(0, 1, n)[:, None, None])
 
 
-def probe_sequences(checkpoint: Checkpoint, n: int = 256) -> tuple[Sequences, Lengths | None]:
+def probe_sequences(checkpoint: Checkpoint, n: int | None = None) -> tuple[Sequences, Lengths | None]:
     """(n, rows, cols) random sequences and, where lengths differ, their (n,) lengths: what parity is checked on.
 
-    The same each time. Pixels of every density; values about as far from a column's mean as the data, some further.
+    By default 256, or fewer long ones; the same each time. Pixels of every density; values about as far from a
+    column's mean as the data, some further.
     """
     config, random = checkpoint.config, np.random.default_rng(0)
+    if n is None:
+        n = max(32, min(256, PROBE_NUMBERS // (config.n_steps * max(config.step_size, 4 * config.hidden_size))))
     shape = (n, config.rows, config.cols)
     if not config.is_values:
         return probe_pixels(config, n), None
