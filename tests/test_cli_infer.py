@@ -654,6 +654,15 @@ def test_values_are_read_from_files_folders_and_globs(gestures, arguments):
     assert ([" no sequence of values: " in line for line in errors]) == ([True, True] if glob else [])
 
 
+def test_the_groups_of_a_training_folder_are_no_sequence(gestures):
+    Path("data").mkdir()
+    Path("more").rename("data/walk")
+    Path("data/groups.csv").write_text("walk/a.CSV,anna\n")
+    Path("data/walk/groups.csv").write_text("1,2\n" * 5)  # here it is one like any other
+    found = run(*INFER, "data", "--model", "gestures.onnx").stdout.splitlines()
+    assert ["a.CSV", "b.npy", "c.npy", "groups.csv"] == [Path(line.split()[0]).name for line in found]
+
+
 def test_a_folder_without_values_says_what_the_model_reads(gestures):
     Path("bare").mkdir()
     assert fails(*INFER, "bare", "--model", "gestures.onnx") == (

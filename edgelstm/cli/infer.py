@@ -198,6 +198,7 @@ def _in_folder(folder: str, config: "ModelConfig", problems: dict[str, str]) -> 
 
     A folder that cannot be searched, or holds none, is named itself, with its error in ``problems``.
     """
+    from edgelstm.data.folders import GROUPS_FILE
     from edgelstm.data.picture import SUFFIXES, UNREADABLE_SUFFIXES
 
     kind = "sequences of values" if config.is_values else "pictures"
@@ -206,9 +207,9 @@ def _in_folder(folder: str, config: "ModelConfig", problems: dict[str, str]) -> 
     unsearched: list[OSError] = []
     names = [
         os.path.join(place, name)
-        for place, _, files in os.walk(folder, onerror=unsearched.append)
+        for place, folders, files in os.walk(folder, onerror=unsearched.append)
         for name in files
-        if name.lower().endswith(named)
+        if name.lower().endswith(named) and not (folders and name == GROUPS_FILE)  # of a training folder
     ]
     for error in unsearched:
         name, found = str(error.filename), str(error.strerror).lower()
