@@ -421,6 +421,25 @@ def test_several_streams_of_values_take_a_step_each_in_turn():
     }
 
 
+@pytest.mark.parametrize("options", [[], ["--window", 6]])
+def test_values_far_outside_those_of_training_are_told_once(checkpoint_of, model_bytes_of, options):
+    checkpoint = dataclasses.replace(checkpoint_of(GESTURE), ranges=((-9.0, 9.0),) * 2)
+    Path("ranged.onnx").write_bytes(model_bytes_of(checkpoint))
+    assert "warning" not in run("stream", "ranged.onnx", *options, input=SIGNAL.tobytes()).stderr
+    text = TEXT + "1,100\n" * 2 + TEXT[: TEXT.index("\n") + 1] + "1,200\n" * 8
+    warnings = run("stream", "ranged.onnx", "--csv", *options, input=text).stderr.splitlines()[1:]
+    assert [line[:70] for line in warnings if "warning" in line] == [
+        "warning: far outside what it was trained on: column 2 reaches 100 to 1"
+    ]
+
+
+@pytest.mark.usefixtures("gesture")
+def test_text_without_csv_is_refused_or_of_a_few_bytes_asked_about():
+    assert fails("stream", "free.onnx", input="x,y\n" + TEXT).startswith("the input looks like text: found 'x,y\\n")
+    assert "give --csv" in fails("stream", "fixed.onnx", "--window", 6, input=TEXT)
+    assert "the input looks like text; --csv?" in run("stream", "free.onnx", input="1.5,2.5\n").stderr
+
+
 @pytest.mark.usefixtures("gesture")
 def test_evaluate_takes_data_of_ones_own():
     np.savez("own.npz", X=np.tile(SIGNAL[:6], (30, 1, 1)) + np.arange(30)[:, None, None], y=["rest", "walk"] * 15)

@@ -641,7 +641,10 @@ def test_values_further_outside_than_the_training_range_is_wide_get_a_note(of, a
 
 def test_of_several_columns_far_outside_the_first_is_named(of):
     note = of(FIXED).classify(np.full((6, 3), 100)).note
-    assert "column 1 reaches 100 to 100, in training -1 to 1 and 2 more columns" in note
+    assert "column 1 reaches 100 to 100, in training -1 to 1; and 2 more columns" in note
+    note = of(FIXED).classify(np.tile([0, 100, 100], (6, 1))).note
+    assert "in training -1 to 1; and 1 more column" in note
+    assert "columns" not in note
 
 
 def test_a_sequence_longer_than_any_in_training_gets_a_note(of):

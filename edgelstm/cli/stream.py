@@ -113,13 +113,20 @@ def command(
 
 def _follow(stream: "Stream", source: Any, early: bool, as_csv: bool) -> None:
     """Push what comes; the streams stand at the same row, so they begin a sequence together."""
-    config, number = stream.contract.config, 0
+    from edgelstm.runtime.classifier import far_outside
+
+    config, number, warned = stream.contract.config, 0, False
     everyone = list(range(stream.n_streams))
     last = None if config.variable_length or stream.window else config.rows
     if stream.rows_read[0] == last:  # a state that was saved between a sequence's last row and the next
         stream.reset()
     content = _rows_of_text(source, config.cols) if as_csv else iter(lambda: source.read1(2**16), b"")
+    if config.is_values and not as_csv:
+        content = _no_text(content)
     for rows in _steps(content, stream):
+        if config.is_values and not warned and (far := far_outside(rows.reshape(-1, config.cols), stream.contract)):
+            say(f"warning: {far}")
+            warned = True
         if not rows.shape[1] and stream.rows_read[0]:  # a blank line
             _say_cut(stream, last, number)
             stream.reset()
@@ -209,6 +216,19 @@ def _steps(content: "Iterator[bytes]", stream: "Stream") -> "Iterator[Sequences]
             "the input ends in the middle of a step", found=f"{len(left)} bytes", expected=size,
             fix=f"a step is {n} x {config.rows_per_step} rows of {config.cols} {values}",
         )  # fmt: skip
+
+
+def _no_text(content: "Iterator[bytes]") -> "Iterator[bytes]":
+    """The same. Raises DataError if it begins as text does: read as float32, that too would be numbers."""
+    first = next(content, b"")
+    if first and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in first):
+        if len(first) >= 16:  # of fewer, a chance in some thousands that they are values
+            found, expected = printable(first[:40].decode(), 60), "little-endian float32 numbers"
+            raise DataError("the input looks like text", found=found, expected=expected, fix="give --csv")
+        say("warning: the input looks like text; --csv?")
+    if first:
+        yield first
+    yield from content
 
 
 def _rows_of_text(source: Any, cols: int) -> "Iterator[bytes]":

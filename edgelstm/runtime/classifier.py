@@ -207,27 +207,36 @@ class Classifier:
 
 
 def _unlike_training(sequence: Sequences, contract: ModelContract) -> list[str]:
-    """What a model of values has never been trained on in (rows, cols): so long a sequence, or values so far off.
-
-    Far off is further outside a column's range in training than that range is wide. No unit or offset changes that;
-    new data often go a little beyond the old, but hardly so far: then the unit, the sensor or its place is another,
-    or a reading is broken. Of a column that never changed, a millionth of it may be rounding.
-    """
+    """What a model of values has never been trained on in (rows, cols): so long a sequence, or values so far off."""
     notes, most = [], contract.config.rows
     if len(sequence) > most:
         notes.append(f"longer than any it was trained on: {len(sequence):,} rows, at most {most:,}")
-    if contract.ranges:
-        least, largest = np.array(contract.ranges).T
-        margin = np.maximum(largest - least, 1e-6 * np.maximum(np.abs(least), np.abs(largest)))
-        low, high = sequence.min(axis=0).astype(np.float64), sequence.max(axis=0).astype(np.float64)
-        far = np.flatnonzero((low < least - margin) | (high > largest + margin))
-        if far.size:
-            at, more = far[0], f" and {far.size - 1:,} more columns" if far.size > 1 else ""
-            notes.append(
-                f"far outside what it was trained on: column {at + 1} reaches {low[at]:.4g} to {high[at]:.4g}, "
-                f"in training {least[at]:.4g} to {largest[at]:.4g}{more}"
-            )
+    if far := far_outside(sequence, contract):
+        notes.append(far)
     return notes
+
+
+def far_outside(rows: Sequences, contract: ModelContract) -> str | None:
+    """Which values in (rows, cols) lie far outside those of training, if any do and the ranges are known.
+
+    Far is further outside a column's range in training than that range is wide. No unit or offset changes that;
+    new data often go a little beyond the old, but hardly so far: then the unit, the sensor or its place is another,
+    or a reading is broken. Of a column that never changed, a millionth of it may be rounding.
+    """
+    if not contract.ranges or not len(rows):
+        return None
+    least, largest = np.array(contract.ranges).T
+    margin = np.maximum(largest - least, 1e-6 * np.maximum(np.abs(least), np.abs(largest)))
+    low, high = rows.min(axis=0).astype(np.float64), rows.max(axis=0).astype(np.float64)
+    far = np.flatnonzero((low < least - margin) | (high > largest + margin))
+    if not far.size:
+        return None
+    at, n_more = far[0], far.size - 1
+    more = f"; and {n_more:,} more column{'s'[: n_more > 1]}" if n_more else ""
+    return (
+        f"far outside what it was trained on: column {at + 1} reaches {low[at]:.4g} to {high[at]:.4g}, "
+        f"in training {least[at]:.4g} to {largest[at]:.4g}{more}"
+    )
 
 
 def _unpickled(content: bytes, source: str, options: dict[str, Any]) -> Classifier:
