@@ -260,3 +260,27 @@ def test_without_a_cache_folder_everything_works(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert 20 == sum(map(len, open_dataset(gestures(tmp_path / "data")).parts.values()))
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        ("y,x", r"left/3.csv has the columns in another order: found y, x, expected x, y, as in left/0.csv"),
+        ("x;z", r"left/3.csv has other columns: found x, z, expected x, y, as in left/0.csv"),
+    ],
+)
+def test_columns_have_the_same_names_in_all_files(tmp_path, header, text):
+    folder = gestures(tmp_path)
+    (folder / "left" / "1.csv").write_text("1,2\n3,4\n")  # no names at all
+    (folder / "left" / "2.csv").write_text('# of today\n "x" , y\n1,2\n3,4\n')
+    np.save(folder / "left" / "extra.npy", np.zeros((3, 2)))
+    assert 21 == sum(map(len, open_dataset(folder).parts.values()))
+    (folder / "left" / "3.csv").write_text(f"{header}\n{header.replace('x', '1').replace('y', '2').replace('z', '3')}")
+    with pytest.raises(DataError, match=text):
+        open_dataset(folder)
+    (folder / "left" / "3.csv").unlink()
+    shown = "a,b,c\n1,2,3\n3,4,5\n"  # a row after the other: names are of rows
+    for file in folder.rglob("*.csv"):
+        file.write_text(shown.replace("a", file.stem + "t"))
+    (folder / "left" / "extra.npy").unlink()
+    assert (3, 2) == open_dataset(folder, channels_first=True).train.sequences.shape[1:]

@@ -398,17 +398,11 @@ def _csv_values(content: bytes, name: str) -> Values:
     if content[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in content[:1000]:
         raise DataError(f"{name} is no .csv file", found="binary or UTF-16", expected="UTF-8 text")
     rows: list[Values] = []
-    mark, is_first = None, True
-    for line, text in _text_lines(content, name):
-        if not text or text[0] == "#":
+    has_names = False
+    for line, tokens in _csv_tokens(content, name):
+        if not (rows or has_names) and all(map(_is_name, tokens)):
+            has_names = True
             continue
-        if is_first:
-            mark = next((mark for mark in ";,\t" if mark in text), None)
-        tokens = text.split(mark, MAX_SIDE + 1)
-        if is_first and all(_is_name(token) for token in tokens):
-            is_first = False
-            continue
-        is_first = False
         if len(tokens) > MAX_SIDE or len(rows) >= MAX_SIDE:
             check_shape(f"{name}, line {line}", len(rows) + 1, len(tokens))
         if rows and len(tokens) != len(rows[0]):
@@ -418,6 +412,22 @@ def _csv_values(content: bytes, name: str) -> Values:
     if not rows:
         raise DataError(f"{name} has no rows of numbers", fix="fill it, or remove it")
     return np.stack(rows)
+
+
+def column_names(content: bytes) -> list[str]:
+    """In the first line of a .csv file; none if it has no names, or is another file."""
+    tokens = [] if content.startswith(b"\x93NUMPY") else next(_csv_tokens(content, ""), (0, []))[1]
+    return [token.strip(" \"'") for token in tokens] if all(map(_is_name, tokens)) else []
+
+
+def _csv_tokens(content: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Of each line that is no comment: its number and what is parted by the mark of the first one."""
+    mark, is_first = None, True
+    for line, text in _text_lines(content, name):
+        if text and text[0] != "#":
+            mark = next((mark for mark in ";,\t" if mark in text), None) if is_first else mark
+            is_first = False
+            yield line, text.split(mark, MAX_SIDE + 1)
 
 
 def _text_lines(content: bytes, name: str) -> Iterator[tuple[int, str]]:

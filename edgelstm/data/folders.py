@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from edgelstm.config import MAX_NAME, Preparation, cache_dir
-from edgelstm.data.arrays import MAX_SEQUENCE_BYTES, SEQUENCE_SUFFIXES, npz_arrays, sequence_from
+from edgelstm.data.arrays import MAX_SEQUENCE_BYTES, SEQUENCE_SUFFIXES, column_names, npz_arrays, sequence_from
 from edgelstm.data.dataset import (
     Dataset,
     Part,
@@ -45,8 +45,8 @@ MAX_GROUPS_BYTES = 2**27
 N_CACHED = 8
 """Data sets in the cache folder; beyond, the oldest goes."""
 MAX_CACHED_BYTES = 2**30
-CACHE_VERSION = 1
-"""Another number wherever the same files would be read into other sequences."""
+CACHE_VERSION = 2
+"""Another number wherever the same files would be read into other sequences, or be refused."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,7 @@ def _read(
     """Every file; of those that cannot be used one error."""
     read: list[npt.NDArray[Any]] = []
     bad: list[str] = []
+    header: tuple[str, list[str]] | None = None
     digest, n_bytes, guessed = hashlib.sha256(), 0, False
     for n, file in enumerate(files):
         if n and n % 1000 == 0:
@@ -220,6 +221,14 @@ def _read(
                 if read and sequence.shape[1] != read[0].shape[1]:
                     found, expected = f"{sequence.shape[1]} columns", f"{read[0].shape[1]}, as in the files before"
                     raise DataError(name, found=found, expected=expected)
+                if not channels_first and (columns := column_names(content)):  # else a name is a row's
+                    header = header or (file.name, columns)
+                    if columns != header[1]:
+                        same = sorted(columns) == sorted(header[1])
+                        what = "the columns in another order" if same else "other columns"
+                        found = shown_names(columns, 12)
+                        expected = f"{shown_names(header[1], 12)}, as in {printable(header[0])}"
+                        raise DataError(f"{name} has {what}", found=found, expected=expected)
             else:
                 content = read_bounded(file.path, MAX_FILE_BYTES, "a picture", PictureError)
                 pixels = decode(content, name)
