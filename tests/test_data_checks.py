@@ -126,3 +126,24 @@ def test_a_group_on_both_given_sides_is_named():
     )
     [warning] = dataset.warnings
     assert warning == "1 group(s) in train and in test, such as 9: the score flatters"
+
+
+def test_a_column_that_only_rises_is_named():
+    x, lengths = X.copy(), np.arange(60) % 8 + 1
+    x[:, :, 1] = np.arange(8) // 2 + 1e3  # a time stamp that repeats, padded with zeros
+    padded = np.where((np.arange(8) < lengths[:, None])[:, :, None], x, 0)
+    text = "columns that are never falling, as a time stamp or counter: leave those out: 2"
+    assert warnings_with(text, dataset_from_arrays(x, Y))
+    assert [] == warnings_with("never falling", dataset_from_arrays(padded[:, :1], Y))
+    assert [] == warnings_with("never falling", dataset_from_arrays(X, Y))
+    assert [] == warnings_with("never falling", dataset_from_arrays(padded, Y, lengths=lengths))  # two rows: not risen
+    padded[lengths > 1, 0, 1] -= 1
+    assert warnings_with(text, dataset_from_arrays(padded, Y, lengths=lengths))
+
+
+def test_equal_sequences_of_different_classes_are_both_named():
+    dataset = dataset_from_arrays(np.concatenate([X, X[:1]]), [*"abc" * 20, "b"], X_test=X[:1] + 1, y_test=["a"],
+                                  X_validation=X[:1] + 2, y_validation=["a"])  # fmt: skip
+    text = "1 sequences equal one of another class, such as train[60] (b) = train[0] (a)"
+    assert [text] == warnings_with("of another class", dataset)
+    assert [] == warnings_with("another part", dataset)

@@ -114,7 +114,11 @@ def warnings_of(dataset: Dataset) -> tuple[str, ...]:
         offset = np.maximum(np.abs(columns.minimum), np.abs(columns.maximum))
         constant = columns.minimum == columns.maximum
         coarse = ~constant & (offset * 2.0**-24 > columns.std / 100)  # half the distance of two float32 numbers
-        for flags, what in ((constant, "constant"), (coarse, "too far from 0 for float32: subtract their offset")):
+        for flags, what in (
+            (constant, "constant"),
+            (coarse, "too far from 0 for float32: subtract their offset"),
+            (_rises(dataset.train), "never falling, as a time stamp or counter: leave those out"),
+        ):
             if flags.any():
                 warnings.append(f"columns that are {what}: {shown_names(map(str, np.flatnonzero(flags) + 1))}")
     if dataset.train.groups is None and dataset.split != "given" and "test" in dataset.split.split("drawn")[0]:
@@ -123,10 +127,7 @@ def warnings_of(dataset: Dataset) -> tuple[str, ...]:
             "and the score flatters; name them (group in an .npz, groups.csv in a folder)"
         )
     warnings += _shared_groups(dataset)
-    for name, (n, one, other) in _duplicates(dataset).items():
-        warnings.append(
-            f"{n:,} of {len(dataset.parts[name]):,} {name} sequences are in another part too, such as {one} = {other}"
-        )
+    warnings += _duplicates(dataset)
     if is_values and (overlap := _overlap(dataset)):
         warnings.append(f"windows overlap across the split, such as {overlap}: the score flatters; give them a group")
     return tuple(warnings)
@@ -160,23 +161,39 @@ def _shared_groups(dataset: Dataset) -> list[str]:
     ]
 
 
-def _duplicates(dataset: Dataset) -> dict[str, tuple[int, str, str]]:
-    """Of each part that repeats sequences of those before it: how many, and the first with its twin."""
-    first: dict[bytes, str] = {}
-    twins = {}
-    for name, part in dataset.parts.items():
-        lengths, own, n, example = lengths_of(part), {}, 0, ("", "")
-        for at, (sequence, length) in enumerate(zip(part.sequences, lengths, strict=True)):
+def _rises(part: Part) -> npt.NDArray[np.bool_]:
+    """Of each column whether it never falls, and rises, within every sequence of several rows."""
+    never_falls, several = np.ones(part.sequences.shape[2], bool), False
+    for chosen, values, inside in _chunks(part):
+        lengths = lengths_of(part)[chosen]
+        never_falls &= ((values[:, 1:] >= values[:, :-1]) | ~inside[:, 1:, None]).all((0, 1))
+        ends = values[np.arange(len(values)), lengths - 1]
+        never_falls &= (ends > values[:, 0])[lengths > 1].all(0)
+        several |= bool((lengths > 1).any())
+    return never_falls & several
+
+
+def _duplicates(dataset: Dataset) -> list[str]:
+    """Warnings of sequences that are in an earlier part too, and of equal ones of different classes."""
+    first: dict[bytes, tuple[str, int, str]] = {}
+    warnings, unlike = [], []
+    for part_name, part in dataset.parts.items():
+        twins = []
+        for at, (sequence, length) in enumerate(zip(part.sequences, lengths_of(part), strict=True)):
             key = hashlib.blake2b(sequence[:length].tobytes(), digest_size=16).digest()
-            if key in first:
-                example = example if n else (_name(dataset, name, at), first[key])
-                n += 1
-            else:
-                own[key] = _name(dataset, name, at)
-        first |= own
-        if n:
-            twins[name] = (n, *example)
-    return twins
+            name, label = _name(dataset, part_name, at), int(part.labels[at])
+            other, its_label, its_part = first.setdefault(key, (name, label, part_name))
+            if its_part != part_name:
+                twins.append(f"{name} = {other}")
+            if its_label != label:
+                mine, its = (shown_names([dataset.class_names[of]]) for of in (label, its_label))
+                unlike.append(f"{name} ({mine}) = {other} ({its})")
+        if twins:
+            n = f"{len(twins):,} of {len(part):,} {part_name}"
+            warnings.append(f"{n} sequences are in another part too, such as {twins[0]}")
+    if unlike:
+        warnings.append(f"{len(unlike):,} sequences equal one of another class, such as {unlike[0]}")
+    return warnings
 
 
 def _overlap(dataset: Dataset) -> str:
