@@ -18,6 +18,7 @@ from edgelstm.config import ModelConfig, shipped_dir
 from edgelstm.contract import EarlyRule
 from edgelstm.data.dataset import Part
 from edgelstm.errors import MissingDependencyError
+from edgelstm.exporting.export import MIN_FOR_RULE
 from edgelstm.runtime.classifier import Classifier
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream
@@ -132,8 +133,9 @@ def test_an_input_that_ends_within_a_row_is_a_clear_line_after_the_answers_befor
     )
 
 
-def test_no_input_is_no_line(model):
+def test_no_input_is_no_line_and_a_note(model):
     assert lines(model, input=b"") == []
+    assert run("stream", model, input=b"").stderr == "model m.onnx\nno rows came on standard input\n"
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("fp32", "stream"), ("int8", "picture"), ("fp16", "picture")])
@@ -168,7 +170,7 @@ def test_a_run_folder_means_its_model_and_is_the_default(model):
     Path("runs/base").mkdir(parents=True)
     Path(model).rename("runs/base/model.onnx")
     assert len(lines("runs/base", input=bytes(56))) == len(lines(input=bytes(56))) == 2
-    assert run("stream", input=b"").stderr == "model runs/base/model.onnx\n"
+    assert run("stream", input=b"").stderr.startswith("model runs/base/model.onnx\n")
 
 
 # Usage and errors
@@ -218,8 +220,19 @@ def test_a_closed_stream_of_a_real_process_is_a_clear_line(model, closed, expect
 
 def test_a_model_without_a_rule_cannot_decide_early(tiny_model_bytes):
     Path("plain.onnx").write_bytes(tiny_model_bytes)
-    assert "plain.onnx has no rule for early exit" in fails("stream", "plain.onnx", "--early", input=b"")
-    assert "plain.onnx has no rule for early exit" in fails("stream", "plain.onnx", "--evaluate")
+    assert fails("stream", "plain.onnx", "--early", input=b"") == (
+        "plain.onnx has no rule for early exit: expected one chosen by at least 500 validation sequences of one "
+        "length; export it again where these are, or give edgelstm.Stream a rule"
+    )
+    assert MIN_FOR_RULE == 500
+
+
+@pytest.mark.usefixtures("gesture")
+def test_a_model_of_any_length_is_not_sent_to_export_for_a_rule():
+    message = fails("stream", "free.onnx", "--early", input=b"")
+    assert "found a model of sequences of any length, expected one chosen by at least 500 validation seq" in message
+    assert "export" not in message
+    assert "cannot be evaluated" in fails("stream", "free.onnx", "--evaluate", "--data", "x.npz")
 
 
 def test_a_damaged_state_is_a_clear_line_and_stays_as_it_is(model):
@@ -388,7 +401,18 @@ def test_a_blank_line_amid_a_step_is_refused(checkpoint_of, model_bytes_of):
     config = dataclasses.replace(GESTURE, rows_per_step=3)
     Path("three.onnx").write_bytes(model_bytes_of(checkpoint_of(config)))
     assert [3, 6] == [line["rows"] for line in lines("three.onnx", "--csv", input="1,2\n" * 6 + "\n")]
-    assert "ends in the middle of a step" in fails("stream", "three.onnx", "--csv", input="1,2\n\n1,2\n1,2\n")
+    message = "the input ends in the middle of a step: found 1 row, expected 3, as the model reads at a time"
+    assert message == fails("stream", "three.onnx", "--csv", input="1,2\n\n1,2\n1,2\n")
+    message = run("stream", "three.onnx", "--window", 6, "--hop", 2, input=b"", expected=2).stderr
+    assert "expected a multiple of 3 up to it; the model reads 3 rows a step, `train --rows-per-step 1` free" in message
+
+
+@pytest.mark.usefixtures("gesture")
+def test_fewer_rows_than_a_window_are_a_note():
+    options = ["--window", 6, "--csv", "--state", "state"]
+    note = "the input ended after row 4, before the first window of 6 rows did"
+    assert note in run("stream", "free.onnx", *options, input="1,2\n" * 4).stderr
+    assert "ended" not in run("stream", "free.onnx", *options, input="1,2\n" * 3).stderr, "with those before"
 
 
 @pytest.mark.usefixtures("gesture")
@@ -445,3 +469,18 @@ def test_evaluate_takes_data_of_ones_own():
     np.savez("own.npz", X=np.tile(SIGNAL[:6], (30, 1, 1)) + np.arange(30)[:, None, None], y=["rest", "walk"] * 15)
     document = json.loads(run("stream", "fixed.onnx", "--evaluate", "--data", "own.npz", "--json").stdout)
     assert (6, 6, 6) == (document["rows"], len(document["curve"]), document["full"]["n"])
+
+
+def test_evaluate_without_a_rule_tells_the_accuracy_after_every_row(checkpoint_of, model_bytes_of):
+    Path("bare.onnx").write_bytes(model_bytes_of(checkpoint_of(GESTURE)))
+    np.savez("own.npz", X=np.tile(SIGNAL[:6], (30, 1, 1)) + np.arange(30)[:, None, None], y=["rest", "walk"] * 15)
+    evaluate = ["stream", "bare.onnx", "--evaluate", "--data", "own.npz"]
+    full, rule, _, *table = run(*evaluate).stdout.splitlines()
+    assert full.startswith("every row    ")
+    assert rule == "rule         none: one needs at least 500 validation sequences of one length"
+    assert [line.split()[0] for line in table[2:]] == ["1", "2", "3", "4", "5", "6"]
+    assert full.removeprefix("every row").strip() == table[-1].removeprefix(" " * 3 + "6").strip()
+    pytest.importorskip("matplotlib")
+    document = json.loads(run(*evaluate, "--json", "--plot", "x.svg").stdout)
+    assert (document["rule"], len(document["curve"])) == (None, 6)
+    assert "rule" not in Path("x.svg").read_text()

@@ -123,7 +123,9 @@ def _follow(stream: "Stream", source: Any, early: bool, as_csv: bool) -> None:
     content = _rows_of_text(source, config.cols) if as_csv else iter(lambda: source.read1(2**16), b"")
     if config.is_values and not as_csv:
         content = _no_text(content)
-    for rows in _steps(content, stream):
+    came = False
+    for rows in _steps(content, stream, as_csv):
+        came = came or rows.shape[1] > 0
         if config.is_values and not warned and (far := far_outside(rows.reshape(-1, config.cols), stream.contract)):
             say(f"warning: {far}")
             warned = True
@@ -143,12 +145,17 @@ def _follow(stream: "Stream", source: Any, early: bool, as_csv: bool) -> None:
             if stream.rows_read[0] == last:
                 stream.reset()
                 number += 1
-    _say_cut(stream, last, number)
+    if came:
+        _say_cut(stream, last, number)
+    else:
+        say("no rows came on standard input")
 
 
 def _say_cut(stream: "Stream", last: int | None, number: int) -> None:
     if last and (rows := int(stream.rows_read[0])):
         say(f"the input ended after row {rows} of {last} of sequence {number}")
+    if stream.window and stream.rows_read[0] < stream.window:
+        say(f"the input ended after row {stream.rows_read[0]}, before the first window of {stream.window} rows did")
 
 
 def _read_undecided(stream: "Stream", step: "Sequences", number: int) -> None:
@@ -185,7 +192,7 @@ def _print(stream: "Stream", heads: list[dict[str, int]], logits: "Logits") -> N
         click.echo(json.dumps({**head, "label": names[label], "confidence": round(float(confidence), 6)}))
 
 
-def _steps(content: "Iterator[bytes]", stream: "Stream") -> "Iterator[Sequences]":
+def _steps(content: "Iterator[bytes]", stream: "Stream", as_csv: bool) -> "Iterator[Sequences]":
     """Raw rows as they come -> (streams, rows, cols) of whole steps; no rows where nothing is between: a blank line."""
     import numpy as np
 
@@ -211,11 +218,13 @@ def _steps(content: "Iterator[bytes]", stream: "Stream") -> "Iterator[Sequences]
                 what = f"step {n_read + 1:,} of the input holds a value that is not finite"
                 raise DataError(what, expected="little-endian float32 numbers", fix="fill or cut out what is missing")
     if left:
-        values = "float32 values" if config.is_values else "bytes"
-        raise DataError(
-            "the input ends in the middle of a step", found=f"{len(left)} bytes", expected=size,
-            fix=f"a step is {n} x {config.rows_per_step} rows of {config.cols} {values}",
-        )  # fmt: skip
+        what, values = "the input ends in the middle of a step", "float32 values" if config.is_values else "bytes"
+        if as_csv:
+            n_rows = len(left) * config.rows_per_step // size
+            found = f"{n_rows} row{'s'[: n_rows > 1]}"
+            raise DataError(what, found=found, expected=f"{config.rows_per_step}, as the model reads at a time")
+        fix = f"a step is {n} x {config.rows_per_step} rows of {config.cols} {values}"
+        raise DataError(what, found=f"{len(left)} bytes", expected=size, fix=fix)
 
 
 def _no_text(content: "Iterator[bytes]") -> "Iterator[bytes]":
@@ -260,27 +269,28 @@ def _rows_of_text(source: Any, cols: int) -> "Iterator[bytes]":
 def _evaluate(model: "ModelFile", plot: Path | None, data: str | None, channels_first: bool, as_json: bool) -> None:
     from edgelstm.data.evaluation import evaluation_of
     from edgelstm.files import write_bytes
-    from edgelstm.runtime.early_exit import evaluate
+    from edgelstm.runtime.early_exit import EVERY_ROW, evaluate
     from edgelstm.runtime.stream import Stream, logits_by_step
     from edgelstm.show.plots import early_plot, format_of, new_figure
     from edgelstm.show.tables import early_text
 
     if plot:
         new_figure(1, 1)  # raises now if there is no matplotlib
-    stream = Stream(model, early=True)  # one sequence at a time, as at the edge: int8 logits depend on the others
-    config, rule = stream.contract.config, stream.contract.early
-    assert rule is not None, "early=True has asked for it"
+    stream = Stream(model)  # one sequence at a time, as at the edge: int8 logits depend on the others
+    config, rule = stream.contract.config, stream.contract.early or EVERY_ROW
+    what = f"{stream.source} cannot be evaluated"
+    if config.variable_length:
+        raise DataError(what, found="sequences of any length", expected="a model of sequences of one length")
     part = evaluation_of(data, config, channels_first=channels_first, report=say).test
-    if part is None or config.variable_length:
-        found = "sequences of any length" if config.variable_length else "no data of its shape"
-        expected = "sequences of one length" if config.variable_length else "what it was trained on, with --data"
-        raise DataError(f"{stream.source} cannot be evaluated", found=found, expected=expected)
+    if part is None:
+        raise DataError(what, found="no data of its shape", expected="what it was trained on, with --data")
     say(f"reading {len(part):,} sequences ({printable(part.source)}) row by row with {stream.source}")
     report = evaluate(logits_by_step(stream, part.sequences), part.labels, rule, config.rows_per_step)
     if plot:
         write_bytes(plot, early_plot(report, format_of(plot)))
         say(f"wrote {printable(plot)}")
     if as_json:
-        print_json({"model": stream.source, "data": part.source, **dataclasses.asdict(report)})
+        values = dataclasses.asdict(report) | ({} if stream.contract.early else {"rule": None})
+        print_json({"model": stream.source, "data": part.source, **values})
     else:
         click.echo(early_text(report))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgelstm.config import ModelConfig
 from edgelstm.contract import (
     MAX_COUNT,
     NEXT_STATE_NAMES,
@@ -95,10 +96,7 @@ class Stream:
         self._n = n_streams if self.window is None else self._n_windows(n_streams, early is not False)
         rule = early if isinstance(early, EarlyRule) else self.contract.early if early else EVERY_ROW
         if rule is None:
-            raise ModelError(
-                f"{self.source} has no rule for early exit", expected="one that validation sequences have chosen",
-                fix="export it again where the training data is, or give edgelstm.Stream a rule",
-            )  # fmt: skip
+            raise ModelError(f"{self.source} has no rule for early exit", **_wanted_for_a_rule(self._config))
         self._session = BoundSession(stateful_form(file), "cpu", settings, self.source)
         self._decider = Decider(rule, self._n)
         self._decides_early = early is not False
@@ -273,7 +271,9 @@ class Stream:
             raise ValueError(f"window: found {window}, expected {config.rows}, which is what the model reads")
         step = config.rows_per_step
         if window < 1 or not 1 <= hop <= window or hop % step:
-            raise ValueError(f"hop: found {hop} for a window of {window} rows, expected a multiple of {step} up to it")
+            why = f"; the model reads {step} rows a step, `train --rows-per-step 1` frees it" if hop % step else ""
+            found = f"found {hop} for a window of {window} rows"
+            raise ValueError(f"hop: {found}, expected a multiple of {step} up to it{why}")
         if (n := -(-window // hop)) > MAX_STREAMS:
             raise ValueError(f"window: found {n:,} that overlap, expected at most {MAX_STREAMS:,}; take a larger hop")
         return n
@@ -379,6 +379,14 @@ class Stream:
     def _check_steps(self, n_rows: int, fewest: int = 1) -> None:
         if n_rows < fewest or n_rows % self._config.rows_per_step:
             raise ValueError(f"rows: found {n_rows}, expected a multiple of {self._config.rows_per_step}")
+
+
+def _wanted_for_a_rule(config: ModelConfig) -> dict[str, str]:
+    """What an error says where a model has no rule: `export` chooses one by no fewer sequences than it trusts."""
+    wanted, give = "at least 500 validation sequences of one length", "give edgelstm.Stream a rule"
+    if config.variable_length:
+        return {"found": "a model of sequences of any length", "expected": f"one chosen by {wanted}", "fix": give}
+    return {"expected": f"one chosen by {wanted}", "fix": f"export it again where these are, or {give}"}
 
 
 def _unusable(why: str, found: object, expected: object = None) -> ModelError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from edgelstm.errors import MissingDependencyError
+from edgelstm.runtime.early_exit import EVERY_ROW
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,13 +94,15 @@ def early_plot(report: "EarlyReport", file_format: FileFormat = "png") -> bytes:
     trade = [(rows, 100 * (1 - score.accuracy)) for rows, score in report.trade]
     here = report.mean_rows, 100 * (1 - report.early.accuracy)
     axes.plot(*zip(*curve, strict=True), "o-", color=COLOURS[0], markersize=3, label="all stopped at the same row")
-    axes.plot(*zip(*trade, strict=True), "-", color=COLOURS[1], label="each stopped by a rule, other probabilities")
-    axes.plot(*here, "D", color=COLOURS[1], markersize=8, label=f"the rule: a {report.rule}")
+    if has_rule := report.rule != EVERY_ROW:
+        axes.plot(*zip(*trade, strict=True), "-", color=COLOURS[1], label="each stopped by a rule, other probabilities")
+        axes.plot(*here, "D", color=COLOURS[1], markersize=8, label=f"the rule: a {report.rule}")
     axes.axhline(100 * (1 - report.full.accuracy), color="0.6", linewidth=0.9, linestyle="--", label="every row read")
     axes.set(yscale="log", xlim=(0, report.rows + 0.5))
     _plain_ticks(axes.yaxis, "{x:g}")
     axes.set(xlabel=f"rows read, of {report.rows}", ylabel=f"% of {report.full.n:,} digits wrong")
-    axes.set_title(f"{100 * report.mean_rows / report.rows:.0f} % of the rows: {report.early} instead of {report.full}")
+    share = f"{100 * report.mean_rows / report.rows:.0f} % of the rows: {report.early} instead of {report.full}"
+    axes.set_title(share if has_rule else f"every row: {report.full}")
     axes.grid(color="0.92", which="both", linewidth=0.6)
     axes.legend(fontsize=8, loc="lower left")
     return figure_bytes(figure, file_format)

@@ -5,7 +5,7 @@ from html import escape
 
 from edgelstm.measure.bench import BatchResult, BenchReport, BenchResult
 from edgelstm.measure.timing import Percentile
-from edgelstm.runtime.early_exit import EarlyReport
+from edgelstm.runtime.early_exit import EVERY_ROW, EarlyReport
 
 
 def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
@@ -65,6 +65,10 @@ def _html_row(tag: str, cells: Sequence[str]) -> str:
 
 def early_text(report: EarlyReport) -> str:
     """An early report as its headline and a table of accuracy against rows."""
+    if report.rule == EVERY_ROW:
+        rule = "rule         none: one needs at least 500 validation sequences of one length"
+        few = [("rows", "right if all stop here"), *((str(point.rows), str(point.score)) for point in report.curve)]
+        return f"every row    {report.full}\n{rule}\n\n{table(few, left=0)}"
     test, share = report.mcnemar, report.mean_rows / report.rows
     lines = [
         f"every row    {report.full}",
