@@ -1,11 +1,13 @@
 """Tests of edgelstm.data.dataset: parts, splits, classes."""
 
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from edgelstm.config import ModelConfig
 from edgelstm.data import mnist
@@ -220,3 +222,23 @@ def test_a_models_classes_renumber_mnist_too(monkeypatch):
     assert [9, *range(9)] == open_dataset("mnist", class_names=tuple("1234567890")).test.labels.tolist()
     with pytest.raises(DataError, match="does not know all classes of the data: found 9"):
         open_dataset("mnist", class_names=tuple("012345678"))
+
+
+def test_data_of_another_kind_than_a_model_reads_speak_of_no_options(tmp_path):
+    names, x = ("a", "b"), np.random.default_rng(0).random((20, 3, 2))
+    np.savez(tmp_path / "v.npz", X=x, y=np.arange(20) % 2)
+    for at, values in enumerate(x):
+        for path in (tmp_path / "v" / names[at % 2] / f"{at}.npy", tmp_path / "p" / names[at % 2] / f"{at}.png"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, values) if path.suffix == ".npy" else Image.fromarray(values > 0.5).save(path)
+    ts = "@classLabel true a b\n@data\n" + "1,2,3:a\n2,3,4:b\n" * 10
+    (tmp_path / "v.ts").write_text(ts)
+    for name in ("v.npz", "v", "v.ts"):
+        text = "holds values: found sequences of values, expected pictures (preparation plain)"
+        with pytest.raises(DataError, match=re.escape(text) + "$"):
+            open_dataset(tmp_path / name, size=(3, 2), preparation="plain", class_names=names)
+    with pytest.raises(DataError, match=r"holds pictures: found pictures, expected sequences of values$"):
+        open_dataset(tmp_path / "p", preparation="values", class_names=names)
+    text = "MNIST does not fit the model: found digit, 28 x 28 pixels, expected plain, 3 x 2 pixels$"
+    with pytest.raises(DataError, match=text):
+        open_dataset("mnist", size=(3, 2), preparation="plain", class_names=names)

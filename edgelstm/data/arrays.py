@@ -21,6 +21,7 @@ from edgelstm.data.dataset import (
     Dataset,
     Part,
     assemble,
+    check_kind,
     check_shape,
     check_total,
     number_classes,
@@ -257,6 +258,9 @@ def _from_arrays(
             if column is None or column.shape != (n,) or column.dtype.kind not in "biufcUS":
                 found = "none" if column is None else f"{column.dtype} of shape {column.shape}"
                 raise DataError(f"{key}{suffix} of {name} does not fit X{suffix}", found=found, expected=f"({n},)")
+        is_pixels = arrays[f"X{suffix}"].dtype == np.uint8  # which may be values too
+        if model_classes and not (is_pixels and preparation == "values"):
+            check_kind(name, not is_pixels, size, preparation, False, model_classes)
         shaped[part] = _sequences(arrays, suffix, name, size, preparation, channels_first)
         labels[part] = _labels(arrays[f"y{suffix}"], f"y{suffix} of {name}", classes)
     class_names, indices = number_classes(labels, classes)

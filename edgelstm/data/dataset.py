@@ -135,6 +135,9 @@ def open_dataset(
     if source not in (None, "mnist") and not (source and os.path.exists(source)):  # Path.exists raises for long names
         raise DataError(f"no file or folder {name if source else repr(source)}", expected=kinds, fix="check its name")
     if source in (None, "mnist") or mnist.find_mnist(path):
+        if class_names and (size or (28, 28), preparation or "digit") != ((28, 28), "digit"):
+            expected = f"{preparation}, {size[0]} x {size[1]} pixels" if size else f"{preparation}"
+            raise DataError("MNIST does not fit the model", found="digit, 28 x 28 pixels", expected=expected)
         if size not in (None, (28, 28)) or channels_first or preparation not in (None, "digit"):
             raise DataError("MNIST is 28 x 28 pixels, prepared as digits", fix="name other data, or no options for it")
         dataset = mnist.load_dataset(path)
@@ -148,8 +151,9 @@ def open_dataset(
         return arrays.read_npz(path, size, preparation, class_names, channels_first)
     if path.suffix.lower() != ".ts":
         raise DataError(f"{name} is no data set", found=f"a file ending in {path.suffix!r}", expected=kinds)
-    if size or channels_first or preparation not in (None, "values"):
-        raise DataError(f"{name} holds values, a column after the other", fix="leave out the options for other data")
+    check_kind(name, True, size, preparation, False, class_names)
+    if channels_first:
+        raise DataError(f"{name} holds values, a column after the other", fix="leave out channels first")
     return arrays.read_ts(path, class_names)
 
 
@@ -235,6 +239,21 @@ def check_shape(where: str, rows: int, cols: int) -> None:
             expected=f"1 to {MAX_SIDE:,} of each and at most {MAX_VALUES:,} values",
             fix="cut long sequences into windows; columns first are for --channels-first",
         )  # fmt: skip
+
+
+def check_kind(
+    where: str, are_values: bool, size: tuple[int, int] | None, preparation: Preparation | None, channels_first: bool,
+    model_classes: tuple[str, ...] | None,
+) -> None:  # fmt: skip
+    """Raise DataError if it was asked for the other kind of sequences: by options, or by a model that has classes."""
+    kind = "values" if are_values else "pictures"
+    wants_values = are_values and not size if preparation is None else preparation == "values"
+    if model_classes and are_values != wants_values:
+        found = "sequences of values" if are_values else "pictures"
+        expected = "sequences of values" if wants_values else f"pictures (preparation {preparation})"
+        raise DataError(f"{where} holds {kind}", found=found, expected=expected)
+    if are_values != wants_values or (are_values and size) or (channels_first and not are_values):
+        raise DataError(f"{where} holds {kind}", fix="leave out the options for the other kind")
 
 
 def check_total(n_bytes: int, where: str) -> None:

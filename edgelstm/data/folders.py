@@ -20,6 +20,7 @@ from edgelstm.data.dataset import (
     Dataset,
     Part,
     assemble,
+    check_kind,
     check_shape,
     check_total,
     number_classes,
@@ -100,9 +101,7 @@ def read_folder(
     are_values = files[0].path.suffix.lower() in SEQUENCE_SUFFIXES
     if preparation is None:
         preparation = "values" if are_values else "plain"
-    if are_values != (preparation == "values") or (are_values and size) or (channels_first and not are_values):
-        kind = "sequences of values" if are_values else "pictures"
-        raise DataError(f"{where} holds {kind}", fix="leave out the options for the other kind")
+    check_kind(where, are_values, size, preparation, channels_first, model_classes)
     if size:
         check_shape("the size", *size)
     groups = _groups(folder / GROUPS_FILE, files) if (folder / GROUPS_FILE).exists() else None
