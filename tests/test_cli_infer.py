@@ -680,7 +680,9 @@ def test_a_bad_file_of_values_costs_only_itself(gestures):
 
 def test_channels_first_files_are_turned(gestures):
     np.save("turned.npy", np.load(gestures[1]).T)
-    assert "say channels_first" in fails(*INFER, "turned.npy", "--model", "gestures.onnx")
+    assert "columns first are for channels_first (on the command line --channels-first)" in fails(
+        *INFER, "turned.npy", "--model", "gestures.onnx"
+    )
     turned = run(*INFER, "turned.npy", "--model", "gestures.onnx", "--channels-first").stdout
     assert run(*INFER, gestures[1], "--model", "gestures.onnx").stdout.split()[1:] == turned.split()[1:]
 
@@ -700,6 +702,10 @@ def test_values_are_drawn_by_explain(gestures, options):
 
 def test_a_file_of_values_for_a_model_of_pictures_is_a_clear_line(tiny, gestures):
     assert fails(*INFER, gestures[0], "--model", tiny).startswith("more/a.CSV is no picture: found values, by its name")
+    message = run(*INFER, gestures[0], expected=1).stderr.splitlines()
+    assert message[0].startswith("the default model, ")
+    assert message[0].endswith("base.onnx, reads pictures; one of values is given as --model RUN")
+    assert message[1].endswith("expected one, as the model reads; choose a model of values: --model RUN")
 
 
 def test_values_come_on_standard_input_too(gestures):

@@ -542,8 +542,10 @@ def test_channels_first_is_said_once_and_goes_with_the_pickle(of, tmp_path):
     classifier = pickle.loads(pickle.dumps(of(FIXED, channels_first=True)))
     for source in (VALUES.T, tmp_path / "t.npy"):
         np.testing.assert_array_equal(VALUES, classifier.classify(source).sequence)
-    with pytest.raises(DataError, match=r"shape \(3, 6\), expected \(6, 3\); where rows are channels, say channels_fi"):
+    with pytest.raises(DataError, match=r"shape \(3, 6\), expected \(6, 3\); columns first are for channels_first"):
         of(FIXED).classify(VALUES.T)
+    with pytest.raises(DataError, match=r"shape \(3, 6\), expected \(6, 3\); leave out channels_first"):
+        classifier.classify(VALUES)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int16, np.uint8, np.float16])
@@ -569,6 +571,8 @@ def test_an_array_of_many_sequences_is_many_and_of_one_is_one(of):
     assert len(list(of(FIXED).classify_many(np.stack([VALUES] * 20)))) == 20
     with pytest.raises(TypeError, match="found one ndarray, expected an iterable of sequences"):
         of(FIXED).classify_many(VALUES)
+    with pytest.raises(DataError, match=r"found shape \(3, 6, 3\), expected \(6, 3\); of several .* classify_many"):
+        of(FIXED).classify(np.stack([VALUES] * 3))
 
 
 UNFIT = {

@@ -97,6 +97,8 @@ def command(
         if (show_input or save_input) and config.is_values:
             raise click.UsageError("--show-input and --save-input draw pictures; edgelstm explain draws values")
         sources, problems = _sources(inputs, config)
+        if not (model or config.is_values) and any(name.lower().endswith((".csv", ".npy")) for name in inputs):
+            say(f"the default model, {file.source}, reads pictures; one of values is given as --model RUN")
         options = {"provider": provider, "top": top or 3, "min_confidence": min_confidence or 0.0}
         _infer([*sources, *names], problems, file, save_input, answers, channels_first=channels_first, **options)
     except KeyboardInterrupt:

@@ -297,7 +297,11 @@ def values_from(source: Source, config: ModelConfig, channels_first: bool = Fals
         expected = f"the path of a .csv or .npy file, or an array {shape} of real numbers"
         raise TypeError(f"a sequence of values: found {found}, expected {expected}")
     if values.ndim != 2 or values.shape[1] != config.cols:
-        fix = "where rows are channels, say channels_first" if values.shape[:1] == (config.cols,) else None
+        if values.ndim == 3:
+            fix = "of several sequences give classify_many"
+        elif values.shape[:1] == (config.cols,):  # here the other way round: (rows, columns) as it came
+            option = "channels_first (on the command line --channels-first)"
+            fix = f"leave out {option}" if channels_first else f"columns first are for {option}"
     elif config.variable_length and not 1 <= len(values) <= MAX_ROWS:
         shape, fix = f"1 to {MAX_ROWS:,} rows", "Stream reads on without end"
     elif config.variable_length or len(values) == config.rows:
@@ -324,7 +328,7 @@ def _prepared(source: Source, config: ModelConfig, channels_first: bool) -> Pred
     except PictureError as error:
         if not name.lower().endswith((".csv", ".npy")):
             raise
-        what, fix = f"{printable(name)} is no picture", "choose a model of values"
+        what, fix = f"{printable(name)} is no picture", "choose a model of values: --model RUN"
         expected = "one, as the model reads"
         raise PictureError(what, found="values, by its name", expected=expected, fix=fix) from error
     except (EdgeLstmError, TypeError):
