@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgelstm.data.arrays import dataset_from_arrays, npz_arrays, read_sequence
+from edgelstm.data.arrays import dataset_from_arrays, npz_arrays, read_sequence, sequence_from
 from edgelstm.data.dataset import open_dataset
 from edgelstm.errors import DataError
 
@@ -164,11 +164,13 @@ def test_unequal_arrays_are_told_how_to_be_stored():
 def test_other_arrays_are_named(tmp_path):
     dataset = open_dataset(npz(tmp_path, X=X, y=Y, subjects=Y, group=np.arange(20)))
     assert "not used of data.npz: subjects" == dataset.warnings[0]
+    dataset = open_dataset(npz(tmp_path, X=X, y=Y, groups=np.arange(20), X_train=X))
+    assert "not used of data.npz: groups (did you mean group?), X_train" == dataset.warnings[0]
 
 
 def test_an_archive_without_x_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"data.npz is no data set: found y, expected X and y"):
-        open_dataset(npz(tmp_path, y=Y))
+    with pytest.raises(DataError, match=r"data.npz is no data set: found data, y, expected X and y"):
+        open_dataset(npz(tmp_path, y=Y, data=X))
 
 
 @pytest.mark.parametrize("shape", [(2**40,), (2**20, 4096, 4096), (-1,), (1, 1, 1, 1), (2**62, 4)])
@@ -387,3 +389,17 @@ def test_any_bytes_are_a_sequence_or_one_clear_error(tmp_path_factory, content):
             assert np.isfinite(read_sequence(path)).all()
         except DataError:
             continue
+
+
+@pytest.mark.parametrize("text", ["1,5;2,5", "1,5\t2,5", "1,5 2,5"])
+def test_a_decimal_comma_is_called_so(text):
+    with pytest.raises(DataError, match=r"expected a finite float32 number; a decimal comma\? Write a point"):
+        sequence_from(text.encode(), "x.csv")
+
+
+def test_what_is_missing_in_one_sequence_says_nothing_of_lengths(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((2, 2), np.nan))
+    with pytest.raises(DataError, match=r"expected a finite float32 number; fill or cut out what is missing$"):
+        read_sequence(tmp_path / "x.npy")
+    with pytest.raises(DataError, match="fill or cut out what is missing; store sequences of unequal length"):
+        dataset_from_arrays(np.where(Y[:, None, None], np.nan, X), Y)

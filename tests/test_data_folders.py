@@ -94,8 +94,11 @@ def test_groups_csv_keeps_persons_on_one_side(tmp_path):
     sides = [set(part.groups.tolist()) for part in dataset.parts.values()]
     assert 6 == sum(map(len, sides)) == len(set.union(*sides))
     assert plain != dataset.sha256
-    (folder / "groups.csv").write_text("\n".join(lines[:-1]))
-    with pytest.raises(DataError, match="does not name all files: found 1 without a group, such as"):
+    (folder / "groups.csv").write_text("\n".join(["path;group", *lines]).replace(",", ";"))
+    assert dataset.sha256 == open_dataset(folder).sha256
+    (folder / "groups.csv").write_text("\n".join(["path,group", *lines[:-1], "77.csv,p"]))
+    text = r"does not name all files: found 1 without a group, such as .*\.csv; no file is called 77\.csv, expected"
+    with pytest.raises(DataError, match=text):
         open_dataset(folder)
     (folder / "groups.csv").write_text("\n\n".join([*lines, ""]))
     assert 6 == len({group for part in open_dataset(folder).parts.values() for group in part.groups})

@@ -8,6 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,6 +57,11 @@ def read_npz(
         raise DataError(f"{printable(path, 4096)} is no .npz file", fix="write it with np.savez")
     content = read_bounded(path, MAX_BYTES, "an .npz file", DataError)
     arrays, others = npz_arrays(content, printable(path, 4096), _KEYS)
+    if "X" not in arrays:
+        found, expected = shown_names(sorted([*arrays, *others]), 20) or "no arrays", "X and y"
+        raise DataError(f"{printable(path, 4096)} is no data set", found=found, expected=expected)
+    meant = {key: get_close_matches(key, _KEYS - {*arrays}, 1, 0.8) for key in others}
+    others = [f"{key} (did you mean {near[0]}?)" if near else key for key, near in meant.items()]
     notes = (f"not used of {printable(path.name)}: {shown_names(others)}",) if others else ()
     digest = sha256_of(content)
     del content
@@ -164,7 +170,7 @@ def sequence_from(content: bytes, name: str, channels_first: bool = False) -> Va
     return values
 
 
-def check_finite(values: Values, where: Callable[[int], str]) -> None:
+def check_finite(values: Values, where: Callable[[int], str], fix: str = "fill or cut out what is missing") -> None:
     """Raise DataError for NaN and infinities in (N, rows, cols); ``where`` names a sequence."""
     step = max(1, 2**22 // max(1, values[0].size))
     for start in range(0, len(values), step):
@@ -173,7 +179,7 @@ def check_finite(values: Values, where: Callable[[int], str]) -> None:
             at, row, col = (int(some[0]) for some in bad.nonzero())
             raise DataError(
                 f"{where(start + at)}: row {row + 1}, column {col + 1}", found=values[start + at, row, col],
-                expected="a finite float32 number", fix=f"fill or cut out what is missing; {_RAGGED}",
+                expected="a finite float32 number", fix=fix,
             )  # fmt: skip
 
 
@@ -310,7 +316,7 @@ def _sequences(
         padding = np.arange(x.shape[1]) >= lengths[:, None]  # (n, rows)
         x = np.where(padding[:, :, None], np.float32(0), x)  # whatever it was padded with, NaN too
         lengths = lengths.astype(np.int32)
-    check_finite(x, lambda at: f"{key}[{at}] of {name}")
+    check_finite(x, lambda at: f"{key}[{at}] of {name}", f"fill or cut out what is missing; {_RAGGED}")
     return np.ascontiguousarray(x), lengths
 
 
@@ -451,9 +457,11 @@ def _numbers(tokens: list[str], where: str) -> Values:
         values = np.full(1, np.nan)
     if not (np.abs(values) <= FLOAT32_MAX).all():
         at = next(at for at, token in enumerate(tokens) if not _is_number(token))
+        has_comma = re.fullmatch(r"\s*[-+]?\d+(,|[\t ]+[-+]?)\d+\s*", tokens[at])
+        fix = "a decimal comma? Write a point" if has_comma else "fill or cut out what is missing"
         raise DataError(
             f"{where}{at + 1}", found=printable(tokens[at].strip(), 40), expected="a finite float32 number",
-            fix="fill or cut out what is missing",
+            fix=fix,
         )  # fmt: skip
     return values.astype(np.float32)
 

@@ -178,12 +178,13 @@ def _walk(folder: Path, others: list[str]) -> Iterator[Path]:
 
 
 def _groups(path: Path, files: list[_File]) -> npt.NDArray[np.str_]:
-    """The group (N,) of each file, out of lines ``path,group``."""
+    """The group (N,) of each file, out of lines ``path,group`` or ``path;group``."""
     name = printable(path, 4096)
     text = read_bounded(path, MAX_GROUPS_BYTES, "a table of groups", DataError).decode("utf-8-sig", "surrogateescape")
     groups: dict[str, str] = {}
     try:
-        for line, row in enumerate(csv.reader(io.StringIO(text)), 1):
+        mark = "," if "," in text.lstrip().partition("\n")[0] else ";"
+        for line, row in enumerate(csv.reader(io.StringIO(text), delimiter=mark), 1):
             if not row:
                 continue
             if len(row) != 2 or not 0 < len(row[1]) <= MAX_NAME:
@@ -194,8 +195,11 @@ def _groups(path: Path, files: list[_File]) -> npt.NDArray[np.str_]:
         raise DataError(f"{name} is no table", found=error, expected="lines of path,group") from error
     names = [file.name for file in files]
     if missing := [name for name in names if name not in groups]:
+        known = {*names}
+        others = [key for key in groups if "." in key and key not in known]
+        unknown = f"; no file is called {printable(others[0])}" if others else ""
         raise DataError(f"{name} does not name all files", found=f"{len(missing):,} without a group, such as "
-                        f"{printable(missing[0])}", expected="a line path,group for each")  # fmt: skip
+                        f"{printable(missing[0])}{unknown}", expected="a line path,group for each")  # fmt: skip
     return np.array([groups[name] for name in names], np.str_)
 
 
