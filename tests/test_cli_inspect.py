@@ -169,3 +169,16 @@ def test_a_folder_is_data_unless_a_run_left_a_model_in_it(tiny, tiny_model_bytes
 @pytest.mark.parametrize("name", ["missing.npz", "missing_TRAIN.ts"])
 def test_data_that_are_not_there_are_one_clear_line(name):
     assert f"no file or folder {name}" in fails("inspect", name)
+
+
+def test_pictures_have_no_table_of_columns():
+    np.savez("pictures.npz", X=np.arange(20 * 6, dtype=np.uint8).reshape(20, 3, 2), y=np.arange(20) % 2)
+    lines = run("inspect", "pictures.npz").stdout.splitlines()
+    assert [True, False] == [any(line.startswith(title) for line in lines) for title in ("class ", "column ")]
+    assert len(strict_json(run("inspect", "pictures.npz", "--json").stdout)["statistics"]["mean"]) == 2
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.npy"])
+def test_one_sequence_is_for_infer(name):
+    Path(name).touch()
+    assert f"{name} is one sequence, for `edgelstm infer`, and no data set" in fails("inspect", name)

@@ -48,7 +48,7 @@ def _is_data(name: str) -> bool:
     path = Path(name)
     if path.is_dir() and name not in shipped_models():
         return not (path / ONNX_FILE).exists() and not any(path.glob("*.safetensors"))
-    return name == "mnist" or path.suffix.lower() in (".npz", ".ts")
+    return name == "mnist" or path.suffix.lower() in (".npz", ".ts", ".csv", ".npy")
 
 
 def _inspect_data(source: str, channels_first: bool, as_json: bool) -> None:
@@ -56,7 +56,8 @@ def _inspect_data(source: str, channels_first: bool, as_json: bool) -> None:
     from edgelstm.data.checks import report
     from edgelstm.data.dataset import open_dataset
 
-    found = report(open_dataset(source, channels_first=channels_first, report=say))
+    dataset = open_dataset(source, channels_first=channels_first, report=say)
+    found = report(dataset)
     statistics = {name: column.tolist() for name, column in vars(found.statistics).items()}
     if as_json:
         print_json({"data": source, **vars(found), "statistics": statistics, "baseline": vars(found.baseline)})
@@ -71,7 +72,8 @@ def _inspect_data(source: str, channels_first: bool, as_json: bool) -> None:
     counts = [[f"{n:,}" for n in part] for part in found.counts.values()]
     _table("class", found.class_names, dict(zip(found.counts, counts, strict=True)))
     numbers = {name: [f"{value:.6g}" for value in column] for name, column in statistics.items()}
-    _table("column", [str(number + 1) for number in range(len(statistics["mean"]))], numbers)
+    if dataset.preparation == "values":
+        _table("column", [str(number + 1) for number in range(len(statistics["mean"]))], numbers)
     for warning in found.warnings:
         click.echo(f"warning: {printable(warning, 1000)}")
 

@@ -149,6 +149,8 @@ def open_dataset(
         return folders.read_folder(path, size, preparation, class_names, channels_first, report)
     if path.suffix.lower() == ".npz":
         return arrays.read_npz(path, size, preparation, class_names, channels_first)
+    if path.suffix.lower() in arrays.SEQUENCE_SUFFIXES:
+        raise DataError(f"{name} is one sequence, for `edgelstm infer`, and no data set", expected=kinds)
     if path.suffix.lower() != ".ts":
         raise DataError(f"{name} is no data set", found=f"a file ending in {path.suffix!r}", expected=kinds)
     check_kind(name, True, size, preparation, False, class_names)
