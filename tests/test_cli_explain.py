@@ -141,6 +141,19 @@ def test_values_are_a_line_a_row_as_many_as_fit_a_screen(gesture, n_rows, apart)
         assert line.endswith("settled") == (number == explanation.settled_at_row)
 
 
+@pytest.mark.parametrize(("n_rows", "apart"), [(30, 3), (300, 9)])
+def test_values_of_several_rows_a_step_are_a_line_where_a_step_ends(checkpoint_of, model_bytes_of, n_rows, apart):
+    config = ModelConfig(
+        rows=n_rows, cols=10, rows_per_step=3, hidden_size=6, class_names=("rest", "walk"), preparation="values"
+    )
+    Path("three.onnx").write_bytes(model_bytes_of(checkpoint_of(config)))
+    settled_at = explain(saved(n_rows), "three.onnx").settled_at_row
+    rows = run("explain", "v.npy", "--model", "three.onnx").stdout.splitlines()[2:]
+    shown = sorted({*range(apart, n_rows + 1, apart), n_rows, settled_at})
+    assert shown == [int(line.split()[0]) for line in rows]
+    assert all(" %" in line for line in rows)
+
+
 def test_values_are_drawn_and_turned(gesture):
     np.save("t.npy", np.load(saved(30)).T)
     assert (

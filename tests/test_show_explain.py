@@ -191,6 +191,15 @@ def test_values_are_drawn_as_a_line_a_column(shape, file_format):
         assert "settled at row" in text
 
 
+def test_the_legend_of_values_names_every_class_that_ever_led():
+    explanation = replace(explained([0, 0, 1, 2]), class_names=("_rest", "walk", "run", *"defghij"))
+    values = np.zeros((4, 3), np.float32)
+    explanation = replace(explanation, prediction=replace(explanation.prediction, sequence=values))
+    drawn = explanation_plot(explanation, "svg").decode()
+    legend = drawn[drawn.index('id="legend_1"') :].split('</g>\n  <g id="text_', 1)[0]
+    assert ["_rest", "walk", "run"] == [name for name in explanation.class_names if f"<!-- {name} -->" in legend]
+
+
 @pytest.mark.parametrize(
     "sequence", [np.ones((4, 4), np.uint8), np.ones((4, 2), np.float32)], ids=["picture", "values"]
 )

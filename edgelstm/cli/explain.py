@@ -76,12 +76,13 @@ def _lines(explanation: "Explanation") -> list[str]:
         f"{explanation.n_rows}" + (f"  ({prediction.note})" if prediction.note else ""),
         f"{'row':<{digits}}  {'input':<{width}}  best",
     ]
-    # of values so many rows apart that they fit; of a picture every one
-    apart = -(-len(rows) // MAX_LINES) if explanation.is_values else 1
+    # of values steps so many rows apart that they fit; of a picture every row
+    step = explanation.rows_per_step
+    apart = -(-len(rows) // (MAX_LINES * step)) * step if explanation.is_values else 1
     for number, row in enumerate(rows, start=1):
         if number % apart and number not in (len(rows), settled_at):
             continue
-        step, left = divmod(number, explanation.rows_per_step)
         settled = "  settled" if number == settled_at else ""
-        lines.append(f"{number:>{digits}}  {row:<{width}}  {'' if left else best[step - 1] + settled}".rstrip())
+        answer = "" if number % step else best[number // step - 1] + settled
+        lines.append(f"{number:>{digits}}  {row:<{width}}  {answer}".rstrip())
     return lines

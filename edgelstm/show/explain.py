@@ -168,6 +168,11 @@ def _draw_values(figure: "Figure", values: Sequences, explanation: Explanation, 
                 "parse_math": False,
             }
             classes.text(1.01, place, printable(explanation.class_names[index], 12), **style)
+    led = sorted(set(explanation.leaders))
+    handles = [classes.plot([], [], color=colours[index])[0] for index in led]
+    legend = classes.legend(handles, ["name"] * len(led), loc="center left", fontsize=8, framealpha=0.7)
+    for text, index in zip(legend.get_texts(), led, strict=True):
+        text.set(text=printable(explanation.class_names[index], 20), parse_math=False)
     classes.set(ylim=(0, 1.02), xlim=(0.5, n_rows + 0.5), xlabel="row", ylabel="probability")
     for axes in (lines, classes):
         axes.axvline(explanation.settled_at_row - 0.5, color=INK, linewidth=0.8)
