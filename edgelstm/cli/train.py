@@ -147,11 +147,12 @@ def _given(ctx: click.Context, option: str) -> bool:
 
 def _check_same_run(ctx: click.Context, folder: Path, plan: "RunPlan") -> None:
     """What the user asked for by name must be what the folder holds; the teachers are compared by their content."""
-    sizes = {member.hidden_size: name for name, member in FAMILY.items()}
-    held = (
-        {"model": sizes.get(plan.config.hidden_size)} | dataclasses.asdict(plan.config) | dataclasses.asdict(plan.train)
-    )
+    held = dataclasses.asdict(plan.config) | dataclasses.asdict(plan.train)
     del held["teachers"]
+    asked_for = ctx.params["model"]
+    if asked_for and plan.name != asked_for:  # a run on own data has the data's name
+        sizes = {member.hidden_size: name for name, member in FAMILY.items()}
+        held["model"] = plan.name if plan.name in FAMILY else sizes.get(plan.config.hidden_size, asked_for)
     for name, asked in ctx.params.items():
         if name in held and _given(ctx, name) and asked != held[name]:
             what, found = f"cannot resume: {printable(folder)} holds another run", f"{name} {held[name]}"

@@ -51,7 +51,8 @@ def check_teachers(teachers: Sequence[Teacher], config: ModelConfig, expected: S
     """Raise CheckpointError unless they read the student's sequences and are the ``expected`` ones by sha256."""
     for teacher in teachers:
         found, wanted = (
-            f"{c.rows} rows, {c.cols} columns, {c.preparation}, classes {', '.join(c.class_names)}"
+            f"{'any' if c.variable_length else c.rows} rows, {c.cols} columns, {c.preparation}, "
+            f"classes {', '.join(c.class_names)}"
             for c in (teacher.config, config)
         )
         if found != wanted:
@@ -110,6 +111,8 @@ class TeacherLogits:
         digest = hashlib.sha256(f"{shown.shape} {self._train.threads} {self._sequences.device.type}\n".encode())
         for teacher in self._teachers:
             digest.update(f"{teacher.sha256}\n".encode())
+        if self._lengths is not None:  # sequences may differ in nothing but where they end
+            digest.update(self._lengths.tobytes())
         digest.update(np.ascontiguousarray(shown).data)
         return digest.hexdigest()
 

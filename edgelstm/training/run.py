@@ -12,10 +12,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from edgelstm import __version__
-from edgelstm.config import ModelConfig, cache_dir
+from edgelstm.config import FLOAT32_MAX, ModelConfig, cache_dir
 from edgelstm.contract import Score
 from edgelstm.data.checks import column_statistics, largest_class_baseline
 from edgelstm.data.dataset import Dataset, Part, random_split
@@ -265,7 +266,9 @@ def set_normalisation(state: TrainState, train: Part) -> None:
     found: dict[str, torch.Tensor] = {}
     if state.model.config.is_values:
         columns = column_statistics(train)
-        found = {"mean": torch.from_numpy(columns.mean), "scale": torch.from_numpy(1 / columns.std)}
+        # beyond float32 in the smallest units; such a column then stays smaller than the others
+        scale = np.minimum(1 / columns.std, FLOAT32_MAX)
+        found = {"mean": torch.from_numpy(columns.mean), "scale": torch.from_numpy(scale)}
     elif state.model.config.preparation == "plain":
         found = {"scale": torch.tensor([1 / max(1, int(train.sequences.max(initial=0)))])}
     for name, values in found.items():
@@ -277,7 +280,8 @@ def _ranges(dataset: Dataset) -> tuple[tuple[float, float], ...]:
     if dataset.preparation != "values":
         return ()
     columns = column_statistics(dataset.train)
-    return tuple(zip(columns.minimum.tolist(), columns.maximum.tolist(), strict=True))
+    limits = np.clip([columns.minimum, columns.maximum], -FLOAT32_MAX, FLOAT32_MAX)
+    return tuple(zip(*limits.tolist(), strict=True))
 
 
 def _flattered(plan: RunPlan, dataset: Dataset, device: torch.device) -> Score | None:
