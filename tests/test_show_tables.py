@@ -82,7 +82,7 @@ def test_the_header_names_machine_versions_digits_and_what_is_timed():
         "gpu       none found",
         "rates     not measured",
         "versions  python 3.11.0, numpy 2.0",
-        "digits    10,000 (MNIST)",
+        "data      10,000 (MNIST)",
         "timed     one call",
     ]
 
@@ -106,6 +106,11 @@ def test_the_batch_row_holds_microseconds_with_their_intervals_and_images_a_seco
     row = line_with(bench_text(report(result("base", 1000))), "base", nth=2)
     expected = "base 1,000 [990 1,010] 2,000 [150 2,500] 3,000 [250 ?] 1,000 1.00 [0.90 1.10] 4.00"
     assert " ".join(row.split()) == expected
+
+
+def test_a_report_speaks_of_sequences_whatever_they_are():
+    text = bench_text(report(result("base", 1000)))
+    assert (text.count("sequences/s"), "Offline sequences/s" in text, "image" in text) == (2, True, False)
 
 
 def test_what_was_not_measured_is_a_dash():

@@ -86,7 +86,7 @@ def _label(name: str) -> str:
 
 
 def early_plot(report: "EarlyReport", file_format: FileFormat = "png") -> bytes:
-    """Accuracy against rows read: all pictures stopped at the same row, and the rule at every probability."""
+    """Accuracy against rows read: all stopped at the same row, and the rule at every probability."""
     figure = new_figure(8, 5)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
@@ -100,7 +100,7 @@ def early_plot(report: "EarlyReport", file_format: FileFormat = "png") -> bytes:
     axes.axhline(100 * (1 - report.full.accuracy), color="0.6", linewidth=0.9, linestyle="--", label="every row read")
     axes.set(yscale="log", xlim=(0, report.rows + 0.5))
     _plain_ticks(axes.yaxis, "{x:g}")
-    axes.set(xlabel=f"rows read, of {report.rows}", ylabel=f"% of {report.full.n:,} digits wrong")
+    axes.set(xlabel=f"rows read, of {report.rows}", ylabel=f"% of {report.full.n:,} sequences wrong")
     share = f"{100 * report.mean_rows / report.rows:.0f} % of the rows: {report.early} instead of {report.full}"
     axes.set_title(share if has_rule else f"every row: {report.full}")
     axes.grid(color="0.92", which="both", linewidth=0.6)
@@ -144,7 +144,7 @@ def _draw_throughput(axes: "Axes", styled: _Styled) -> None:
     axes.set_xlim(left=max(0.6, axes.get_xlim()[0]))  # no batch is smaller than 1
     _plain_ticks(axes.xaxis)
     _plain_ticks(axes.yaxis)
-    axes.set(xlabel="batch size", ylabel="images a second", title="Throughput")
+    axes.set(xlabel="batch size", ylabel="sequences a second", title="Throughput")
     axes.grid(color="0.92", which="both", linewidth=0.6)
 
 
@@ -160,7 +160,7 @@ def _draw_front(axes: "Axes", styled: _Styled) -> None:
         axes.text(0.5, 0.5, "no labelled data", transform=axes.transAxes, ha="center", color="0.4")
         return
     axes.step(*zip(*pareto_front(points), strict=True), where="post", color="0.8", zorder=0)
-    axes.set(xscale="log", ylabel="% of the digits right")
+    axes.set(xscale="log", ylabel="% of the sequences right")
     _plain_ticks(axes.xaxis)
     axes.margins(x=0.1, y=0.1)
     axes.set_ylim(top=min(100, axes.get_ylim()[1]))  # nothing is more than all right

@@ -98,7 +98,7 @@ def header(report: BenchReport) -> dict[str, str]:
         "gpu": machine.gpu or "none found",
         "rates": speeds,
         "versions": ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
-        "digits": report.digits,
+        "data": report.digits,
         "timed": report.what_is_timed,
         "rounds": f"{report.n_rounds}, the models in turn within each; 95 % intervals in brackets",
     }
@@ -110,7 +110,7 @@ def bench_tables(report: BenchReport) -> Iterator[tuple[str, list[Sequence[str]]
     yield "models", _rows(map(_model_cells, results))
     yield "scenarios, by MLPerf's names", _rows(map(_scenario_cells, results))
     for title, rate, lists in (
-        ("batch", "images/s", [(result.name, result.batches) for result in results]),
+        ("batch", "sequences/s", [(result.name, result.batches) for result in results]),
         ("one step of a stream, batch", "steps/s", [(result.name, result.steps) for result in results if result.steps]),
     ):
         for i, batch in enumerate(lists[0][1] if lists else ()):
@@ -149,7 +149,7 @@ def _scenario_cells(result: BenchResult) -> dict[str, str]:
     best = result.offline
     return {
         "model": result.name, "SingleStream p90 us": _scaled(result.single_stream_p90_s, 1e6, 1),
-        "Offline images/s": f"{best.images_per_s:,.0f}", "at batch": str(best.batch_size),
+        "Offline sequences/s": f"{best.images_per_s:,.0f}", "at batch": str(best.batch_size),
     }  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def _batch_cells(name: str, batch: BatchResult, rate: str) -> dict[str, str]:
         "p99 us": _percentile(batch.latency.p99), rate: f"{batch.images_per_s:,.0f}",
         "times the first": f"{ratio.value:.2f} [{_scaled(ratio.low, 1, 2, '?')} {_scaled(ratio.high, 1, 2, '?')}]",
     }  # fmt: skip
-    if rate == "images/s":  # a step's weights and state stay in the caches, which the roofline does not know
+    if rate == "sequences/s":  # a step's weights and state stay in the caches, which the roofline does not know
         cells["times roofline"] = "-" if batch.roofline_s is None else f"{p50.value_s / batch.roofline_s:.2f}"
     return cells
 
