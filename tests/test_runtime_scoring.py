@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -109,6 +110,10 @@ def test_the_processes_end_when_the_one_that_started_them_does(workers):
     assert processes
     for process in processes:
         process.join(timeout=TIMEOUT_S)
+    for _ in range(1000):  # the pool waits for them too: it may have the exit status, and not have told it yet
+        if not any(process.is_alive() for process in processes):
+            break
+        time.sleep(0.01)
     assert not any(process.is_alive() for process in processes)
 
 
