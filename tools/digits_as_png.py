@@ -1,6 +1,8 @@
 """Write scikit-learn's 1,797 digits of 8x8 as a folder with a folder for each class: data of one's own to try.
 
     python tools/digits_as_png.py digits
+
+needs scikit-learn.
 """
 
 import sys
