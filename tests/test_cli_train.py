@@ -341,3 +341,8 @@ def test_names_in_data_cannot_forge_a_line():
     result = run("--data", "x.npz", "--epochs", 1, "--threads", 1)
     assert "\x1b" not in result.stdout + result.stderr
     assert not any(line.startswith("test 100") for line in result.stdout.splitlines())
+
+
+def test_own_data_is_read_once(monkeypatch):
+    monkeypatch.setattr("edgelstm.data.evaluation.open_dataset", lambda *_, **__: pytest.fail("read again"))
+    run("--data", write_gestures(), "--epochs", 1, "--threads", 1)

@@ -186,17 +186,19 @@ def _run(
                     yield found
                 yield result
             # before anything else: an interrupted run shall have its scores
-            end = _end(state, checkpoint, last, validation, test, folder / CHECKPOINT_FILE)
+            baseline = largest_class_baseline(dataset)
+            end = _end(state, checkpoint, last, validation, test, baseline, folder / CHECKPOINT_FILE)
             flattered = None
             if dataset.train.groups is not None:
                 yield "once more, on a split that disregards groups, to show how much that would flatter"
                 flattered = _flattered(plan, dataset, device)
-        yield dataclasses.replace(end, baseline=largest_class_baseline(dataset), random_split=flattered)
+        yield dataclasses.replace(end, random_split=flattered)
 
 
 def _end(
-    state: TrainState, checkpoint: Checkpoint, last: EpochResult | None, validation: Split, test: Split, file: Path
-) -> RunEnd:
+    state: TrainState, checkpoint: Checkpoint, last: EpochResult | None, validation: Split, test: Split,
+    baseline: Score, file: Path,
+) -> RunEnd:  # fmt: skip
     """Score the trained weights, fit the temperature, and write both into the run's checkpoint."""
     model = averaged_model(state)
     logits = last.validation_logits if last else logits_of(model, validation)
@@ -204,7 +206,7 @@ def _end(
     first = Score.of(test_logits[:N_FIRST], labels[:N_FIRST])
     classes = ClassReport.of(test_logits, labels, checkpoint.config.class_names)
     train, score = last.train if last else None, score_of(logits, validation)
-    end = RunEnd(file, train, score, classes.score, first, classes, classes.score)
+    end = RunEnd(file, train, score, classes.score, first, classes, baseline)
     temperature = fit_temperature(logits, validation.labels.cpu().numpy())
     save_checkpoint(
         file, dataclasses.replace(checkpoint, validation=end.validation, test=end.test, temperature=temperature)

@@ -107,7 +107,9 @@ def train(
     def open_data(config: ModelConfig) -> Dataset:
         if data in (None, "mnist"):
             ensure_mnist(report=on_progress)  # after all that can be refused at once
-        return opened(data, config, channels_first=channels_first, report=on_progress)
+        # what was read already; a run that is resumed has its own size and preparation, so its data is read for it
+        source = data if resume or dataset is None else dataset
+        return opened(source, config, channels_first=channels_first, report=on_progress)
 
     files = [Path(teacher) for teacher in teachers]
     if resume:
