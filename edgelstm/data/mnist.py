@@ -108,7 +108,7 @@ def check_folder(folder: Path) -> None:
     if find_mnist(folder):
         return
     expected = "a folder with MNIST's four files, or an empty one to fetch them into"
-    fix = "only MNIST belongs into the folder that EDGELSTM_DATA names: empty it or name another; your data is for --data"
+    fix = "only MNIST belongs into EDGELSTM_DATA: empty it or name another folder; your data is for --data"
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
