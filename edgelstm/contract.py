@@ -35,6 +35,8 @@ ROW_NAME = "row"
 STATE_NAMES = ("h", "c")
 NEXT_STATE_NAMES = ("h_out", "c_out")
 ROWS_AXIS = "rows"
+STEPS_AXIS = "steps"
+"""Of a stream that reads several rows at each step: rows / rows_per_step."""
 
 Kind = Literal["picture", "stream"]
 """Which form of the graph a file holds: whole sequences in, or rows and state in. Each can be made of the other.
@@ -334,7 +336,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Value:
-    """An input or output of an ONNX graph."""
+    """An input or output of an ONNX graph, or a value between two nodes."""
 
     name: str
     dtype: int
@@ -358,6 +360,9 @@ class GraphLayout:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     opsets: dict[str, int]
+    values: tuple[Value, ...] = ()
+    """Values between the nodes that ONNX's shape inference cannot know (``value_info``): the results of int8 LSTMs,
+    an operator of onnxruntime's own."""
 
 
 def graph_layout(config: ModelConfig, precision: Precision = "fp32", kind: Kind = "picture") -> GraphLayout:
@@ -383,6 +388,8 @@ def graph_layout(config: ModelConfig, precision: Precision = "fp32", kind: Kind 
         split = {"axis": 0, "num_outputs": layers}
         for name, names in zip(STATE_NAMES, before, strict=True):
             nodes.append(Node("Split", (name,), names, f"split_{name}", split))
+    inputs, outputs = _signature(config, kind)
+    values: list[Value] = []
     value, size = "sequence", config.step_size
     for layer in range(layers):
         name, last = f"lstm_{layer}", layer == layers - 1
@@ -393,6 +400,10 @@ def graph_layout(config: ModelConfig, precision: Precision = "fp32", kind: Kind 
         found = final if last else f"{name}.Y"
         results = ("" if last else found, *ends)
         nodes.append(_lstm_node(name, value, lengths, states, results, config.hidden_size, precision))
+        if precision == "int8":
+            known = {"", *(output.name for output in outputs)}
+            shapes = zip(results, _lstm_shapes(config, streaming), strict=False)
+            values += [Value(result, FLOAT, shape) for result, shape in shapes if result not in known]
         # Y_h (1, B, H) -> (B, H); Y (T, 1, B, H) -> (T, B, H)
         value = f"{name}.last" if last else f"{name}.sequence"
         axis = "direction_axis" if last else "step_direction_axis"
@@ -408,9 +419,8 @@ def graph_layout(config: ModelConfig, precision: Precision = "fp32", kind: Kind 
     weights |= {
         "head.weight": (element, (config.n_classes, config.hidden_size)), "head.bias": (element, (config.n_classes,))
     }  # fmt: skip
-    inputs, outputs = _signature(config, kind)
     opsets = {"": OPSET} | ({MICROSOFT: 1} if precision == "int8" else {})
-    return GraphLayout(tuple(nodes), weights, constants, inputs, outputs, opsets)
+    return GraphLayout(tuple(nodes), weights, constants, inputs, outputs, opsets, tuple(values))
 
 
 def _sequence_nodes(
@@ -474,6 +484,15 @@ def _lstm_node(
     elif lengths:
         inputs = (*inputs, lengths)
     return Node("LSTM", inputs, outputs, name, attributes)
+
+
+def _lstm_shapes(config: ModelConfig, streaming: bool) -> tuple[tuple[int | str, ...], ...]:
+    """Of a layer's Y (T, 1, B, H), Y_h and Y_c (1, B, H)."""
+    n_steps: int | str = config.n_steps
+    if streaming or config.variable_length:
+        n_steps = ROWS_AXIS if config.rows_per_step == 1 else STEPS_AXIS
+    state = (1, BATCH_AXIS, config.hidden_size)
+    return (n_steps, *state), state, state
 
 
 def _layer_states(layers: int, names: tuple[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

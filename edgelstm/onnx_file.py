@@ -31,7 +31,7 @@ ONNX_FILE = "model.onnx"
 MAX_MODEL_BYTES = 32 * 2**20
 """Larger files are refused unread: onnxruntime takes up to five times the file. The shipped models are below 1 MB."""
 MAX_FIELDS = 10_000
-"""Fields of all messages of a file; the largest model, int8 of 16 layers, has 1,391. So no file takes long to read."""
+"""Fields of all messages of a file; the largest model, int8 of 16 layers, has 2,000. So no file takes long to read."""
 MAX_WEIGHT = 1e9
 """No sum of so large weights overflows float32: the logits of every file that is opened are finite numbers too."""
 MAX_FLOAT16 = 65_504.0
@@ -50,6 +50,8 @@ class OnnxGraph:
     outputs: tuple[Value, ...]
     opsets: dict[str, int]
     metadata: dict[str, str]
+    values: tuple[Value, ...] = ()
+    """As in `GraphLayout`; none in int8 files from before it wrote them."""
     foreign: tuple[str, ...] = ()
 
     def with_form(self, layout: GraphLayout, metadata: Mapping[str, str]) -> "OnnxGraph":
@@ -148,6 +150,7 @@ def _check_graph(graph: OnnxGraph, contract: ModelContract, source: str) -> None
         ("inputs", graph.inputs, layout.inputs),
         ("outputs", graph.outputs, layout.outputs),
         *(("nodes", _shown(found), _shown(node)) for found, node in zip(graph.nodes, layout.nodes, strict=False)),
+        ("values", graph.values, layout.values if graph.values else ()),
         ("opsets", graph.opsets, layout.opsets),
         ("initializers", _difference(shapes, expected), _difference(expected, shapes)),
         ("constants", wrong_constants, []),
@@ -255,7 +258,7 @@ _NODE = _Message("node", {
 })  # fmt: skip
 _GRAPH = _Message("graph", {
     1: ("nodes", [_NODE]), 2: ("name", bytes), 5: ("initializers", [_TENSOR]), 11: ("inputs", [_VALUE]),
-    12: ("outputs", [_VALUE]),
+    12: ("outputs", [_VALUE]), 13: ("values", [_VALUE]),
 })  # fmt: skip
 _OPSET = _Message("opset", {1: ("domain", str), 2: ("version", int)})
 _ENTRY = _Message("metadata", {1: ("key", str), 2: ("value", str)})
@@ -292,6 +295,7 @@ def decode(content: bytes) -> OnnxGraph:
         metadata=_once(
             [(part.get("key", ""), part.get("value", "")) for part in model.get("metadata", [])], "metadata"
         ),
+        values=tuple(_value(part, foreign) for part in graph.get("values", [])),
         foreign=tuple(dict.fromkeys(foreign)),
     )
 
@@ -414,7 +418,9 @@ def graph_from(layout: GraphLayout, weights: Mapping[str, Array], metadata: Mapp
         if weights[name].shape != shape or weights[name].dtype != NUMPY_DTYPES[dtype]:
             raise ValueError(f"{name}: found {weights[name].dtype} {weights[name].shape}, expected {shape}")
     initializers = layout.constants | {name: weights[name] for name in layout.weights}
-    return OnnxGraph(layout.nodes, initializers, layout.inputs, layout.outputs, layout.opsets, dict(metadata))
+    return OnnxGraph(
+        layout.nodes, initializers, layout.inputs, layout.outputs, layout.opsets, dict(metadata), layout.values
+    )
 
 
 def encode(graph: OnnxGraph) -> bytes:
@@ -424,9 +430,10 @@ def encode(graph: OnnxGraph) -> bytes:
         {"dims": array.shape, "dtype": numbers[array.dtype], "name": name, "raw": array.tobytes()}
         for name, array in graph.initializers.items()
     ]
-    inputs, outputs = ([_value_fields(value) for value in side] for side in (graph.inputs, graph.outputs))
+    sides = {"inputs": graph.inputs, "outputs": graph.outputs, "values": graph.values}
+    shapes = {side: [_value_fields(value) for value in values] for side, values in sides.items()}
     nodes = [_node_fields(node) for node in graph.nodes]
-    parts = {"nodes": nodes, "name": PRODUCER, "initializers": initializers, "inputs": inputs, "outputs": outputs}
+    parts = {"nodes": nodes, "name": PRODUCER, "initializers": initializers, **shapes}
     opsets = [{"domain": domain, "version": version} for domain, version in graph.opsets.items()]
     metadata = [{"key": key, "value": value} for key, value in graph.metadata.items()]
     versions = {"ir_version": IR_VERSION, "producer": PRODUCER, "producer_version": __version__}

@@ -575,6 +575,13 @@ def test_the_library_versions_of_an_older_export_are_no_lie(verdict, model):
     assert failed(verdict(model)) == set()
 
 
+def test_an_int8_file_from_before_shapes_were_written_passes(verdict, tiny_checkpoint, model_bytes_of):
+    model = onnx.load_model_from_string(model_bytes_of(tiny_checkpoint, "int8"))
+    assert model.graph.value_info
+    del model.graph.value_info[:]
+    assert SAME_GRAPH not in failed(verdict(model))
+
+
 # Another checkpoint
 
 

@@ -235,7 +235,10 @@ def test_hostile_model_files_are_refused_in_one_line_and_little_memory(tmp_path:
     bomb = onnx.load_model_from_string(tiny_model_bytes)
     for i in range(12):  # 20 to the power of 12 times the picture
         bomb.graph.node.insert(1 + i, onnx.helper.make_node("Concat", [f"c{i - 1}" if i else "floats"] * 20, [f"c{i}"]))
+    shape = onnx.load_model_from_string(tiny_model_bytes)
+    shape.graph.value_info.append(onnx.helper.make_tensor_value_info("\x1b[31m", 1, [2**40, 2**40]))
     cases = {
+        "shape.onnx": (shape.SerializeToString(), "in its values: found"),
         "bomb.onnx": (bomb.SerializeToString(), "in its operators: found .*Concat"),
         "fields.onnx": (tiny_model_bytes + b"\xf8\x3f\x01" * 2**23, "more than 10,000 fields"),
         "rows.onnx": (tiny_model_bytes.replace(b'"rows": 28', b'"rows": 99'), "cannot be loaded|damaged|inputs"),

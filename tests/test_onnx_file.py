@@ -105,13 +105,55 @@ def test_files_of_the_first_version_are_the_same_bytes_and_are_still_read(precis
     config = ModelConfig(rows=6, cols=5, hidden_size=4, rows_per_step=3, n_layers=2, class_names=("a", "b", "c"))
     early = EarlyRule(0.9, 2, 3.5, Score(3, 4)) if kind == "stream" else None
     contract = ModelContract(config, precision=precision, kind=kind, temperature=1.5, early=early, version=1)
-    graph = build_graph(checkpoint_of(config), contract)
+    graph = dataclasses.replace(build_graph(checkpoint_of(config), contract), values=())  # it wrote none
     if early:  # the rule did not keep its temperature then
         old = graph.metadata["edgelstm.early"].replace(', "temperature": 1.0', "")
         graph = dataclasses.replace(graph, metadata=graph.metadata | {"edgelstm.early": old})
     content = encode(graph)
     assert GOLDEN[precision, kind] == hashlib.sha256(content).hexdigest()
     assert contract == open_model(content).contract
+
+
+def known_shapes(content):
+    """Name -> shape of every result of a node that onnx knows, and the names of those that it does not know."""
+    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(content), check_type=True, strict_mode=True)
+    known = {
+        value.name: tuple(axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim)
+        for value in [*model.graph.value_info, *model.graph.output]
+    }
+    return known, {name for node in model.graph.node for name in node.output} - {"", *known}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_onnx_knows_the_shape_of_every_value(config, precision, checkpoint_of, model_bytes_of):
+    for kind in ("picture", "stream"):
+        content = model_bytes_of(checkpoint_of(config), precision, kind)
+        known, unknown = known_shapes(content)
+        assert unknown == set()
+        assert all(all(shape) for shape in known.values()), "each axis has a size or a name"
+        values = graph_layout(config, precision, kind).values
+        assert {value.name: value.shape for value in values}.items() <= known.items()
+        if precision != "int8":
+            assert values == ()
+
+
+def test_shapes_are_written_where_onnx_does_not_know_them(checkpoint_of, model_bytes_of):
+    for kind, results in (("picture", {"lstm_0.Y", "lstm_1.Y_h"}), ("stream", {"lstm_0.Y", "lstm_0.h_out"})):
+        content = model_bytes_of(checkpoint_of(TWO_LAYERS), "int8", kind)
+        graph = decode(content)
+        _, unknown = known_shapes(encode(dataclasses.replace(graph, values=())))
+        assert results <= {value.name for value in graph.values} <= unknown
+
+
+@pytest.mark.parametrize("kind", ["picture", "stream"])
+def test_an_int8_file_from_before_shapes_were_written_is_read(kind, checkpoint_of, model_bytes_of, sample):
+    content = model_bytes_of(checkpoint_of(ModelConfig(hidden_size=4, n_layers=2)), "int8", kind)
+    old = open_model(encode(dataclasses.replace(decode(content), values=())))
+    assert (old.graph.values, old.form(kind)) == ((), old.content)
+    assert old.graph.initializers.keys() == open_model(content).graph.initializers.keys()
+    found, expected = (OrtRunner(file, provider="cpu").logits(sample.sequences[:3]) for file in (old, content))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_weights_of_another_shape_or_type_make_no_graph():
@@ -307,7 +349,7 @@ FOREIGN = {
     "a batch of fixed size": (with_other_batch, "inputs: found .*\\(1, 4, 3\\)"),
     "a second output": (lambda m: m.graph.output.append(OUTPUT), "outputs: found .*'floats'"),
     "another format": (lambda m: setattr(m, "ir_version", 11), "parts: found .*ir_version 11"),
-    "value_info": (lambda m: m.graph.value_info.append(OUTPUT), "parts: found .*graph field 13"),
+    "value_info": (lambda m: m.graph.value_info.append(OUTPUT), "values: found .*'floats'.*expected \\(\\)"),
     "a function": (with_function, "parts: found .*model field 25"),
     "a doc_string": (lambda m: setattr(m, "doc_string", "x"), "parts: found .*model field 6"),
     "a graph's doc_string": (lambda m: setattr(m.graph, "doc_string", "x"), "parts: found .*graph field 10"),
@@ -348,6 +390,58 @@ def test_what_export_does_not_write_is_refused_in_one_short_line(name, content):
 def test_an_int8_graph_is_held_as_strictly(change, expected, checkpoint_of, model_bytes_of):
     content = model_bytes_of(checkpoint_of(ModelConfig(rows=2, cols=3, hidden_size=2)), "int8")
     with pytest.raises(ModelError, match=expected):
+        open_model(changed(content, change))
+
+
+def with_value(change, index=0):
+    return lambda m: change(m.graph.value_info[index])
+
+
+def with_axis(index, **values):
+    axis = onnx.TensorShapeProto.Dimension(**values)
+    return with_value(lambda value: value.type.tensor_type.shape.dim[index].CopyFrom(axis))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_value(lambda value: setattr(value, "name", "lstm_1.Y")),
+        with_value(lambda value: setattr(value.type.tensor_type, "elem_type", TensorProto.FLOAT16)),
+        with_value(lambda value: setattr(value.type.tensor_type, "elem_type", 2**31 - 1)),
+        with_value(lambda value: value.ClearField("type")),
+        with_value(lambda value: value.type.tensor_type.shape.dim.pop()),
+        with_axis(0, dim_value=2**62),
+        with_axis(0, dim_value=-1),
+        with_axis(0, dim_param="rows"),
+        with_axis(2, dim_param="\x1b[31m"),
+        lambda m: m.graph.value_info.pop(),
+        lambda m: m.graph.value_info.append(m.graph.value_info[0]),
+        lambda m: m.graph.value_info.append(OUTPUT),
+        lambda m: m.graph.value_info.append(m.graph.output[0]),
+        lambda m: m.graph.value_info.insert(1, m.graph.value_info.pop(0)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["picture", "stream"])
+def test_no_other_shape_is_taken_between_the_nodes(kind, change, checkpoint_of, model_bytes_of):
+    content = model_bytes_of(checkpoint_of(TWO_LAYERS), "int8", kind)
+    with pytest.raises(ModelError, match="in its values: found") as caught:
+        open_model(changed(content, change))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (with_value(lambda value: setattr(value, "doc_string", "x")), "value field 3"),
+        (with_value(lambda value: value.metadata_props.add()), "value field 4"),
+        (with_value(lambda value: value.type.sequence_type.elem_type.tensor_type.SetInParent()), "type field 4"),
+        (with_value(lambda value: setattr(value.type, "denotation", "x")), "type field 6"),
+        (with_value(lambda value: setattr(value.type.tensor_type.shape.dim[0], "denotation", "x")), "axis field 3"),
+    ],
+)
+def test_nothing_else_is_said_of_a_value(change, expected, checkpoint_of, model_bytes_of):
+    content = model_bytes_of(checkpoint_of(TWO_LAYERS), "int8")
+    with pytest.raises(ModelError, match=f"parts: found .*{expected}"):
         open_model(changed(content, change))
 
 
@@ -482,6 +576,7 @@ VERSION = field_bytes(14, field_bytes(1, "edgelstm.version") + field_bytes(2, "1
 N = 2**21
 BOMBS = {
     "unknown fields": field_number(100, 1) * N,
+    "empty values": field_bytes(7, field_bytes(13, b"") * N),
     "empty nodes": field_bytes(7, field_bytes(1, b"") * N),
     "nodes of many attributes": field_bytes(7, field_bytes(1, field_bytes(5, b"") * 20_000) * 100),
     "packed dims": field_bytes(7, field_bytes(5, field_bytes(1, b"\1" * N))),
