@@ -1,0 +1,441 @@
+"""The C of a model: one C99 file that holds its weights and the engine, and a header for those who call it."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+
+from edgelstm import __version__
+from edgelstm.contract import Array, Logits, ModelContract
+from edgelstm.errors import ModelError, printable
+from edgelstm.native.scheme import EXP2, FACTORS, Layer, Scheme
+
+BLOCK = 16
+"""Units that stand side by side: as many as the widest vector holds."""
+GATES = 4
+GROUP = 4
+"""Columns that are multiplied at once."""
+MAX_LINE = 116
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
+
+
+@dataclass(frozen=True)
+class CSource:
+    """What is written for a model."""
+
+    name: str
+    code: str
+    """The .c file: all that is needed."""
+    header: str
+    """The .h file: what the .c file also holds, for other files that call it."""
+    weight_bytes: int
+    """Of all constants, on machines without x86's vectors."""
+    state_bytes: int
+    """sizeof of the state."""
+
+
+def c_source(scheme: Scheme, contract: ModelContract, *, name: str, model_sha256: str, accuracy: str = "") -> CSource:
+    """The C of ``scheme``; every public name begins with ``name``, and the same model gives the same text.
+
+    ``accuracy`` is said in the comment. Raises ModelError if ``name`` cannot begin a name in C.
+    """
+    if not _NAME.fullmatch(name):
+        expected = "a letter, then letters, digits and underscores, at most 41 in all"
+        raise ModelError("C functions cannot have this name", found=printable(name), expected=expected)
+    config = scheme.config
+    tags = {scheme.precision, "values" if config.is_values else "pixels"} | ({"deep"} if config.n_layers > 1 else set())
+    arrays, weight_bytes = _arrays(scheme)
+    state_bytes = config.n_layers * padded(config.hidden_size) * (5 if scheme.precision == "int8" else 8)
+    texts = {
+        "MODEL": _in_comment(contract.name), "ACCURACY": _in_comment(accuracy), "SHA256": model_sha256,
+        "CLASS_NAMES": ", ".join(map(_c_string, config.class_names)),
+        "TEMPERATURE": _float(np.float32(contract.temperature)),
+    }  # fmt: skip
+    texts |= {f"EXP2_{i}": _float(c) for i, c in enumerate(EXP2)}
+    texts |= {"FACTOR": _float(np.float32(FACTORS[0])), "TANH_FACTOR": _float(np.float32(FACTORS[3]))}
+
+    def written(text: str) -> str:
+        """Our names first: what comes from the model stays as it is."""
+        text = text.replace("model_", f"{name}_").replace("MODEL_", f"{name.upper()}_")
+        return re.sub(r"@(\w+)@", lambda match: texts[match[1]], text)
+
+    header = _header(scheme)
+    parts = [
+        _comment(scheme, weight_bytes, state_bytes, with_accuracy=bool(accuracy)),
+        header,
+        "#include <stddef.h>\n#include <string.h>\n",
+        f"#define MODEL_MAX_UNITS {padded(config.hidden_size)}\n",
+        engine(tags),
+        arrays,
+        _functions(scheme),
+    ]
+    return CSource(name, written("\n".join(parts)), written(header), weight_bytes, state_bytes)
+
+
+def padded(n: int) -> int:
+    """The next multiple of four."""
+    return -(-n // GROUP) * GROUP
+
+
+def engine(tags: set[str]) -> str:
+    """engine.h with the parts that ``tags`` name: int8 or fp32, pixels or values, deep for several layers."""
+    text = (files("edgelstm.native") / "engine.h").read_text(encoding="utf-8")
+    lines, kept = [], [True]
+    for line in text.splitlines():
+        if line.startswith("@IF "):
+            kept.append(kept[-1] and line.split()[1] in tags)
+        elif line == "@END":
+            kept.pop()
+        elif kept[-1]:
+            lines.append(line)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines) + "\n")
+
+
+# --- weights ----------------------------------------------------------------------------------------
+
+
+def blocks(array: Array) -> list[Array]:
+    """(4, H, ...) -> the same for each block of units, H padded with zeros to a multiple of four."""
+    padding = [(0, 0), (0, padded(array.shape[1]) - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
+    array = np.pad(array, padding)
+    return [array[:, at : at + BLOCK] for at in range(0, array.shape[1], BLOCK)]
+
+
+def layer_arrays(layer: Layer, *, signed_input: bool) -> dict[str, Array]:
+    """A layer's weights, scales and shifts (of fp32 weights and bias) as the engine reads them, each in one row."""
+    if layer.w_scale is None or layer.r_scale is None:
+        parts = [blocks(_by_columns(weights)) for weights in (layer.w, layer.r)]
+        weights = [part.transpose(2, 0, 1).ravel() for pair in zip(*parts, strict=True) for part in pair]
+        return {
+            "weights": np.concatenate(weights),
+            "bias": np.concatenate([part.ravel() for part in blocks(layer.bias)]),
+        }
+    parts = [blocks(_by_columns(weights)) for weights in (layer.w, layer.r)]
+    grouped = [
+        # (4, U, K) -> (K / 4, 4, U, 4)
+        part.reshape(*part.shape[:2], -1, GROUP).transpose(2, 0, 1, 3).ravel()
+        for pair in zip(*parts, strict=True)
+        for part in pair
+    ]
+    floats = [blocks(array) for array in (layer.w_scale, layer.r_scale, layer.bias)]
+    shifted = ([layer.w] if signed_input else []) + [layer.r]
+    shifts = [blocks(-128 * array.sum(axis=2, dtype=np.int32)) for array in shifted]
+    return {
+        "weights": np.concatenate(grouped),
+        "scales": np.concatenate([part.ravel() for parts in zip(*floats, strict=True) for part in parts]),
+        "shifts": np.concatenate([part.ravel() for parts in zip(*shifts, strict=True) for part in parts]),
+    }
+
+
+def head_arrays(scheme: Scheme) -> dict[str, Array]:
+    """The classes' weights: int8 (classes, H padded), its scales and bias; fp32 (H, classes), and the bias."""
+    if scheme.head_scale is None:
+        return {"weights": scheme.head.T.ravel(), "bias": scheme.head_bias}
+    width = padded(scheme.head.shape[1]) - scheme.head.shape[1]
+    weights = np.pad(scheme.head, ((0, 0), (0, width)))
+    return {"weights": weights.ravel(), "scales": scheme.head_scale, "bias": scheme.head_bias}
+
+
+def _by_columns(weights: Array) -> Array:
+    return np.pad(weights, ((0, 0), (0, 0), (0, padded(weights.shape[2]) - weights.shape[2])))
+
+
+def _arrays(scheme: Scheme) -> tuple[str, int]:
+    """The definitions of all arrays, and their bytes but for the shifts."""
+    lines = ["/* ---- The weights. ---- */\n"]
+    n_bytes = 0
+    named: dict[str, Array] = {}
+    for number, layer in enumerate(scheme.layers):
+        arrays = layer_arrays(layer, signed_input=number > 0 or scheme.config.is_values)
+        named |= {f"{key}_{number}": array for key, array in arrays.items()}
+    named |= {f"head_{key}": array for key, array in head_arrays(scheme).items()}
+    if scheme.mean is not None and scheme.scale is not None:
+        named |= {"mean": scheme.mean, "scale": scheme.scale}
+    for key, array in named.items():
+        text = _array(f"model_{key}", array)
+        if key.startswith("shifts"):
+            text = f"#if MODEL_SHIFT\n{text}#else\n#define model_{key} ((const int32_t *)0)\n#endif\n"
+        else:
+            n_bytes += array.nbytes
+        lines.append(text)
+    return "\n".join(lines), n_bytes
+
+
+def _array(name: str, array: Array) -> str:
+    kind = {"int8": "int8_t", "int32": "int32_t", "float32": "float"}[array.dtype.name]
+    numbers = [_float(value) for value in array] if kind == "float" else map(str, array.tolist())
+    return f"static const {kind} {name}[{array.size}] MODEL_ALIGNED = {{\n{_wrapped(numbers)}}};\n"
+
+
+def _wrapped(items: Iterable[str]) -> str:
+    lines, line = [], ""
+    for item in items:
+        if len(line) + len(item) + 2 > MAX_LINE:
+            lines.append(line)
+            line = ""
+        line += f"{item}, " if line else f"  {item}, "
+    return "\n".join([*lines, line]).replace(" \n", "\n").rstrip() + "\n"
+
+
+def _float(value: np.float32) -> str:
+    """The shortest decimals that are this number again."""
+    text = str(np.float32(value))
+    return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
+
+
+# --- text -------------------------------------------------------------------------------------------
+
+
+def _c_string(text: str) -> str:
+    """A string literal that any compiler reads the same: bytes of UTF-8, nothing that could be a trigraph."""
+    plain = "".join(
+        chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}" for byte in text.encode()
+    )
+    return f'"{plain}"'
+
+
+def _in_comment(text: str) -> str:
+    """A foreign text that cannot end a comment."""
+    return printable(text).replace("*/", "* /").replace("/*", "/ *")
+
+
+def _comment(scheme: Scheme, weight_bytes: int, state_bytes: int, *, with_accuracy: bool) -> str:
+    config = scheme.config
+    rows = "any number of rows" if config.variable_length else f"{config.rows} rows"
+    what = "values (float)" if config.is_values else "pixels (uint8_t, 0 background, 255 ink)"
+    given = "values, n_rows" if config.variable_length else "values" if config.is_values else "pixels"
+    layers = f"{config.n_layers} LSTM layer{'s' * (config.n_layers > 1)} of {config.hidden_size} units"
+    lines = [
+        f"The edgelstm model @MODEL@ as C99, {scheme.precision}; written by edgelstm {__version__} compile.",
+        "",
+        f"Reads {rows} of {config.cols} {what}, {config.rows_per_step} a step;",
+        f"{layers}, {config.n_classes} classes.",
+        *(["Accuracy: @ACCURACY@."] if with_accuracy else []),
+        "Made from the ONNX file with sha256",
+        "@SHA256@.",
+        f"Constants {weight_bytes:,} bytes, state {state_bytes:,} bytes. No heap, no libraries, no writable globals:",
+        "any number of states may be used side by side, by any threads.",
+        "",
+        "All at once:",
+        "    float logits[MODEL_CLASSES];",
+        f"    int best = model_classify({given}, logits);",
+        "As the rows come:",
+        "    model_state state;",
+        "    model_reset(&state);",
+        "    model_push(&state, rows);           again and again, MODEL_ROWS_PER_STEP rows",
+        "    model_logits(&state, logits);       after the steps so far",
+        "",
+        "Every compiler, processor and optimisation level gives the same logits, bit for bit, and",
+        "model_self_test() is 1 where they are right. Vectors are used where the compiler knows of them:",
+        "    cc -std=c99 -O3 -march=native -c model_.c",
+        "Never -ffast-math. It compiles as C++ too.",
+    ]
+    return "/* " + "\n * ".join(lines).replace(" \n", "\n").replace("model_.c", "FILE.c") + "\n */\n"
+
+
+def _header(scheme: Scheme) -> str:
+    config = scheme.config
+    kind, given = ("float", "values") if config.is_values else ("uint8_t", "pixels")
+    units, h = padded(config.hidden_size), "int8_t" if scheme.precision == "int8" else "float"
+    n_rows = ", int n_rows" if config.variable_length else ""
+    longest = " /* of the longest sequence that it was trained on */" if config.variable_length else ""
+    return f"""\
+#ifndef MODEL_H
+#define MODEL_H
+
+#include <stdint.h>
+
+#define MODEL_ROWS {config.rows}{longest}
+#define MODEL_COLS {config.cols}
+#define MODEL_ROWS_PER_STEP {config.rows_per_step}
+#define MODEL_CLASSES {config.n_classes}
+#define MODEL_CLASS_NAMES {{@CLASS_NAMES@}}
+/* The probability of class k is exp(logits[k] / MODEL_TEMPERATURE) over the sum of those of all. */
+#define MODEL_TEMPERATURE @TEMPERATURE@
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
+typedef struct {{
+  float c[{config.n_layers}][{units}];
+  {h} h[{config.n_layers}][{units}];
+}} model_state;
+
+/* Before the first row of a sequence. */
+void model_reset(model_state *state);
+/* The next step: MODEL_ROWS_PER_STEP rows of MODEL_COLS. */
+void model_push(model_state *state, const {kind} *rows);
+/* MODEL_CLASSES logits, after the steps so far. */
+void model_logits(const model_state *state, float *logits);
+/* A whole sequence; returns the index of the largest logit, of equal ones the first. */
+int model_classify(const {kind} *{given}{n_rows}, float *logits);
+/* 1 if this compiler and machine give the very bits that edgelstm gives, else 0. */
+int model_self_test(void);
+
+#ifdef __cplusplus
+}}
+#endif
+
+#endif
+"""
+
+
+def _functions(scheme: Scheme) -> str:
+    config = scheme.config
+    kind, given = ("float", "values") if config.is_values else ("uint8_t", "pixels")
+    n_rows = ", int n_rows" if config.variable_length else ""
+    rows = "n_rows" if config.variable_length else "MODEL_ROWS"
+    scales = "model_head_scales, " if scheme.precision == "int8" else ""
+    units = padded(config.hidden_size) if scheme.precision == "int8" else config.hidden_size
+    blank, skip = ("", "  model_reset(&state);\n") if config.is_values else (_blank_states(scheme), _SKIP)
+    logits = self_test_logits(scheme).view(np.uint32)
+    expected = _wrapped(f"0x{bits:08x}u" for bits in logits.tolist())
+    sample = "model_mean[at % MODEL_COLS] + ((float)byte - 128.0f) * 0.015625f / model_scale[at % MODEL_COLS]"
+    return f"""\
+/* ---- What is called. ---- */
+
+void model_reset(model_state *state) {{ memset(state, 0, sizeof *state); }}
+
+void model_push(model_state *state, const {kind} *rows) {{
+{_push(scheme)}}}
+
+void model_logits(const model_state *state, float *logits) {{
+  model_head(logits, model_head_weights, {scales}model_head_bias, state->h[{config.n_layers - 1}], {units}, \
+MODEL_CLASSES);
+}}
+
+{blank}int model_classify(const {kind} *{given}{n_rows}, float *logits) {{
+  model_state state;
+  int row = 0, k, best = 0;
+{skip}  for (; row < {rows}; row += MODEL_ROWS_PER_STEP) model_push(&state, {given} + (size_t)row * MODEL_COLS);
+  model_logits(&state, logits);
+  for (k = 1; k < MODEL_CLASSES; k++)
+    if (logits[k] > logits[best]) best = k;
+  return best;
+}}
+
+int model_self_test(void) {{
+  static const uint32_t expected[MODEL_CLASSES] = {{
+{expected.replace("  0x", "    0x")}  }};
+  {kind} rows[MODEL_ROWS_PER_STEP * MODEL_COLS];
+  float logits[MODEL_CLASSES];
+  model_state state;
+  uint32_t random = 1;
+  int step, at;
+  model_reset(&state);
+  for (step = 0; step < {SELF_TEST_STEPS}; step++) {{
+    for (at = 0; at < MODEL_ROWS_PER_STEP * MODEL_COLS; at++) {{
+      int byte;
+      random = random * 1664525u + 1013904223u;
+      byte = (int)(random >> 24);
+      rows[at] = {sample if config.is_values else "(uint8_t)(byte & 128 ? byte : 0)"};
+    }}
+    model_push(&state, rows);
+  }}
+  model_logits(&state, logits);
+  return memcmp(logits, expected, sizeof logits) == 0;
+}}
+"""
+
+
+_SKIP = """\
+#if MODEL_LANES > 1
+  int blank = 0;
+  while (blank < MODEL_MAX_BLANK && !model_is_inked(pixels + (size_t)row * MODEL_COLS)) {
+    blank++;
+    row += MODEL_ROWS_PER_STEP;
+  }
+  state = model_blank[blank];
+#else
+  model_reset(&state);
+#endif
+"""
+
+
+def _blank_states(scheme: Scheme) -> str:
+    """The states after the first steps of a picture, as long as they are blank: they are the same for all pictures."""
+    config, state = scheme.config, scheme.start(1)
+    blank = np.zeros((1, config.rows_per_step, config.cols), np.uint8)
+    states = []
+    for _ in range(1 + config.n_steps // BLANK_PART):
+        width = [(0, 0), (0, padded(config.hidden_size) - config.hidden_size)]
+        padded_states = [[np.pad(array, width)[0] for array in layer] for layer in state]
+        c = "".join(f"{{\n{_wrapped(map(_float, c))}}},\n" for _, c in padded_states)
+        numbers = [map(str, h.tolist()) if h.dtype == np.int8 else map(_float, h) for h, _ in padded_states]
+        h = "".join(f"{{\n{_wrapped(each)}}},\n" for each in numbers)
+        states.append(f"{{{{{c}}}, {{{h}}}}},\n")
+        state = scheme.step(blank, state)
+    return f"""\
+#if MODEL_LANES > 1
+/* The states after the first steps, as long as they are blank: not worth their bytes on a small chip. */
+#define MODEL_MAX_BLANK {len(states) - 1}
+static const model_state model_blank[MODEL_MAX_BLANK + 1] = {{
+{"".join(states)}}};
+
+MODEL_INLINE int model_is_inked(const uint8_t *pixels) {{
+  unsigned any = 0;
+  int at;
+  for (at = 0; at < MODEL_ROWS_PER_STEP * MODEL_COLS; at++) any |= pixels[at];
+  return any != 0;
+}}
+#endif
+
+"""
+
+
+SELF_TEST_STEPS = 8
+BLANK_PART = 3
+"""A digit as MNIST has it begins in the upper third: states are kept for so many blank steps."""
+
+
+def self_test_logits(scheme: Scheme) -> Logits:
+    """(classes,) what the engine must make of the numbers that model_self_test gives it."""
+    config, random, state = scheme.config, 1, scheme.start(1)
+    for _ in range(SELF_TEST_STEPS):
+        row = []
+        for _ in range(config.step_size):
+            random = (random * 1664525 + 1013904223) % 2**32
+            row.append(random >> 24)
+        numbers = np.array(row, np.uint8).reshape(1, config.rows_per_step, config.cols)
+        if scheme.mean is not None and scheme.scale is not None:
+            steps = (numbers.astype(np.float32) - np.float32(128)) * np.float32(0.015625)
+            state = scheme.step(scheme.mean + steps / scheme.scale, state)
+        else:
+            state = scheme.step(np.where(numbers & 128, numbers, 0).astype(np.uint8), state)
+    logits: Logits = scheme.head_logits(state[-1][0])[0]
+    return logits
+
+
+def _push(scheme: Scheme) -> str:
+    """The body of model_push."""
+    config = scheme.config
+    int8, inputs, units = scheme.precision == "int8", padded(config.step_size), padded(config.hidden_size)
+    plain = "model_plain" if int8 else "float"
+    lines = [f"{plain} x[{inputs}];"]
+    weights = "model_weights_{0}, model_scales_{0}, model_shifts_{0}" if int8 else "model_weights_{0}, model_bias_{0}"
+    state = "state->c[{0}], state->h[{0}]);"
+    if config.is_values:
+        lines += [f"model_signed high[{inputs}];"] if int8 else []
+        high = "high, " if int8 else ""
+        read = f"model_read_values(x, {high}rows, model_mean, model_scale, MODEL_ROWS_PER_STEP, MODEL_COLS);"
+        which = f"(const uint16_t *)0, {inputs // GROUP}"
+    else:
+        lines += [f"uint16_t which[{inputs // GROUP}];"]
+        high = "(const model_signed *)0, " if int8 else ""
+        read = f"const int count = model_read_pixels(x, which, rows, {config.step_size});"
+        which = "which, count"
+    lines += ["model_signed below[MODEL_MAX_UNITS];"] if int8 and config.n_layers > 1 else []
+    lines += [read, f"model_layer({weights.format(0)}, {inputs // GROUP}, {units}, x, {which}, {high}{state.format(0)}"]
+    for number in range(1, config.n_layers):
+        below = f"state->h[{number - 1}]"
+        sizes = f"{units // GROUP}, {units}"
+        if int8:
+            lines.append(f"model_read_below(below, {below}, {units});")
+            nothing = "(const model_plain *)0, (const uint16_t *)0, 0, below, "
+        else:
+            nothing = f"{below}, (const uint16_t *)0, {units // GROUP}, "
+        lines.append(f"model_layer({weights.format(number)}, {sizes}, {nothing}{state.format(number)}")
+    return "".join(f"  {line}\n" for line in lines)
