@@ -83,6 +83,39 @@ def test_other_logits_are_refused_and_not_timed(tool: ModuleType, measured: Call
     assert (None, None) == (wrong.latency, wrong.times_edgelstm)
 
 
+@pytest.mark.parametrize(("n_wrong", "is_timed"), [(10, True), (11, False)])
+def test_int8_is_held_to_its_decisions_on_1000_digits(
+    tool: ModuleType, measured: Callable[..., Any], n_wrong: int, is_timed: bool
+) -> None:
+    def load(checkpoint: Checkpoint, threads: int) -> Callable[[Pixels], Any]:
+        right, calls = tool.PEERS["edgelstm"].load(checkpoint, threads), iter(range(10**9))
+
+        def call(pixels: Pixels) -> Any:
+            logits = right(pixels) + np.float32(0.5)
+            return -logits if next(calls) < n_wrong else logits
+
+        return call
+
+    found = result(measured({"int8": tool.Peer(load, (), precision="int8")}), "int8")
+    assert is_timed == (found.latency is not None)
+    assert is_timed or f"{n_wrong} of 1000 decisions" in found.problem
+
+
+def test_int8_of_no_number_is_refused(tool: ModuleType, measured: Callable[..., Any]) -> None:
+    def load(checkpoint: Checkpoint, threads: int) -> Callable[[Pixels], Any]:
+        right = tool.PEERS["edgelstm"].load(checkpoint, threads)
+        return lambda pixels: np.where(right(pixels) < right(pixels).max(), -np.inf, right(pixels)).astype(np.float32)
+
+    assert "other logits" in result(measured({"inf": tool.Peer(load, (), precision="int8")}), "inf").problem
+
+
+def test_what_has_no_logits_is_timed_and_shows_no_difference(tool: ModuleType, measured: Callable[..., Any]) -> None:
+    report = measured({"nothing": tool.Peer(lambda checkpoint, threads: lambda pixels: None, (), precision=None)})
+    assert result(report, "nothing").times_edgelstm.value < 1
+    (line,) = [line for line in tool.peers_text(report).splitlines() if line.startswith("nothing")]
+    assert line.endswith(" -")
+
+
 def test_a_missing_package_is_a_row_with_its_reason(tool: ModuleType, measured: Callable[..., Any]) -> None:
     def load(checkpoint: Checkpoint, threads: int) -> Any:
         return importlib.import_module("no_such_package")

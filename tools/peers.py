@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import in_c
 import runtimes
 import torch
 from runtimes import Call, TorchModel, example, for_each_batch_size, in_inference_mode, our_onnx
 
-from edgelstm.contract import OPSET, OUTPUT_NAME, PIXELS_NAME, Pixels
+from edgelstm.contract import OPSET, OUTPUT_NAME, PIXELS_NAME, Pixels, Precision
 from edgelstm.exporting.torch_export import torch_exported_model
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.session import SessionSettings, import_onnxruntime, open_session
@@ -35,10 +36,16 @@ class Peer:
     """Distributions that it runs in; the first that is installed gives its version."""
     probed: bool = True
     """Tried in a process of its own first: native code that aborts would take the whole table with it."""
+    precision: Precision | None = "fp32"
+    """What its logits are held to; None: it has none, and its row only shows what a call takes."""
 
 
-def load_edgelstm(checkpoint: Checkpoint, threads: int) -> Call:
-    return OrtRunner(our_onnx(checkpoint), provider="cpu", settings=SessionSettings(threads=threads)).logits
+def _edgelstm(precision: Precision = "fp32") -> Peer:
+    def load(checkpoint: Checkpoint, threads: int) -> Call:
+        settings = SessionSettings(threads=threads)
+        return OrtRunner(our_onnx(checkpoint, precision), provider="cpu", settings=settings).logits
+
+    return Peer(load, ("edgelstm",), probed=False, precision=precision)
 
 
 def load_torch_eager(checkpoint: Checkpoint, threads: int) -> Call:
@@ -105,7 +112,8 @@ def _legacy_export(checkpoint: Checkpoint) -> bytes:
 
 
 PEERS: dict[str, Peer] = {
-    OURS: Peer(load_edgelstm, ("edgelstm",), probed=False),
+    OURS: _edgelstm(),
+    f"{OURS}, int8": _edgelstm("int8"),
     "torch eager": Peer(load_torch_eager, ("torch",), probed=False),
     "torch inference mode": _in_torch(Checkpoint.model),
     "TorchScript": _in_torch(_torchscript),
@@ -115,6 +123,13 @@ PEERS: dict[str, Peer] = {
     "onnxruntime, dynamo export, default settings": _in_onnxruntime(_dynamo_export, defaults=True),
     "onnxruntime, legacy export": _in_onnxruntime(_legacy_export),
     "onnxruntime, legacy export, default settings": _in_onnxruntime(_legacy_export, defaults=True),
+    "onnxruntime in C, our export": Peer(in_c.onnxruntime_in_c(), ("onnxruntime", "onnxruntime-gpu")),
+    "onnxruntime in C, our export, int8": Peer(
+        in_c.onnxruntime_in_c("int8"), ("onnxruntime", "onnxruntime-gpu"), precision="int8"
+    ),
+    "emx-onnx-cgen": Peer(in_c.emx_onnx_cgen(), ("emx-onnx-cgen",)),
+    "emx-onnx-cgen, int8": Peer(in_c.emx_onnx_cgen("int8"), ("emx-onnx-cgen",), precision="int8"),
+    "(an empty function in C)": Peer(in_c.load_nothing, (), probed=False, precision=None),
     "OpenVINO": Peer(runtimes.load_openvino, ("openvino",)),
     "tract": Peer(runtimes.load_tract, ("tract",)),
     "MNN": Peer(runtimes.load_mnn, ("MNN",)),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edgelstm.contract import OUTPUT_NAME, PIXELS_NAME, Logits, Pixels
+from edgelstm.contract import OUTPUT_NAME, PIXELS_NAME, Logits, Pixels, Precision
 from edgelstm.exporting.graph import build_graph, contract_of
 from edgelstm.onnx_file import PRODUCER, encode
 from edgelstm.training.checkpoint import Checkpoint
@@ -25,8 +25,8 @@ Call = Callable[[Pixels], Logits]
 TorchModel = Callable[[torch.Tensor], torch.Tensor]
 
 
-def our_onnx(checkpoint: Checkpoint) -> bytes:
-    return encode(build_graph(checkpoint, contract_of(checkpoint)))
+def our_onnx(checkpoint: Checkpoint, precision: Precision = "fp32") -> bytes:
+    return encode(build_graph(checkpoint, contract_of(checkpoint, precision)))
 
 
 def in_inference_mode(model: TorchModel) -> Call:
@@ -53,7 +53,7 @@ def example(checkpoint: Checkpoint, n: int) -> torch.Tensor:
     return torch.zeros(n, checkpoint.config.rows, checkpoint.config.cols, dtype=torch.uint8)
 
 
-def _one_thread_only(threads: int) -> None:
+def one_thread_only(threads: int) -> None:
     if threads != 1:
         raise ValueError(f"found threads {threads}, expected 1: it is not run with more here")
 
@@ -67,10 +67,11 @@ def _file(content: bytes, name: str) -> Iterator[Path]:
         yield path
 
 
-def _run(command: list[str]) -> None:
+def run_tool(command: list[str]) -> None:
+    """Run a converter or compiler; RuntimeError with the end of what it says if it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"its converter ended with {done.returncode}: {done.stderr.strip()[-150:]}")
+        raise RuntimeError(f"its converter or compiler ended with {done.returncode}: {done.stderr.strip()[-150:]}")
 
 
 def load_openvino(checkpoint: Checkpoint, threads: int) -> Call:
@@ -85,7 +86,7 @@ def load_openvino(checkpoint: Checkpoint, threads: int) -> Call:
 
 
 def load_tract(checkpoint: Checkpoint, threads: int) -> Call:
-    _one_thread_only(threads)  # its Python package starts no others
+    one_thread_only(threads)  # its Python package starts no others
     import tract
 
     def build(pixels: Pixels) -> Call:
@@ -110,7 +111,7 @@ def load_mnn(checkpoint: Checkpoint, threads: int) -> Call:
     with _file(our_onnx(checkpoint), "model.onnx") as path:
         target = path.with_suffix(".mnn")
         command = ["--modelFile", str(path), "--MNNModel", str(target), "--bizCode", PRODUCER, "--useOriginRNNImpl"]
-        _run([sys.executable, "-c", code, "-f", "ONNX", *command])
+        run_tool([sys.executable, "-c", code, "-f", "ONNX", *command])
         settings = {"numThread": threads, "backend": "CPU", "precision": "high"}
         manager = MNN.nn.create_runtime_manager((settings,))
         net = MNN.nn.load_module_from_file(str(target), [PIXELS_NAME], [OUTPUT_NAME], runtime_manager=manager)
@@ -190,13 +191,13 @@ def load_executorch(checkpoint: Checkpoint, threads: int) -> Call:
 
 
 def load_iree(checkpoint: Checkpoint, threads: int) -> Call:
-    _one_thread_only(threads)  # the local-sync driver works in the caller's thread
+    one_thread_only(threads)  # the local-sync driver works in the caller's thread
     import iree.compiler
     import iree.runtime
 
     with _file(our_onnx(checkpoint), "model.onnx") as path:
         mlir = str(path.with_suffix(".mlir"))
-        _run([sys.executable, "-m", "iree.compiler.tools.import_onnx", str(path), "-o", mlir])
+        run_tool([sys.executable, "-m", "iree.compiler.tools.import_onnx", str(path), "-o", mlir])
         options = ["--iree-llvmcpu-target-cpu=host", "--iree-opt-level=O3"]
         program = iree.compiler.compile_file(mlir, target_backends=["llvm-cpu"], extra_args=options)
     module = iree.runtime.load_vm_flatbuffer(program, driver="local-sync")
