@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from edgelstm.exporting.export import export
     from edgelstm.exporting.verify import verify
     from edgelstm.measure.bench import bench
+    from edgelstm.measure.compile import compile  # noqa: A004 - the command's name
     from edgelstm.runtime.classifier import Classifier, Prediction
     from edgelstm.runtime.runner import OrtRunner
     from edgelstm.runtime.stream import Stream
@@ -23,6 +24,7 @@ _HOME = {
     "OrtRunner": "edgelstm.runtime.runner",
     "Stream": "edgelstm.runtime.stream",
     "bench": "edgelstm.measure.bench",
+    "compile": "edgelstm.measure.compile",
     "dataset_from_arrays": "edgelstm.data.arrays",
     "export": "edgelstm.exporting.export",
     "open_dataset": "edgelstm.data.dataset",
@@ -31,7 +33,8 @@ _HOME = {
 }
 
 __all__ = [
-    "Classifier", "Dataset", "OrtRunner", "Prediction", "Stream", "__version__", "bench", "dataset_from_arrays",
+    "Classifier", "Dataset", "OrtRunner", "Prediction", "Stream", "__version__", "bench", "compile",
+    "dataset_from_arrays",
     "errors", "export", "open_dataset", "train", "verify",
 ]  # fmt: skip
 

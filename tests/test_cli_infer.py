@@ -489,7 +489,7 @@ def test_a_bad_model_leaves_no_workers(tiny, crowd, pools, monkeypatch):
     def cannot(*arguments, **options):
         raise ModelError("cannot be run")
 
-    monkeypatch.setattr("edgelstm.runtime.classifier.OrtRunner", cannot)
+    monkeypatch.setattr("edgelstm.runtime.classifier.open_runner", cannot)
     fails(*INFER, "crowd", "--model", tiny)
     assert [False, False] == [process.is_alive() for process in pools[0]]
 

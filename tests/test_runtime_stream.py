@@ -151,8 +151,8 @@ def test_more_numbers_of_rows_than_are_kept_bound_change_nothing(content, monkey
         stream.reset()
         found = stream.push(pixels[:, :n_rows])
         assert np.array_equal(Stream(content, n_streams=3).push(pixels[:, :n_rows]), found), n_rows
-        assert len(stream._bound) <= 8
-    assert [*range(14, 20), 1, 2] == list(stream._bound), "the first made goes"
+        assert len(stream._steps._bound) <= 8
+    assert [*range(14, 20), 1, 2] == list(stream._steps._bound), "the first made goes"
 
 
 # Many streams

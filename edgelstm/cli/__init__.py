@@ -14,7 +14,9 @@ from edgelstm.errors import EdgeLstmError
 
 EXIT_INTERRUPTED = 130
 """128 and the number of SIGINT, as shells have it."""
-COMMANDS = ("train", "export", "verify", "infer", "explain", "stream", "bench", "inspect", "doctor", "demo")
+COMMANDS = (
+    "train", "export", "verify", "compile", "infer", "explain", "stream", "bench", "inspect", "doctor", "demo",
+)  # fmt: skip
 
 
 class _Commands(click.Group):

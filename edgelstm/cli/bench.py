@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelstm.cli.options import data_option, json_option, plot_file, print_json, say
+from edgelstm.cli.options import PROVIDERS, data_option, json_option, plot_file, print_json, say
 from edgelstm.config import n_cores
 from edgelstm.errors import CheckpointError, printable
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgelstm.data.dataset import Part
     from edgelstm.measure.bench import Contestant
     from edgelstm.onnx_file import ModelFile
-    from edgelstm.runtime.session import Provider
+    from edgelstm.runtime.runner import AnyProvider
     from edgelstm.training.model import TorchRunner
 
 
@@ -36,7 +36,7 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> flo
 @click.command(epilog="Example: edgelstm bench base runs/base --batch-size 1 --batch-size 64 --threads 2")
 @click.argument("models", nargs=-1)
 @click.option(
-    "--provider", "providers", type=click.Choice(["auto", "cpu", "cuda"]), multiple=True,
+    "--provider", "providers", type=click.Choice(PROVIDERS), multiple=True,
     show_default="cpu, and auto where there is an NVIDIA driver",
     help="Execution provider to measure; may be given several times.",
 )  # fmt: skip
@@ -65,7 +65,7 @@ def _finite(ctx: click.Context, parameter: click.Parameter, value: float) -> flo
 @json_option
 def command(
     models: tuple[str, ...],
-    providers: "tuple[Provider, ...]",
+    providers: "tuple[AnyProvider, ...]",
     batch_sizes: tuple[int, ...],
     threads: int,
     seconds: float,

@@ -5,21 +5,34 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelstm.cli.options import json_option, model_option, model_to_use, plot_file, print_json, read_stdin, say
+from edgelstm.cli.options import (
+    cpu_provider_option,
+    json_option,
+    model_option,
+    model_to_use,
+    plot_file,
+    print_json,
+    read_stdin,
+    say,
+)
 from edgelstm.cli.output import drawing
 from edgelstm.errors import printable
 
 if TYPE_CHECKING:
+    from edgelstm.runtime.runner import AnyProvider
     from edgelstm.show.explain import Explanation
 
 
 @click.command(epilog="Example: edgelstm explain digit.png -o why.png")
 @click.argument("source", metavar="INPUT")
 @model_option
+@cpu_provider_option
 @click.option("--channels-first", is_flag=True, help="Values lie as (columns, rows): a channel a line.")
 @click.option("-o", "--output", callback=plot_file, metavar="FILE", help="Draw it into this PNG or SVG file.")
 @json_option
-def command(source: str, model: str | None, channels_first: bool, output: Path | None, as_json: bool) -> None:
+def command(
+    source: str, model: str | None, provider: "AnyProvider", channels_first: bool, output: Path | None, as_json: bool
+) -> None:
     """Show what the network saw of a picture or a sequence of values, row by row.
 
     INPUT is a picture, for a model of values a .csv or .npy file, or - for one of these on standard input. After
@@ -35,8 +48,9 @@ def command(source: str, model: str | None, channels_first: bool, output: Path |
     if output:
         new_figure(1, 1)  # raises now if there is no matplotlib
     explanation = explain(
-        read_stdin(MAX_FILE_BYTES) if source == "-" else source, model_to_use(model), channels_first=channels_first
-    )
+        read_stdin(MAX_FILE_BYTES) if source == "-" else source, model_to_use(model), provider=provider,
+        channels_first=channels_first,
+    )  # fmt: skip
     if output:
         write_bytes(output, explanation_plot(explanation, format_of(output)))
     if as_json:

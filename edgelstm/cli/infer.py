@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from edgelstm.config import ModelConfig
     from edgelstm.onnx_file import ModelFile
     from edgelstm.runtime.classifier import Source
+    from edgelstm.runtime.runner import AnyProvider
     from edgelstm.runtime.scoring import Workers
-    from edgelstm.runtime.session import Provider
 
 MANY_BYTES = 2**20
 """Worker processes are started for more: 3,000 pictures of MNIST's size or a few photos, about a second's work.
@@ -68,7 +68,7 @@ def _sheet_or_folder(ctx: click.Context, parameter: click.Parameter, value: Path
 )  # fmt: skip
 @json_option
 def command(
-    inputs: tuple[str, ...], model: str | None, provider: "Provider", top: int | None, min_confidence: float | None,
+    inputs: tuple[str, ...], model: str | None, provider: "AnyProvider", top: int | None, min_confidence: float | None,
     show_input: bool, save_input: Path | None, files0_from: str | None, channels_first: bool, as_csv: bool,
     as_json: bool,
 ) -> None:  # fmt: skip

@@ -33,9 +33,19 @@ model_option = click.option(
     "--model", help="ONNX file, run folder, or shipped model's name.  [default: runs/base if exported, else base]"
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON only.")
+ON_CPU = ("cpu", "c", "c-int8")
+PROVIDERS = ("auto", "cpu", "cuda", *ON_CPU[1:])
+IN_C = (
+    "c is the C engine, without onnxruntime, in the precision of the file, c-int8 the same in int8; both need a C "
+    "compiler, once"
+)
 provider_option = click.option(
-    "--provider", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-    help="Execution provider. cuda fails if the LSTM cannot run there; auto says what it chose where there is a GPU.",
+    "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True,
+    help="Execution provider. cuda fails if the LSTM cannot run there; auto says what it chose where there is a GPU; "
+    f"{IN_C}.",
+)  # fmt: skip
+cpu_provider_option = click.option(
+    "--provider", type=click.Choice(ON_CPU), default="cpu", show_default=True, help=f"cpu is onnxruntime; {IN_C}.",
 )  # fmt: skip
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelstm.cli.options import data_option, json_option, model_to_use, plot_file, print_json, say
+from edgelstm.cli.options import cpu_provider_option, data_option, json_option, model_to_use, plot_file, print_json, say
 from edgelstm.errors import DataError, ModelError, printable
 
 if TYPE_CHECKING:
     from edgelstm.contract import Logits, Sequences
     from edgelstm.onnx_file import ModelFile
+    from edgelstm.runtime.runner import AnyProvider
     from edgelstm.runtime.stream import Stream
 
 OTHER_STATE_BYTES = 2**24
@@ -28,6 +29,7 @@ CHARACTERS = 64
 
 @click.command(epilog="Example: edgelstm stream runs/gestures --window 100 --hop 25 --csv < signal.csv")
 @click.argument("model", required=False)
+@cpu_provider_option
 @click.option(
     "--streams", "n_streams", type=click.IntRange(1, 65_536), default=1, show_default=True,
     help="Sequences side by side: a step on stdin holds the rows of each in turn.",
@@ -51,8 +53,9 @@ CHARACTERS = 64
 @data_option
 @json_option
 def command(
-    model: str | None, n_streams: int, window: int | None, hop: int | None, as_csv: bool, early: bool,
-    state: Path | None, evaluate: bool, plot: Path | None, data: str | None, channels_first: bool, as_json: bool,
+    model: str | None, provider: "AnyProvider", n_streams: int, window: int | None, hop: int | None, as_csv: bool,
+    early: bool, state: Path | None, evaluate: bool, plot: Path | None, data: str | None, channels_first: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Read sequences row by row from stdin, a JSON line after each row or window.
 
@@ -79,7 +82,7 @@ def command(
     if (window and early) or (hop and not window):
         raise click.UsageError("--hop goes with --window, --early does not")
     if evaluate:
-        _evaluate(model_to_use(model), plot, data, channels_first, as_json)
+        _evaluate(model_to_use(model), provider, plot, data, channels_first, as_json)
         return
     if sys.stdin is None:
         raise DataError("no rows to read", found="a closed standard input", expected="raw rows, or lines with --csv")
@@ -89,7 +92,9 @@ def command(
     from edgelstm.runtime.stream import Stream
 
     try:
-        stream = Stream(model_to_use(model), n_streams=n_streams, window=window, hop=hop, early=early)
+        stream = Stream(
+            model_to_use(model), n_streams=n_streams, window=window, hop=hop, early=early, provider=provider
+        )
     except ValueError as error:
         if isinstance(error, ModelError):
             raise
@@ -266,7 +271,10 @@ def _rows_of_text(source: Any, cols: int) -> "Iterator[bytes]":
         begun = begun or text[:1] not in ("", "#")
 
 
-def _evaluate(model: "ModelFile", plot: Path | None, data: str | None, channels_first: bool, as_json: bool) -> None:
+def _evaluate(
+    model: "ModelFile", provider: "AnyProvider", plot: Path | None, data: str | None, channels_first: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     from edgelstm.data.evaluation import evaluation_of
     from edgelstm.files import write_bytes
     from edgelstm.runtime.early_exit import EVERY_ROW, evaluate
@@ -276,7 +284,7 @@ def _evaluate(model: "ModelFile", plot: Path | None, data: str | None, channels_
 
     if plot:
         new_figure(1, 1)  # raises now if there is no matplotlib
-    stream = Stream(model)  # one sequence at a time, as at the edge: int8 logits depend on the others
+    stream = Stream(model, provider=provider)  # one sequence at a time, as at the edge: int8's depend on the others
     config, rule = stream.contract.config, stream.contract.early or EVERY_ROW
     what = f"{stream.source} cannot be evaluated"
     if config.variable_length:

@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelstm.cli.options import data_option, json_option, print_json, say
+from edgelstm.cli.options import PROVIDERS, data_option, json_option, print_json, say
 from edgelstm.errors import printable
 
 if TYPE_CHECKING:
-    from edgelstm.runtime.session import Provider
+    from edgelstm.runtime.runner import AnyProvider
 
 
 @click.command(epilog="Example: edgelstm verify runs/base runs/base/model.onnx --provider cpu")
 @click.argument("paths", nargs=-1, metavar="[[CHECKPOINT] MODEL]")
 @click.option(
-    "--provider", "providers", type=click.Choice(["auto", "cpu", "cuda"]), multiple=True, default=["cpu", "auto"],
+    "--provider", "providers", type=click.Choice(PROVIDERS), multiple=True, default=["cpu", "auto"],
     show_default=True, help="Execution provider to prove; may be given several times.",
 )  # fmt: skip
 @data_option
 @json_option
 def command(
-    paths: tuple[str, ...], providers: "tuple[Provider, ...]", data: str | None, channels_first: bool, as_json: bool
+    paths: tuple[str, ...], providers: "tuple[AnyProvider, ...]", data: str | None, channels_first: bool, as_json: bool
 ) -> None:
     """Prove that an exported model answers exactly as its checkpoint.
 

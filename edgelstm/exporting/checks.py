@@ -7,13 +7,13 @@ import onnx
 
 from edgelstm.contract import EarlyRule, Labels, Lengths, Logits, ModelContract, Score, Sequences
 from edgelstm.data.dataset import Part
-from edgelstm.exporting.export import choose_early_rule, costs_accuracy
+from edgelstm.exporting.export import choose_early_rule
 from edgelstm.exporting.graph import contract_of
 from edgelstm.onnx_file import ModelFile, OnnxGraph, encode
 from edgelstm.runtime.calibration import probabilities
 from edgelstm.runtime.early_exit import StepLogits, evaluate
-from edgelstm.runtime.parity import ParityReport, compare, mcnemar
-from edgelstm.runtime.runner import OrtRunner
+from edgelstm.runtime.parity import ParityReport, compare, costs_accuracy, mcnemar
+from edgelstm.runtime.runner import AnyRunner
 from edgelstm.runtime.stream import Stream
 from edgelstm.training.checkpoint import Checkpoint
 
@@ -197,7 +197,7 @@ def restored_check(file: ModelFile, sequences: Sequences) -> Check:
     return Check("same bits from a saved state", same, f"{answer}: {'the same bits' if same else 'other logits'}")
 
 
-def padding_check(runners: list[OrtRunner], sequences: Sequences, lengths: Lengths) -> Check:
+def padding_check(runners: list[AnyRunner], sequences: Sequences, lengths: Lengths) -> Check:
     """What lies behind a sequence's end changes no bit of its logits."""
     behind = np.arange(sequences.shape[1]) >= lengths[:, None]
     filled = sequences.copy()
@@ -214,3 +214,9 @@ def near_parity(parity: ParityReport) -> bool:
 
 def parity_answer(parity: ParityReport) -> str:
     return f"{parity.n_same:,}/{parity.n:,} sequences decided alike, largest difference {parity.max_difference:.1e}"
+
+
+def bits_check(how: str, expected: Logits, found: Logits) -> Check:
+    """The C engine's logits are those of its definition in NumPy, bit for bit."""
+    same = int((expected.view(np.uint32) == found.view(np.uint32)).all(axis=1).sum())
+    return Check(f"same bits as NumPy: {how}", same == len(expected), f"{same:,} of {len(expected):,} sequences")

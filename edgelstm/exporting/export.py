@@ -17,16 +17,14 @@ from edgelstm.exporting.graph import build_graph, checked_file, contract_of, pro
 from edgelstm.files import write_bytes
 from edgelstm.measure.timing import Ratio, calls_for_budget, measure_alternating, median_ratio
 from edgelstm.onnx_file import ModelFile
-from edgelstm.runtime.early_exit import MEASURABLE, choose_rule
-from edgelstm.runtime.parity import McNemar, ParityReport, compare, mcnemar
+from edgelstm.runtime.early_exit import choose_rule
+from edgelstm.runtime.parity import MAX_LOSS, McNemar, ParityReport, compare, costs_accuracy, mcnemar
 from edgelstm.runtime.reference import MAX_TOLERANCE, rounding_tolerance
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream, logits_by_step
 from edgelstm.training.checkpoint import CHECKPOINT_FILE, Checkpoint, load_checkpoint
 from edgelstm.training.model import TorchRunner
 
-MAX_LOSS = 0.0005
-"""Share of the sequences that int8 or fp16 may get wrong more than fp32."""
 MIN_FOR_RULE = 500
 """Validation sequences that a rule for early exit is chosen by, at least."""
 N_ROUNDS = 16
@@ -193,15 +191,6 @@ def _tradeoff(precision: Precision, part: Part, fp32: ModelFile, reduced: ModelF
         median_ratio(rounds["reduced"], rounds["fp32"]),
     )  # fmt: skip
     return tradeoff, compare(expected, found)
-
-
-def costs_accuracy(test: McNemar, n: int) -> bool:
-    """Whether more than MAX_LOSS of ``n`` sequences are lost.
-
-    So few that one is more than that cannot show it: then only a loss that is no chance counts, McNemar's p < 0.05.
-    """
-    lost = (test.n_lost - test.n_won) / n
-    return lost > MAX_LOSS and (n * MAX_LOSS >= 1 or test.p_value < MEASURABLE)
 
 
 def _refuse_a_loss(target: Path, tradeoff: Tradeoff) -> None:

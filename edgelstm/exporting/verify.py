@@ -21,6 +21,7 @@ from edgelstm.exporting.checks import (
     INT8_STREAM_ATOL,
     Check,
     accuracy_check,
+    bits_check,
     claims_check,
     confidence_check,
     early_check,
@@ -35,6 +36,8 @@ from edgelstm.exporting.checks import (
 )
 from edgelstm.exporting.graph import build_graph, contract_of, probe_sequences
 from edgelstm.exporting.torch_export import TorchExportedRunner
+from edgelstm.native.runner import CRunner
+from edgelstm.native.scheme import scheme_of
 from edgelstm.onnx_file import (
     ModelFile,
     ModelSource,
@@ -45,8 +48,7 @@ from edgelstm.onnx_file import (
     open_model,
 )
 from edgelstm.runtime.reference import NumpyRunner, numpy_logits_by_rows, rounding_tolerance
-from edgelstm.runtime.runner import OrtRunner
-from edgelstm.runtime.session import Provider
+from edgelstm.runtime.runner import AnyProvider, AnyRunner, OrtRunner, open_runner
 from edgelstm.runtime.stream import Stream, last_logits, logits_by_step
 from edgelstm.training.checkpoint import Checkpoint, load_checkpoint
 from edgelstm.training.model import TorchRunner
@@ -59,6 +61,8 @@ SPLIT_STREAMS = 1000
 KERNEL_BATCH_SIZES = (7, 32)
 """At most the runner's chunk: int8 activations share one scale with their chunk."""
 NEAR_STREAM_SIZES = (1, 7, 32)
+C_BITS = 512
+"""Sequences whose bits are held against NumPy's, which takes a second for so many."""
 
 Batch = tuple[Sequences, Lengths | None]
 """(B, rows, cols), and (B,) lengths where they differ."""
@@ -91,7 +95,7 @@ def verify(
     *,
     data: DataSource = None,
     channels_first: bool = False,
-    providers: tuple[Provider, ...] = ("cpu", "auto"),
+    providers: tuple[AnyProvider, ...] = ("cpu", "auto"),
     on_progress: Report = lambda line: None,
 ) -> VerifyReport:
     """Prove that an exported model answers exactly as its checkpoint, as `verify_file` asks it.
@@ -128,7 +132,7 @@ def verify_file(
     model: ModelSource,
     evaluation: Part | None,
     *,
-    providers: tuple[Provider, ...] = ("auto",),
+    providers: tuple[AnyProvider, ...] = ("auto",),
     validation: Part | None = None,
     checkpoint_name: str = "the checkpoint",
     same_data: bool = True,
@@ -154,7 +158,7 @@ def _checks(
     checkpoint: Checkpoint,
     model: ModelSource,
     evaluation: Part | None,
-    providers: tuple[Provider, ...],
+    providers: tuple[AnyProvider, ...],
     validation: Part | None,
     same_data: bool,
 ) -> Iterator[Check]:
@@ -184,15 +188,19 @@ def _checks(
         rounding_tolerance(fp32, *one)
         for one in (probe, (sequences[some], None if lengths is None else lengths[some]))
     )  # fmt: skip
-    runners = [OrtRunner(file, provider=provider) for provider in providers]
-    runners = list({runner.provider_used: runner for runner in runners}.values())
+    all_runners = [open_runner(file, provider=provider) for provider in providers]
+    runners: list[AnyRunner] = list(
+        {one.provider_used: one for one in all_runners if not isinstance(one, CRunner)}.values()
+    )
     if contract.precision == "fp32":
         yield from _exact_checks(checkpoint, file, runners, (sequences, lengths), probe, tolerance)
     else:
         yield from _reduced_checks(checkpoint, file, runners, (sequences, lengths), evaluation, tolerance)
+    for c_runner in {one.provider_used: one for one in all_runners if isinstance(one, CRunner)}.values():
+        yield from _c_checks(checkpoint, file, c_runner, (sequences, lengths), probe, evaluation, tolerance)
     yield restored_check(file, sequences)
     if lengths is not None:
-        yield padding_check(runners, sequences, lengths)
+        yield padding_check(all_runners, sequences, lengths)
     yield claims_check(checkpoint, contract)
     yield from _score_checks(file, evaluation if same_data else None, validation)
     if contract.early:
@@ -205,7 +213,7 @@ def _checks(
 def _exact_checks(
     checkpoint: Checkpoint,
     file: ModelFile,
-    runners: list[OrtRunner],
+    runners: list[AnyRunner],
     real: Batch,
     noise: Batch,
     tolerance: float,
@@ -236,7 +244,7 @@ def _exact_checks(
 def _reduced_checks(
     checkpoint: Checkpoint,
     file: ModelFile,
-    runners: list[OrtRunner],
+    runners: list[AnyRunner],
     real: Batch,
     evaluation: Part | None,
     tolerance: float,
@@ -272,6 +280,32 @@ def _reduced_checks(
         yield confidence_check(how, reference, found, file.contract.temperature)
 
 
+def _c_checks(
+    checkpoint: Checkpoint,
+    file: ModelFile,
+    runner: CRunner,
+    real: Batch,
+    noise: Batch,
+    evaluation: Part | None,
+    tolerance: float,
+) -> Iterator[Check]:
+    """The C engine has the bits of its definition, whole and row by row; and it decides as torch does."""
+    both, n = _joined(real, noise), len(real[0])
+    found = _batched(runner, both, 1000)
+    some = np.linspace(0, len(both[0]) - 1, min(len(both[0]), C_BITS)).astype(int)
+    part = both[0][some], None if both[1] is None else both[1][some]
+    yield bits_check(f"{runner.name}, whole sequences", scheme_of(file, runner.precision).logits(*part), found[some])
+    stream = Stream(file, n_streams=100, provider=runner.provider_used)
+    yield bits_check(f"{runner.name}, row by row, 100 streams", found[some], last_logits(stream, *part))
+    reference = _batched(TorchRunner(checkpoint.model()), both, 1000)
+    if runner.precision == "fp32":
+        yield parity_check(runner.name, (found[:n], found[n:]), (reference[:n], reference[n:]), tolerance)
+        return
+    if evaluation:
+        yield accuracy_check(runner.name, reference[:n], found[:n], evaluation.labels)
+    yield confidence_check(runner.name, reference[:n], found[:n], file.contract.temperature)
+
+
 def _score_checks(file: ModelFile, evaluation: Part | None, validation: Part | None) -> Iterator[Check]:
     """The scores that the file claims, counted as they were for it: on the CPU, one sequence at a time."""
     contract, runner = file.contract, OrtRunner(file, provider="cpu")
@@ -285,7 +319,7 @@ def _score_checks(file: ModelFile, evaluation: Part | None, validation: Part | N
             yield Check(question, None, f"the file claims {claimed}, and the sequences are not on this machine")
 
 
-def _whole(runner: OrtRunner, batch_size: int) -> str:
+def _whole(runner: AnyRunner, batch_size: int) -> str:
     return f"{runner.name}, batch {batch_size}"
 
 

@@ -21,9 +21,10 @@ from edgelstm.measure.timing import (
     median_ratio,
     summarize,
 )
+from edgelstm.native.runner import c_constant_bytes, c_precision
 from edgelstm.onnx_file import ModelFile, ModelSource, default_model, open_model
-from edgelstm.runtime.runner import OrtRunner
-from edgelstm.runtime.session import Provider, SessionSettings, has_nvidia_driver
+from edgelstm.runtime.runner import AnyProvider, open_runner
+from edgelstm.runtime.session import SessionSettings, has_nvidia_driver
 from edgelstm.runtime.stream import Stream
 
 SCHEMA_VERSION = 2
@@ -57,6 +58,7 @@ class Contestant:
     precision: str
     config: ModelConfig
     file_bytes: int | None
+    """Of the file; of the C engine, its constants."""
     threads: int
     stream: Callable[[int], Stream] | None = None
     """Makes its stream of so many sequences, to time single steps as well; None leaves that out."""
@@ -140,7 +142,7 @@ def bench(
     *,
     data: DataSource = None,
     channels_first: bool = False,
-    providers: Sequence[Provider] = (),
+    providers: Sequence[AnyProvider] = (),
     batch_sizes: Iterable[int] = (1, 64, 1000),
     threads: int | Sequence[int] = 1,
     seconds: float = 10.0,
@@ -148,7 +150,7 @@ def bench(
     with_torch: Callable[[ModelFile, str, Part | None], Contestant | None] | None = None,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> BenchReport:
-    """Measure models side by side in onnxruntime, as `bench_contestants` does.
+    """Measure models side by side in onnxruntime and in the C engine, as `bench_contestants` does.
 
     ``models`` are what `open_model` takes (none: the run of this folder, else the shipped base model). ``providers``
     are by default cpu, and auto where there is an NVIDIA driver; ``data`` is what accuracy is counted on (None:
@@ -178,22 +180,30 @@ def bench(
 
 
 def contestants_of(
-    file: ModelFile, name: str, providers: Sequence[Provider], threads: int, streaming: bool, data: Part | None
+    file: ModelFile, name: str, providers: Sequence[AnyProvider], threads: int, streaming: bool, data: Part | None
 ) -> list[Contestant]:
-    """A model in onnxruntime, once for each provider."""
+    """A model on each provider. The C engine has one thread: with more asked for it is left out."""
     contract, settings = file.contract, SessionSettings(threads=threads)
 
-    def stream(n_streams: int) -> Stream:
-        return Stream(file, n_streams=n_streams, settings=settings)
+    def stream_on(provider: AnyProvider) -> Callable[[int], Stream]:
+        return lambda n_streams: Stream(file, n_streams=n_streams, provider=provider, settings=settings)
 
-    return [
-        Contestant(
-            name, partial(OrtRunner, file, provider=provider, settings=settings), provider, contract.precision,
-            contract.config, file.n_bytes, threads,
-            stream=stream if streaming and provider == "cpu" else None, data=data,
-        )
-        for provider in providers
-    ]  # fmt: skip
+    found = []
+    for provider in providers:
+        precision: str = contract.precision
+        n_bytes = file.n_bytes
+        if provider == "c" or provider == "c-int8":
+            if threads > 1:
+                continue
+            precision, n_bytes = c_precision(file, provider), c_constant_bytes(file, provider)
+        found.append(
+            Contestant(
+                name, partial(open_runner, file, provider=provider, settings=settings), provider, precision,
+                contract.config, n_bytes, threads,
+                stream=stream_on(provider) if streaming and provider in ("cpu", "c", "c-int8") else None, data=data,
+            )
+        )  # fmt: skip
+    return found
 
 
 def bench_contestants(

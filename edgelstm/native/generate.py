@@ -30,10 +30,12 @@ class CSource:
     """The .c file: all that is needed."""
     header: str
     """The .h file: what the .c file also holds, for other files that call it."""
-    weight_bytes: int
+    constant_bytes: int
     """Of all constants, on machines without x86's vectors."""
     state_bytes: int
     """sizeof of the state."""
+    stack_bytes: int
+    """What a call takes, about, on a processor without vectors: its arrays, and a hundred bytes beside them."""
 
 
 def c_source(scheme: Scheme, contract: ModelContract, *, name: str, model_sha256: str, accuracy: str = "") -> CSource:
@@ -46,7 +48,7 @@ def c_source(scheme: Scheme, contract: ModelContract, *, name: str, model_sha256
         raise ModelError("C functions cannot have this name", found=printable(name), expected=expected)
     config = scheme.config
     tags = {scheme.precision, "values" if config.is_values else "pixels"} | ({"deep"} if config.n_layers > 1 else set())
-    arrays, weight_bytes = _arrays(scheme)
+    n_constant = constant_bytes(scheme)
     state_bytes = config.n_layers * padded(config.hidden_size) * (5 if scheme.precision == "int8" else 8)
     texts = {
         "MODEL": _in_comment(contract.name), "ACCURACY": _in_comment(accuracy), "SHA256": model_sha256,
@@ -63,15 +65,18 @@ def c_source(scheme: Scheme, contract: ModelContract, *, name: str, model_sha256
 
     header = _header(scheme)
     parts = [
-        _comment(scheme, weight_bytes, state_bytes, with_accuracy=bool(accuracy)),
+        _comment(scheme, n_constant, state_bytes, with_accuracy=bool(accuracy)),
         header,
         "#include <stddef.h>\n#include <string.h>\n",
         f"#define MODEL_MAX_UNITS {padded(config.hidden_size)}\n",
         engine(tags),
-        arrays,
+        _arrays(scheme),
         _functions(scheme),
     ]
-    return CSource(name, written("\n".join(parts)), written(header), weight_bytes, state_bytes)
+    units = padded(config.hidden_size)
+    widest = max(padded(config.step_size), units if config.n_layers > 1 else 0)
+    stack_bytes = 100 + (2 * widest + widest // 2 + 3 * units if scheme.precision == "int8" else 5 * widest + 4 * units)
+    return CSource(name, written("\n".join(parts)), written(header), n_constant, state_bytes, stack_bytes)
 
 
 def padded(n: int) -> int:
@@ -105,7 +110,7 @@ def blocks(array: Array) -> list[Array]:
 
 def layer_arrays(layer: Layer, *, signed_input: bool) -> dict[str, Array]:
     """A layer's weights, scales and shifts (of fp32 weights and bias) as the engine reads them, each in one row."""
-    if layer.w_scale is None or layer.r_scale is None:
+    if layer.w_scale is None:
         parts = [blocks(_by_columns(weights)) for weights in (layer.w, layer.r)]
         weights = [part.transpose(2, 0, 1).ravel() for pair in zip(*parts, strict=True) for part in pair]
         return {
@@ -142,10 +147,12 @@ def _by_columns(weights: Array) -> Array:
     return np.pad(weights, ((0, 0), (0, 0), (0, padded(weights.shape[2]) - weights.shape[2])))
 
 
-def _arrays(scheme: Scheme) -> tuple[str, int]:
-    """The definitions of all arrays, and their bytes but for the shifts."""
-    lines = ["/* ---- The weights. ---- */\n"]
-    n_bytes = 0
+def constant_bytes(scheme: Scheme) -> int:
+    """Of all arrays, but for the shifts, which only x86 has."""
+    return sum(array.nbytes for name, array in _named_arrays(scheme).items() if not name.startswith("shifts"))
+
+
+def _named_arrays(scheme: Scheme) -> dict[str, Array]:
     named: dict[str, Array] = {}
     for number, layer in enumerate(scheme.layers):
         arrays = layer_arrays(layer, signed_input=number > 0 or scheme.config.is_values)
@@ -153,14 +160,18 @@ def _arrays(scheme: Scheme) -> tuple[str, int]:
     named |= {f"head_{key}": array for key, array in head_arrays(scheme).items()}
     if scheme.mean is not None and scheme.scale is not None:
         named |= {"mean": scheme.mean, "scale": scheme.scale}
-    for key, array in named.items():
+    return named
+
+
+def _arrays(scheme: Scheme) -> str:
+    """The definitions of all arrays."""
+    lines = ["/* ---- The weights. ---- */\n"]
+    for key, array in _named_arrays(scheme).items():
         text = _array(f"model_{key}", array)
         if key.startswith("shifts"):
             text = f"#if MODEL_SHIFT\n{text}#else\n#define model_{key} ((const int32_t *)0)\n#endif\n"
-        else:
-            n_bytes += array.nbytes
         lines.append(text)
-    return "\n".join(lines), n_bytes
+    return "\n".join(lines)
 
 
 def _array(name: str, array: Array) -> str:
@@ -201,7 +212,7 @@ def _in_comment(text: str) -> str:
     return printable(text).replace("*/", "* /").replace("/*", "/ *")
 
 
-def _comment(scheme: Scheme, weight_bytes: int, state_bytes: int, *, with_accuracy: bool) -> str:
+def _comment(scheme: Scheme, n_constant: int, state_bytes: int, *, with_accuracy: bool) -> str:
     config = scheme.config
     rows = "any number of rows" if config.variable_length else f"{config.rows} rows"
     what = "values (float)" if config.is_values else "pixels (uint8_t, 0 background, 255 ink)"
@@ -215,7 +226,7 @@ def _comment(scheme: Scheme, weight_bytes: int, state_bytes: int, *, with_accura
         *(["Accuracy: @ACCURACY@."] if with_accuracy else []),
         "Made from the ONNX file with sha256",
         "@SHA256@.",
-        f"Constants {weight_bytes:,} bytes, state {state_bytes:,} bytes. No heap, no libraries, no writable globals:",
+        f"Constants {n_constant:,} bytes, state {state_bytes:,} bytes. No heap, no libraries, no writable globals:",
         "any number of states may be used side by side, by any threads.",
         "",
         "All at once:",

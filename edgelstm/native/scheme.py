@@ -78,9 +78,9 @@ class Layer:
     """(4, H, H)."""
     bias: Floats
     """(4, H)."""
-    w_scale: Floats | None = None
-    """(4, H), of int8."""
-    r_scale: Floats | None = None
+    w_scale: Any = None
+    """(4, H) float32, of int8."""
+    r_scale: Any = None
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from edgelstm.data.picture import MAX_FILE_BYTES, digit_from_array, pixels_of, r
 from edgelstm.errors import DataError, EdgeLstmError, ModelError, PictureError, printable
 from edgelstm.onnx_file import ModelSource, open_model
 from edgelstm.runtime.calibration import probabilities
-from edgelstm.runtime.runner import OrtRunner
-from edgelstm.runtime.session import Provider, SessionSettings
+from edgelstm.runtime.runner import AnyProvider, open_runner
+from edgelstm.runtime.session import SessionSettings
 
 Source = str | os.PathLike[str] | bytes | BinaryIO | npt.NDArray[Any] | Image
 """What a model reads, as it was trained.
@@ -99,7 +99,7 @@ class Classifier:
     """Reads pictures, or sequences of values, with an exported model: what it was trained on, prepared as then.
 
     ``model`` is an ONNX file, a run folder, a shipped model's name, a file's content or what `open_model` gave;
-    ``provider`` is ``auto``, ``cpu`` or ``cuda``; ``top`` is how many classes a Prediction names at most. An answer
+    ``provider`` is what `open_runner` takes; ``top`` is how many classes a Prediction names at most. An answer
     less probable than ``min_confidence``, 0 to 1, is no answer: its index and label are None. With ``channels_first``
     arrays and files of values lie as (columns, rows). Can be pickled: the model goes along, and its session is opened
     where it arrives. Raises ModelError or ProviderError if it cannot be set up, ValueError for a value out of range.
@@ -109,7 +109,7 @@ class Classifier:
         self,
         model: ModelSource = DEFAULT_MODEL,
         *,
-        provider: Provider = "auto",
+        provider: AnyProvider = "auto",
         settings: SessionSettings = SessionSettings(),
         top: int = 3,
         min_confidence: float = 0.0,
@@ -120,7 +120,8 @@ class Classifier:
         if top < 1:
             raise ValueError(f"top: found {top}, expected at least 1")
         self._file = open_model(model)
-        self.runner = OrtRunner(self._file, provider=provider, settings=settings)
+        self.runner = open_runner(self._file, provider=provider, settings=settings)
+        self._settings = settings
         self._config = self.runner.contract.config
         self._top = top
         self._min_confidence = min_confidence
@@ -134,7 +135,7 @@ class Classifier:
 
     def __reduce__(self) -> tuple[object, ...]:
         options = {
-            "provider": self.runner.provider_requested, "settings": self.runner.settings, "top": self._top,
+            "provider": self.runner.provider_requested, "settings": self._settings, "top": self._top,
             "min_confidence": self._min_confidence, "channels_first": self._channels_first,
         }  # fmt: skip
         return _unpickled, (self._file.content, self._file.source, options)

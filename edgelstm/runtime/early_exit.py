@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelstm.contract import EarlyRule, Labels, Logits, Score
-from edgelstm.runtime.parity import McNemar, mcnemar
+from edgelstm.runtime.parity import MEASURABLE, McNemar, mcnemar
 
 CONFIDENCES = (*(round(0.5 + 0.005 * step, 3) for step in range(100)), 0.997, 0.998, 0.999, 0.9995, 0.9999, 1.0)
 """What a rule may ask for; the last, 1, is out of reach but for rounding, so one rule always loses nothing."""
@@ -14,8 +14,6 @@ STABLE_STEPS = tuple(range(1, 7))
 """How many steps in a row a rule may ask for."""
 EVERY_ROW = EarlyRule(1.0, 10**6)
 """Decides nothing before the last row."""
-MEASURABLE = 0.05
-"""A loss is called measurable if McNemar's p is below this."""
 
 StepLogits = npt.NDArray[np.float32]
 """(N, steps, classes): the logits of N pictures after each step."""

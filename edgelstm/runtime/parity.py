@@ -13,6 +13,11 @@ ATOL = 1e-5
 RTOL = 1e-5
 """Largest difference relative to the reference, on top of ATOL."""
 
+MAX_LOSS = 0.0005
+"""Share of the sequences that a smaller precision may get wrong more than fp32."""
+MEASURABLE = 0.05
+"""McNemar's p below which a loss is no chance."""
+
 
 @dataclass(frozen=True)
 class Disagreement:
@@ -81,6 +86,15 @@ def mcnemar(reference_right: npt.NDArray[np.bool_], found_right: npt.NDArray[np.
     n = n_lost + n_won
     tail = sum(math.comb(n, k) for k in range(min(n_lost, n_won) + 1))
     return McNemar(n_lost, n_won, min(1.0, 2 * tail / 2**n))
+
+
+def costs_accuracy(test: McNemar, n: int) -> bool:
+    """Whether more than MAX_LOSS of ``n`` sequences are lost.
+
+    So few that one is more than that cannot show it: then only a loss that is no chance counts, McNemar's p < 0.05.
+    """
+    lost = (test.n_lost - test.n_won) / n
+    return lost > MAX_LOSS and (n * MAX_LOSS >= 1 or test.p_value < MEASURABLE)
 
 
 def compare(reference: Logits, found: Logits, *, atol: float = ATOL, rtol: float = RTOL) -> ParityReport:

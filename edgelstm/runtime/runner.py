@@ -1,6 +1,7 @@
 """An exported model in onnxruntime: sequences to logits, on a provider that is proven to run its LSTM."""
 
 import sys
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -15,6 +16,27 @@ from edgelstm.contract import (
 )
 from edgelstm.onnx_file import ModelSource, open_model
 from edgelstm.runtime.session import BoundSession, Provider, SessionSettings
+
+if TYPE_CHECKING:
+    from edgelstm.native.runner import CRunner
+
+AnyProvider = Literal["auto", "cpu", "cuda", "c", "c-int8"]
+"""An execution provider of onnxruntime, or the C engine: in the precision of the file, or in int8."""
+
+AnyRunner: TypeAlias = "OrtRunner | CRunner"
+
+
+def open_runner(
+    model: ModelSource, *, provider: AnyProvider = "auto", settings: SessionSettings = SessionSettings()
+) -> AnyRunner:
+    """A model on any provider: OrtRunner, or for c and c-int8 CRunner, without onnxruntime. Raises what they raise."""
+    if provider == "c" or provider == "c-int8":
+        from edgelstm.native.runner import CRunner
+
+        return CRunner(model, provider=provider)
+    if provider not in get_args(AnyProvider):
+        raise ValueError(f"provider: found {provider!r}, expected one of {', '.join(get_args(AnyProvider))}")
+    return OrtRunner(model, provider=provider, settings=settings)
 
 
 class OrtRunner:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from operator import index
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ from edgelstm.errors import ModelError
 from edgelstm.files import sha256_of
 from edgelstm.onnx_file import ModelFile, ModelSource, default_model, open_model
 from edgelstm.runtime.early_exit import EVERY_ROW, Decider, StepLogits
+from edgelstm.runtime.runner import AnyProvider
 from edgelstm.runtime.session import MAX_BOUND_SHAPES, BoundSession, SessionSettings
 
 STATE_FORMAT = "edgelstm-stream-state-1"
@@ -44,18 +45,39 @@ def stateful_form(file: ModelFile) -> bytes:
     return file.form("stream")
 
 
+class _Steps(Protocol):
+    """What runs the steps of streams side by side, and holds their states."""
+
+    @property
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """h and c as they are now, the arrays themselves."""
+        ...
+
+    def push(self, rows: Sequences, chosen: npt.NDArray[np.int64] | None = None) -> Logits:
+        """(n, rows, cols) of all streams, or of those chosen -> (n, classes) float32."""
+        ...
+
+    def reset(self, which: "_Which | int") -> None:
+        """Zero states."""
+        ...
+
+    def nodes(self) -> list[tuple[str, str]]:
+        """(operator, execution provider) of every node."""
+        ...
+
+
 class Stream:
     """``n_streams`` sequences, each read row by row with its own LSTM state.
 
-    ``model`` is what OrtRunner takes: every exported model streams. It runs on the CPU: a row takes a few
-    microseconds there, less than any call to another device. One Stream belongs to one thread; as many as are wanted
-    may live side by side.
+    ``model`` is what OrtRunner takes: every exported model streams. It runs on the CPU, in onnxruntime or with
+    ``provider`` c or c-int8 in the C engine: a row takes a few microseconds there, less than any call to another
+    device. One Stream belongs to one thread; as many as are wanted may live side by side.
 
     A sequence ends after the model's rows; where lengths differ it ends when ``reset`` says so, and may go on for
     ever. With ``window`` it is one signal without end instead, and there is an answer for each window of so many rows
     that begins every ``hop`` rows (``window``): all of the model's rows, or any number where lengths differ.
     Overlapping windows run side by side, no row is read twice or kept; an int8 model rounds by the largest value of a
-    call, so they touch each other's last digits.
+    call, so they touch each other's last digits, but not in the C engine.
 
     With ``early`` each call also asks the model's own rule, or the one given, whether the answer is settled
     (``decided``, ``decisions``); that costs some microseconds a call.
@@ -72,6 +94,7 @@ class Stream:
         window: int | None = None,
         hop: int | None = None,
         early: bool | EarlyRule = False,
+        provider: AnyProvider = "cpu",
         settings: SessionSettings = SessionSettings(),
         source: str | None = None,
     ) -> None:
@@ -97,14 +120,9 @@ class Stream:
         rule = early if isinstance(early, EarlyRule) else self.contract.early if early else EVERY_ROW
         if rule is None:
             raise ModelError(f"{self.source} has no rule for early exit", **_wanted_for_a_rule(self._config))
-        self._session = BoundSession(stateful_form(file), "cpu", settings, self.source)
         self._decider = Decider(rule, self._n)
         self._decides_early = early is not False
-        shape = (self._config.n_layers, self._n, self._config.hidden_size)
-        # two of each: a call reads one and writes the other, so no state is ever copied
-        self._states = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(2)]
-        self._now = 0
-        self._bound: OrderedDict[int, tuple[Sequences, Logits, tuple[_Call, _Call]]] = OrderedDict()
+        self._steps, self._engine = _steps_of(file, self._n, provider, settings)
         self._rows_read = np.zeros(self._n, np.int64)
         self._most_rows = 0
 
@@ -132,7 +150,7 @@ class Stream:
         which = self._chosen(streams)
         rows = self._checked(rows, self.n_streams if isinstance(which, slice) else len(which))
         most = self._most_after(rows.shape[1], which)
-        logits = self._push_all(rows) if isinstance(which, slice) else self._push_some(rows, which)
+        logits = self._steps.push(rows, None if isinstance(which, slice) else which)
         self._rows_read[which] += rows.shape[1]
         self._most_rows = max(self._most_rows, most)
         if self._decides_early:
@@ -157,8 +175,7 @@ class Stream:
     def reset(self, streams: Sequence[int] | None = None) -> None:
         """Begin the next sequence, of all streams or of those numbers; with ``window`` the next signal."""
         which = self._chosen(streams)
-        for state in self._states[self._now]:
-            state[:, which] = 0
+        self._steps.reset(which)
         self._rows_read[which] = 0
         self._most_rows = int(self._rows_read.max())
         self._decider.reset(which)
@@ -196,7 +213,7 @@ class Stream:
             found = None
         if not isinstance(found, dict) or found.get("format") != STATE_FORMAT:
             raise _unusable("cannot be read", None, STATE_FORMAT)
-        keys = {"model": "model", "n_streams": "number of streams", "window": "window and hop"}
+        keys = {"model": "model", "n_streams": "number of streams", "window": "window and hop", "engine": "provider"}
         for key, what in keys.items():
             expected = self._header().get(key)
             if found.get(key) != expected:
@@ -233,7 +250,7 @@ class Stream:
 
     def nodes(self) -> list[tuple[str, str]]:
         """(operator, execution provider) of every node, in running order, after onnxruntime's own fusions."""
-        return self._session.nodes()
+        return self._steps.nodes()
 
     def _header(self) -> dict[str, object]:
         contract = self.contract
@@ -244,18 +261,19 @@ class Stream:
         parts = [contract.weights_sha256, contract.precision, shape]
         model = sha256_of(json.dumps(parts, sort_keys=True).encode())
         windows = {} if self.window is None else {"window": [self.window, self.hop]}
-        return {"format": STATE_FORMAT, "model": model, "n_streams": self.n_streams, **windows}
+        return {"format": STATE_FORMAT, "model": model, "n_streams": self.n_streams, **windows, **self._engine}
 
     def _saved_arrays(self) -> list[npt.NDArray[Any]]:
         decider = self._decider
-        return [*self._states[self._now], self._rows_read, decider.held, decider.first, decider.decision]
+        return [*self._steps.arrays, self._rows_read, decider.held, decider.first, decider.decision]
 
     def _possible(self, arrays: list[npt.NDArray[Any]]) -> bool:
         """Whether an LSTM can have been in such a state: |h| is at most 1, |c| grows by 1 a step, but for rounding."""
         h, c, rows_read, held, first, decision = arrays
         config = self._config
         return bool(
-            (np.abs(h) <= 1.001).all() and (np.abs(c) <= 1.001 * max(1, rows_read.max(initial=0))).all()
+            (h.dtype == np.int8 or (np.abs(h) <= 1.001).all())
+            and (np.abs(c) <= 1.001 * max(1, rows_read.max(initial=0))).all()
             and (self.window is None or not rows_read.size or (rows_read == rows_read[0]).all())
             and ((rows_read >= 0) & (rows_read <= self._max_rows) & (rows_read % config.rows_per_step == 0)).all()
             and ((held >= 0) & (held <= rows_read // config.rows_per_step)).all()
@@ -290,55 +308,20 @@ class Stream:
         while at < last:
             begun, left = divmod(at, hop)
             if not left:
-                for state in self._states[self._now]:
-                    state[:, begun % self._n] = 0
+                self._steps.reset(begun % self._n)
             end = max(at + 1, window)
             end += (window - end) % hop  # of the next window to end
             stop = min(last, at - left + hop, end)
-            logits = self._push_all(rows[:, at - begin : stop - begin])
+            # each window's state reads them: the C engine takes them one after the other
+            logits = self._steps.push(
+                np.broadcast_to(rows[:, at - begin : stop - begin], (self._n, stop - at, rows.shape[2]))
+            )
             self._rows_read[:] = self._most_rows = at = stop
             if at == end:
                 ends.append(at)
                 found.append(logits[(at - window) // hop % self._n])
         self.window_ends = np.array(ends, np.int64)
         return np.stack(found) if found else np.zeros((0, self._config.n_classes), np.float32)
-
-    def _push_all(self, rows: Sequences) -> Logits:
-        """Through buffers that are bound once for each number of rows: nothing to look up, no state to copy."""
-        row, logits, calls = self._bound.get(rows.shape[1]) or self._bind(rows.shape[1])
-        row[...] = rows
-        try:
-            calls[self._now]()
-        except self._session.errors as error:
-            raise self._session.cannot_run(error) from error
-        self._now = 1 - self._now
-        return logits.copy()
-
-    def _bind(self, n_rows: int) -> tuple[Sequences, Logits, tuple[_Call, _Call]]:
-        """Rows, logits, and a call that reads and writes them: from state 0 to state 1, and one back."""
-        row = np.zeros((self._n, n_rows, self._config.cols), self._dtype)
-        logits = np.empty((self._n, self._config.n_classes), np.float32)
-
-        def call(before: int) -> _Call:
-            inputs = dict(zip(STATE_NAMES, self._states[before], strict=True))
-            outputs = dict(zip(NEXT_STATE_NAMES, self._states[1 - before], strict=True))
-            return self._session.bind({ROW_NAME: row, **inputs}, {OUTPUT_NAME: logits, **outputs})
-
-        if len(self._bound) >= MAX_BOUND_SHAPES:
-            self._bound.popitem(last=False)
-        self._bound[n_rows] = row, logits, (call(0), call(1))
-        return self._bound[n_rows]
-
-    def _push_some(self, rows: Sequences, chosen: npt.NDArray[np.int64]) -> Logits:
-        states = self._states[self._now]
-        feeds = {name: state[:, chosen] for name, state in zip(STATE_NAMES, states, strict=True)}
-        shapes = {name: feed.shape for name, feed in zip(NEXT_STATE_NAMES, feeds.values(), strict=True)}
-        logits_shape = (len(chosen), self._config.n_classes)
-        found = self._session.run({ROW_NAME: rows, **feeds}, {OUTPUT_NAME: logits_shape, **shapes})
-        for state, name in zip(states, NEXT_STATE_NAMES, strict=True):
-            state[:, chosen] = found[name]
-        logits: Logits = found[OUTPUT_NAME]
-        return logits
 
     def _most_after(self, n_rows: int, which: _Which) -> int:
         """The row that the furthest of these streams will stand at after so many more."""
@@ -379,6 +362,83 @@ class Stream:
     def _check_steps(self, n_rows: int, fewest: int = 1) -> None:
         if n_rows < fewest or n_rows % self._config.rows_per_step:
             raise ValueError(f"rows: found {n_rows}, expected a multiple of {self._config.rows_per_step}")
+
+
+def _steps_of(
+    file: ModelFile, n: int, provider: AnyProvider, settings: SessionSettings
+) -> tuple[_Steps, dict[str, str]]:
+    """What runs n streams, and how a saved state says that it is another's than onnxruntime's."""
+    if provider == "c" or provider == "c-int8":
+        from edgelstm.native.runner import CSteps
+
+        steps = CSteps(file, n, provider)
+        return steps, {"engine": f"C {steps.precision}"}
+    return _OrtSteps(file, n, settings), {}
+
+
+class _OrtSteps:
+    """Streams in an onnxruntime session on the CPU."""
+
+    def __init__(self, file: ModelFile, n: int, settings: SessionSettings) -> None:
+        self._config, self._n = file.contract.config, n
+        self._session = BoundSession(stateful_form(file), "cpu", settings, file.source)
+        shape = (self._config.n_layers, n, self._config.hidden_size)
+        # two of each: a call reads one and writes the other, so no state is ever copied
+        self._states = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(2)]
+        self._now = 0
+        self._bound: OrderedDict[int, tuple[Sequences, Logits, tuple[_Call, _Call]]] = OrderedDict()
+
+    @property
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """h and c, each (layers, n, hidden)."""
+        return list(self._states[self._now])
+
+    def reset(self, which: _Which | int) -> None:
+        for state in self._states[self._now]:
+            state[:, which] = 0
+
+    def nodes(self) -> list[tuple[str, str]]:
+        return self._session.nodes()
+
+    def push(self, rows: Sequences, chosen: npt.NDArray[np.int64] | None = None) -> Logits:
+        return self._push_all(rows) if chosen is None else self._push_some(rows, chosen)
+
+    def _push_all(self, rows: Sequences) -> Logits:
+        """Through buffers that are bound once for each number of rows: nothing to look up, no state to copy."""
+        row, logits, calls = self._bound.get(rows.shape[1]) or self._bind(rows.shape[1])
+        row[...] = rows
+        try:
+            calls[self._now]()
+        except self._session.errors as error:
+            raise self._session.cannot_run(error) from error
+        self._now = 1 - self._now
+        return logits.copy()
+
+    def _bind(self, n_rows: int) -> tuple[Sequences, Logits, tuple[_Call, _Call]]:
+        """Rows, logits, and a call that reads and writes them: from state 0 to state 1, and one back."""
+        row = np.zeros((self._n, n_rows, self._config.cols), np.float32 if self._config.is_values else np.uint8)
+        logits = np.empty((self._n, self._config.n_classes), np.float32)
+
+        def call(before: int) -> _Call:
+            inputs = dict(zip(STATE_NAMES, self._states[before], strict=True))
+            outputs = dict(zip(NEXT_STATE_NAMES, self._states[1 - before], strict=True))
+            return self._session.bind({ROW_NAME: row, **inputs}, {OUTPUT_NAME: logits, **outputs})
+
+        if len(self._bound) >= MAX_BOUND_SHAPES:
+            self._bound.popitem(last=False)
+        self._bound[n_rows] = row, logits, (call(0), call(1))
+        return self._bound[n_rows]
+
+    def _push_some(self, rows: Sequences, chosen: npt.NDArray[np.int64]) -> Logits:
+        states = self._states[self._now]
+        feeds = {name: state[:, chosen] for name, state in zip(STATE_NAMES, states, strict=True)}
+        shapes = {name: feed.shape for name, feed in zip(NEXT_STATE_NAMES, feeds.values(), strict=True)}
+        logits_shape = (len(chosen), self._config.n_classes)
+        found = self._session.run({ROW_NAME: rows, **feeds}, {OUTPUT_NAME: logits_shape, **shapes})
+        for state, name in zip(states, NEXT_STATE_NAMES, strict=True):
+            state[:, chosen] = found[name]
+        logits: Logits = found[OUTPUT_NAME]
+        return logits
 
 
 def _wanted_for_a_rule(config: ModelConfig) -> dict[str, str]:

@@ -11,6 +11,7 @@ from edgelstm.errors import PictureError, printable
 from edgelstm.onnx_file import ModelSource, default_model, open_model
 from edgelstm.runtime.calibration import probabilities
 from edgelstm.runtime.classifier import Classifier, Prediction, Source
+from edgelstm.runtime.runner import AnyProvider
 from edgelstm.runtime.stream import Stream
 from edgelstm.show.plots import FileFormat, figure_bytes, new_figure
 
@@ -75,14 +76,20 @@ class Explanation:
         return {**self.prediction.to_json(), "settled_at_row": self.settled_at_row, "rows": rows}
 
 
-def explain(source: Source, model: ModelSource | None = None, *, channels_first: bool = False) -> Explanation:
+def explain(
+    source: Source,
+    model: ModelSource | None = None,
+    *,
+    provider: AnyProvider = "cpu",
+    channels_first: bool = False,
+) -> Explanation:
     """Read one picture or sequence of values on the CPU, and each of its beginnings.
 
     All is what Classifier takes. Raises PictureError or DataError if it cannot be read or is empty, ModelError if the
     model cannot be run.
     """
     file = open_model(default_model() if model is None else model)
-    prediction = Classifier(file, provider="cpu", channels_first=channels_first).classify(source)
+    prediction = Classifier(file, provider=provider, channels_first=channels_first).classify(source)
     assert prediction.sequence is not None, "classify raises where there are no pixels"
     if prediction.confidence is None:
         raise PictureError(
@@ -90,7 +97,9 @@ def explain(source: Source, model: ModelSource | None = None, *, channels_first:
             expected="a picture with a digit",
         )
     config = file.contract.config
-    shares = probabilities(logits_of_beginnings(Stream(file), prediction.sequence), file.contract.temperature)
+    shares = probabilities(
+        logits_of_beginnings(Stream(file, provider=provider), prediction.sequence), file.contract.temperature
+    )
     return Explanation(prediction, config.class_names, config.rows_per_step, shares)
 
 
