@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from shutil import which
 
 import pytest
 import torch
@@ -147,6 +148,25 @@ def test_a_table_says_what_was_asked_for_and_what_ran(tiny):
 
 def requested(document):
     return [(one["name"], one["provider_requested"]) for one in document["results"]]
+
+
+@pytest.mark.skipif(not which("cc"), reason="needs cc, a C compiler")
+def test_the_c_engine_is_measured_beside_onnxruntime_and_once_in_a_sweep(tiny, monkeypatch):
+    chosen = [word for name in ("cpu", "c", "c-int8") for word in ("--provider", name)]
+    document = strict_json(bench(tiny, "--no-torch", "--streaming", *QUICK, *chosen, "--json").stdout)
+    results = document["results"]
+    assert [("fp32", 10), ("fp32", 10), ("int8", 10)] == [
+        (one["precision"], one["accuracy"]["n"] // 100) for one in results
+    ]
+    assert [one["name"] for one in results] == ["tiny.onnx cpu", "tiny.onnx c", "tiny.onnx c-int8"]
+    assert all(one["steps"] for one in results)
+    assert results[2]["file_bytes"] < results[1]["file_bytes"] < results[0]["file_bytes"]
+    monkeypatch.setattr("edgelstm.cli.bench.SWEEP", (1,))
+    monkeypatch.setattr("edgelstm.cli.bench.n_cores", lambda: 2)
+    document = strict_json(bench(tiny, "--sweep", "--seconds", 0.1, *chosen[:4], "--json").stdout)
+    assert [one["name"] for one in document["results"]] == [
+        "tiny.onnx cpu", "tiny.onnx c", "tiny.onnx cpu 2 threads"
+    ]  # fmt: skip
 
 
 def test_without_a_gpu_the_cpu_is_measured_and_nothing_said_of_cuda(tiny, monkeypatch):

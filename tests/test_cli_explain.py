@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -47,6 +48,14 @@ def test_several_rows_a_step_have_an_answer_where_the_step_ends(checkpoint_of, m
     answered = [number for number, row in enumerate(rows, 1) if "%  " in row or row.endswith("%")]
     assert (len(rows), [3, 6, 9, 12]) == (12, [number for number in answered if number % 3 == 0])
     assert result.stderr == "model other.onnx\n"
+
+
+@pytest.mark.skipif(not which("cc"), reason="needs cc, a C compiler")
+def test_the_c_engine_explains_its_own_answer():
+    one, other = (json.loads(said("digit.jpg", "--json", "--provider", name).stdout) for name in ("cpu", "c"))
+    assert one["label"] == other["label"] == other["rows"][-1]["best"]
+    assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+    assert other["confidence"] == pytest.approx(other["rows"][-1]["probability"], abs=1e-6)
 
 
 def test_explain_json_has_the_answer_and_every_row():

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -66,6 +67,17 @@ def test_the_confidence_after_the_last_row_is_infers(model, sample, name):
     found = [line["confidence"] for line in lines(name, input=rows.tobytes()) if line["rows"] == 28]
     assert found == pytest.approx([prediction.confidence for prediction in predictions], abs=2e-6)
     assert min(found) < 0.9999
+
+
+@pytest.mark.skipif(not which("cc"), reason="needs cc, a C compiler")
+def test_the_c_engine_streams_with_its_state_in_a_file(model, sample):
+    rows = sample.sequences[:2].tobytes()
+    expected = lines(model, "--provider", "c-int8", input=rows)
+    options = ("--provider", "c-int8", "--state", "state")
+    found = lines(model, *options, input=rows[: 28 * 10]) + lines(model, *options, input=rows[28 * 10 :])
+    assert expected == found
+    as_floats = lines(model, "--provider", "c", input=rows)
+    assert [line["label"] for line in lines(model, input=rows)] == [line["label"] for line in as_floats]
 
 
 def test_early_tells_one_line_a_picture_at_its_decision(model, sample):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from shutil import which
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from edgelstm.exporting import verify as verify_module
 from edgelstm.exporting.export import choose_early_rule
 from edgelstm.exporting.graph import probe_sequences
 from edgelstm.exporting.verify import BATCH_SIZES, STREAM_SIZES, splits, verify, verify_file
+from edgelstm.native.runner import CRunner
 from edgelstm.onnx_file import checkpoint_beside, field_bytes, field_number, open_model
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream, logits_by_step
@@ -30,6 +32,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SAME_CONTRACT, SAME_GRAPH, SAME_VALUES = "same contract", "same graph", "same values and decisions"
 FORMS = [("fp32", "picture"), ("fp32", "stream"), ("int8", "picture"), ("int8", "stream"), ("fp16", "picture")]
+
+needs_a_compiler = pytest.mark.skipif(not which("cc"), reason="needs cc, a C compiler")
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +260,40 @@ def test_a_smaller_precision_is_asked_for_its_kernel_accuracy_and_confidence(ver
         assert {f"same accuracy: {how}", f"same confidence: {how}"} <= questions
     assert {f"same values as NumPy: onnxruntime CPU, batch {batch}" for batch in (7, 32)} <= questions
     assert "same values as NumPy: row by row on the CPU, 32 streams" in questions
+
+
+C_PROVIDERS = ("cpu", "c", "c-int8")
+
+
+@needs_a_compiler
+@pytest.mark.usefixtures("_untrained")
+@pytest.mark.parametrize("config", [None, SEQUENCES["unequal lengths, two layers"]], ids=["digits", "unequal lengths"])
+def test_the_c_engine_is_asked_for_its_bits_and_decisions(
+    tiny_checkpoint, checkpoint_of, model_bytes_of, digits, config
+):
+    checkpoint = tiny_checkpoint if config is None else checkpoint_of(config)
+    part = digits if config is None else None
+    report = verify_file(checkpoint, model_bytes_of(checkpoint), part, providers=C_PROVIDERS)
+    assert failed(report) == set(), [check for check in report.checks if check.passed is False]
+    questions = {check.question for check in report.checks}
+    for name in ("C fp32", "C int8"):
+        ways = ("whole sequences", "row by row, 100 streams")
+        assert {f"same bits as NumPy: {name}, {way}" for way in ways} <= questions
+    assert {f"{SAME_VALUES}: C fp32", "same confidence: C int8"} <= questions
+    assert ("same accuracy: C int8" in questions) == (config is None)
+
+
+@needs_a_compiler
+def test_a_c_engine_of_other_bits_or_answers_is_caught(tiny_checkpoint, tiny_model_bytes, digits, monkeypatch):
+    real = CRunner.logits
+
+    def off(self, sequences, lengths=None):
+        logits = real(self, sequences, lengths)
+        return np.nextafter(logits, np.float32(np.inf)) if self.precision == "int8" else logits[:, ::-1].copy()
+
+    monkeypatch.setattr(CRunner, "logits", off)
+    found = failed(verify_file(tiny_checkpoint, tiny_model_bytes, digits, providers=C_PROVIDERS))
+    assert found == {"same bits as NumPy", SAME_VALUES}
 
 
 def test_the_report_says_which_digits_were_compared_and_the_answers_carry_the_numbers(verdict, tiny_model_bytes):

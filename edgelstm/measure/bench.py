@@ -168,7 +168,9 @@ def bench(
         contestants += [
             contestant
             for count in counts
-            for contestant in contestants_of(file, name, providers, count, streaming, evaluation.test)
+            for contestant in contestants_of(
+                file, name, providers, count, streaming, evaluation.test, first=count == counts[0]
+            )
         ]
         evaluations.append(str(evaluation))
         if with_torch and (other := with_torch(file, name, evaluation.test)):
@@ -180,9 +182,10 @@ def bench(
 
 
 def contestants_of(
-    file: ModelFile, name: str, providers: Sequence[AnyProvider], threads: int, streaming: bool, data: Part | None
-) -> list[Contestant]:
-    """A model on each provider. The C engine has one thread: with more asked for it is left out."""
+    file: ModelFile, name: str, providers: Sequence[AnyProvider], threads: int, streaming: bool, data: Part | None,
+    *, first: bool,
+) -> list[Contestant]:  # fmt: skip
+    """A model on each provider; those without CPU threads of their own only with the ``first`` number of them."""
     contract, settings = file.contract, SessionSettings(threads=threads)
 
     def stream_on(provider: AnyProvider) -> Callable[[int], Stream]:
@@ -192,14 +195,14 @@ def contestants_of(
     for provider in providers:
         precision: str = contract.precision
         n_bytes = file.n_bytes
+        if provider in ("c", "c-int8", "cuda") and not first:  # threads are the CPU's in onnxruntime
+            continue
         if provider == "c" or provider == "c-int8":
-            if threads > 1:
-                continue
             precision, n_bytes = c_precision(file, provider), c_constant_bytes(file, provider)
         found.append(
             Contestant(
                 name, partial(open_runner, file, provider=provider, settings=settings), provider, precision,
-                contract.config, n_bytes, threads,
+                contract.config, n_bytes, 1 if provider in ("c", "c-int8") else threads,
                 stream=stream_on(provider) if streaming and provider in ("cpu", "c", "c-int8") else None, data=data,
             )
         )  # fmt: skip
@@ -242,7 +245,9 @@ def bench_contestants(
         on_progress(f"timing batch {size}")
         calls = [partial(one.runner.logits, *part) for one, part in zip(loaded, parts, strict=True)]
         for i, batch in enumerate(_timed(size, calls, budget_s)):
-            least = roofline_s(loaded[i].contestant.config, size, rates) if rates else None
+            # the rates are the CPU's
+            on_cpu = loaded[i].result.provider_used != "cuda"
+            least = roofline_s(loaded[i].contestant.config, size, rates) if rates and on_cpu else None
             results[i] = replace(results[i], batches=(*results[i].batches, replace(batch, roofline_s=least)))
         if streams:
             on_progress(f"timing one step of {size} stream{'s' if size > 1 else ''}")

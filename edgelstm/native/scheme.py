@@ -30,8 +30,9 @@ its rows were cut into calls.
 **fp32**: x is the pixels, or z; sums run over the columns in order, those with an even and an odd number apart, first
 of x and then on of h: t = ((even + odd) + bias) * FACTOR. Logits are the bias, and on it one unit after the other.
 
-The polynomial is the one of degree 5 with the smallest largest relative error, 1.9e-7 after rounding, on -1/2 to 1/2
-(Remez), but for being exactly 1 at 0.
+**2 ** t**: t is held between -40 and 40, n is the integer nearest to it, r = t - n; the exponent of
+p = (1 + c1 r) + r2 * ((c2 + c3 r) + r2 * (c4 + c5 r)), with r2 = r * r, is raised by n. Of all polynomials of degree 5
+that are 1 at 0 it has the smallest largest relative error on -1/2 to 1/2 (Remez): 2.1e-7 after rounding.
 """
 
 import math
