@@ -8,7 +8,7 @@ from edgelstm.config import ModelConfig
 from edgelstm.errors import ModelError
 from edgelstm.exporting.graph import build_graph, contract_of, probe_sequences
 from edgelstm.native import scheme as scheme_module
-from edgelstm.native.scheme import EXP2, VALUE_LEVELS, WEIGHT_LEVELS, scheme_of
+from edgelstm.native.scheme import EXP2, VALUE_LEVELS, scheme_of
 from edgelstm.onnx_file import open_model
 from edgelstm.runtime.reference import NumpyRunner, rounding_tolerance
 
@@ -35,7 +35,7 @@ def test_int8_is_near_the_exact_model_and_nearer_with_more_levels(checkpoint, mo
     expected = NumpyRunner(file).logits(*batch)
     spread = expected.std()
     error = np.abs(scheme_of(file, "int8").logits(*batch) - expected).mean() / spread
-    monkeypatch.setattr(scheme_module, "WEIGHT_LEVELS", 7)
+    monkeypatch.setattr(scheme_module, "WEIGHT_LEVELS", 15)
     coarse = np.abs(scheme_of(file, "int8").logits(*batch) - expected).mean() / spread
     assert error < 0.05
     assert error < coarse
@@ -83,14 +83,14 @@ def test_int8_weights_of_a_file_are_taken_as_they_are(checkpoint_of, model_bytes
     [layer] = scheme_of(file, "int8").layers
     np.testing.assert_array_equal(layer.r.reshape(24, 6), file.graph.initializers["lstm_0.R"][0].T)
     assert np.unique(layer.r_scale[:3]).size == 1
-    assert np.abs(layer.w).max() == WEIGHT_LEVELS
+    assert np.abs(layer.w).max() == 63
 
 
 @pytest.mark.parametrize("name", ["lstm_0.W", "lstm_0.R_zero_point"])
-def test_int8_weights_of_more_than_seven_bits_are_refused(checkpoint_of, model_bytes_of, name):
+def test_int8_weights_outside_the_engines_range_are_refused(checkpoint_of, model_bytes_of, name):
     file = open_model(model_bytes_of(checkpoint_of(ModelConfig(hidden_size=6)), "int8"))
     file.graph.initializers[name] = np.full_like(file.graph.initializers[name], -128)
-    with pytest.raises(ModelError, match="do not fit the C engine: expected 7 bits around zero"):
+    with pytest.raises(ModelError, match="do not fit the C engine: expected integers of -127 to 127 around zero"):
         scheme_of(file, "int8")
 
 

@@ -156,20 +156,26 @@ MODEL_INLINE model_floats model_cell(const model_floats *t, float *c_at, int n) 
 @IF int8
 /* ---- int8 ---- */
 
-/* What the weights are multiplied with: model_plain from 0 to 255, model_signed from -128 to 127. On x86 both are
- * unsigned bytes, signed ones 128 too large, for which model_layer makes up. */
-#if MODEL_LANES >= 8
+/* What the weights are multiplied with: model_plain from 0 to 255, model_signed from -128 to 127, as the instructions
+ * take it. VNNI has unsigned bytes only: there signed ones are 128 too large, for which model_unshift makes up. */
+#if MODEL_LANES == 16 || (MODEL_LANES == 8 && defined(__AVXVNNI__))
 #define MODEL_SHIFT 128
 typedef uint8_t model_plain;
 typedef uint8_t model_signed;
+#elif MODEL_LANES == 8
+#define MODEL_SHIFT 0
+#define MODEL_OWN_SIGNED 1
+typedef uint8_t model_plain;
+typedef int8_t model_signed;
+#elif defined(__ARM_FEATURE_DOTPROD) && MODEL_LANES == 4
+#define MODEL_SHIFT 0
+#define MODEL_OWN_SIGNED 1
+typedef int16_t model_plain;
+typedef int8_t model_signed;
 #else
 #define MODEL_SHIFT 0
 typedef int16_t model_plain;
-#if defined(__ARM_FEATURE_DOTPROD) && MODEL_LANES == 4
-typedef int8_t model_signed;
-#else
 typedef int16_t model_signed;
-#endif
 #endif
 /* Where a column stands in its group of four: 0 2 1 3, the pairs that one instruction multiplies, or as it was. */
 #if MODEL_DSP
@@ -228,9 +234,11 @@ MODEL_INLINE void model_dot(model_ints *sums, const int8_t *weights, const model
 #if defined(__AVXVNNI__)
       a[gate] = _mm256_dpbusd_avx_epi32(a[gate], _mm256_set1_epi32(four), v);
 #else
-      /* exact: two products of a byte and a weight of 7 bits fit 16 bits */
-      const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(four), v);
-      a[gate] = _mm256_add_epi32(a[gate], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+      /* one product of a byte and a weight fits 16 bits, the sum of two may not: columns 0 and 2, then 1 and 3 */
+      const __m256i even = _mm256_maddubs_epi16(_mm256_set1_epi32(four & 0x00ff00ff), v);
+      const __m256i odd = _mm256_maddubs_epi16(_mm256_set1_epi32((int32_t)((uint32_t)four & 0xff00ff00u)), v);
+      a[gate] = _mm256_add_epi32(a[gate], _mm256_madd_epi16(even, _mm256_set1_epi16(1)));
+      a[gate] = _mm256_add_epi32(a[gate], _mm256_madd_epi16(odd, _mm256_set1_epi16(1)));
 #endif
     }
   }
@@ -330,11 +338,32 @@ MODEL_INLINE void model_dot(model_ints *sums, const int8_t *weights, const model
 #endif
 }
 
-#if defined(__ARM_FEATURE_DOTPROD) && MODEL_LANES == 4
+#if defined(MODEL_OWN_SIGNED)
 MODEL_INLINE void model_dot_signed(model_ints *sums, const int8_t *weights, const int8_t *x, int count, int units,
                                    int n) {
-  int32x4_t a[4], b[4];
   int k, gate;
+#if MODEL_LANES == 8
+  const __m256i lanes = _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  __m256i a[4];
+  for (gate = 0; gate < 4; gate++) a[gate] = _mm256_setzero_si256();
+  for (k = 0; k < count; k++) {
+    const int8_t *w = weights + (size_t)k * 16 * units;
+    int32_t four;
+    __m256i x4, size;
+    memcpy(&four, x + 4 * k, 4);
+    x4 = _mm256_set1_epi32(four);
+    size = _mm256_abs_epi8(x4);
+    for (gate = 0; gate < 4; gate++) {
+      const void *at = w + 4 * gate * units;
+      const __m256i v = n == 8 ? _mm256_loadu_si256((const __m256i *)at) : _mm256_maskload_epi32((const int *)at, lanes);
+      /* |x| times the weight with x's sign: two products of at most 128 * 127 fit 16 bits */
+      const __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(v, x4));
+      a[gate] = _mm256_add_epi32(a[gate], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+  }
+  for (gate = 0; gate < 4; gate++) sums[gate] = (model_ints)a[gate];
+#else
+  int32x4_t a[4], b[4];
   for (gate = 0; gate < 4; gate++) a[gate] = b[gate] = vdupq_n_s32(0);
   for (k = 0; k < count; k++) {
     const int8_t *w = weights + (size_t)k * 16 * units;
@@ -349,13 +378,14 @@ MODEL_INLINE void model_dot_signed(model_ints *sums, const int8_t *weights, cons
   }
   for (gate = 0; gate < 4; gate++) sums[gate] = (model_ints)vaddq_s32(a[gate], b[gate]);
   (void)n;
+#endif
 }
 #else
 #define model_dot_signed(sums, weights, x, count, units, n) \
   model_dot(sums, weights, x, (const uint16_t *)0, count, units, n)
 #endif
 
-/* On x86: makes up for MODEL_SHIFT; `shifts` are -128 times the sums of each row's weights. */
+/* Makes up for MODEL_SHIFT; `shifts` are -128 times the sums of each row's weights. */
 MODEL_INLINE void model_unshift(model_ints *sums, const int32_t *shifts, int first, int units, int n) {
 #if MODEL_SHIFT
   model_ints shift;

@@ -55,8 +55,7 @@ def c_source(scheme: Scheme, contract: ModelContract, *, name: str, model_sha256
         "CLASS_NAMES": ", ".join(map(_c_string, config.class_names)),
         "TEMPERATURE": _float(np.float32(contract.temperature)),
     }  # fmt: skip
-    texts |= {f"EXP2_{i}": _float(c) for i, c in enumerate(EXP2)}
-    texts |= {"FACTOR": _float(np.float32(FACTORS[0])), "TANH_FACTOR": _float(np.float32(FACTORS[3]))}
+    texts |= constants()
 
     def written(text: str) -> str:
         """Our names first: what comes from the model stays as it is."""
@@ -96,6 +95,12 @@ def engine(tags: set[str]) -> str:
         elif kept[-1]:
             lines.append(line)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines) + "\n")
+
+
+def constants() -> dict[str, str]:
+    """What the engine's text has @NAME@ for that no model changes."""
+    polynomial = {f"EXP2_{i}": _float(c) for i, c in enumerate(EXP2)}
+    return polynomial | {"FACTOR": _float(np.float32(FACTORS[0])), "TANH_FACTOR": _float(np.float32(FACTORS[3]))}
 
 
 # --- weights ----------------------------------------------------------------------------------------

@@ -99,9 +99,10 @@ class CRunner:
         """
         sequences, lengths = check_sequences(sequences, self._config, lengths)
         n, rows = sequences.shape[:2]
-        if n == 1 and lengths is None and self._lock.acquire(False):
+        if n == 1 and self._lock.acquire(False):
             try:  # to look up an array's address takes as long as a small model
-                self._classify(sequences.tobytes(), self._found_at)
+                length = () if lengths is None else (int(lengths[0]),)
+                self._classify(sequences.tobytes(), *length, self._found_at)
                 return self._found.copy()
             finally:
                 self._lock.release()
@@ -182,7 +183,8 @@ def load(file: ModelFile, precision: Precision) -> ctypes.CDLL:
         raise ProviderError(f"{shlex.join(compiler)} makes C that gives other bits than it must", fix=fix)
     address, size = ctypes.c_void_p, ctypes.c_ssize_t
     library.engine_run.argtypes = [address, address, size, size, address]
-    library.engine_classify.argtypes = [address, address]
+    n_rows = [ctypes.c_int] if file.contract.config.variable_length else []
+    library.engine_classify.argtypes = [address, *n_rows, address]
     library.engine_steps.argtypes = [address, address, size, size, address, address]
     library.engine_run.restype = library.engine_steps.restype = None
     return library

@@ -13,8 +13,7 @@ another; e to the power of x is the polynomial below and no library's.
     e_c = 2 ** (-2 log2(e) * c)
     h = (1 - e_c) / ((1 + e_o) * (1 + e_c))                  = sigmoid(o) tanh(c)
 
-**int8**: every row of W, of R and of the classes' weights is integers times one scale of its own. Those of W and R
-have 7 bits (-63 to 63), so that on x86 two products of them with an unsigned byte fit 16 bits; the classes' have 8.
+**int8**: every row of W, of R and of the classes' weights is integers of -127 to 127 times a scale of its own.
 
 - pixels are integers as they are;
 - values become z = (value - mean) * scale, the column's mean and 1 / standard deviation of the training split, and
@@ -61,7 +60,7 @@ EXP2 = tuple(
 """2 ** r for r of -1/2 to 1/2: coefficients of 1, r, r ** 2 ..."""
 LARGEST_T = np.float32(40)
 """2 ** -40 is 0 beside 1, and a product of three 2 ** 40 and a state is still far from float32's end."""
-WEIGHT_LEVELS, HEAD_LEVELS, H_LEVELS = 63, 127, 127
+WEIGHT_LEVELS, H_LEVELS = 127, 127
 VALUE_LEVELS = 256
 """Integers for a standard deviation of a column of values."""
 MAX_VALUE = 32767
@@ -255,7 +254,7 @@ def scheme_of(file: ModelFile, precision: Precision = "int8") -> Scheme:
     head, head_bias = (weights[f"head.{key}"].astype(np.float32) for key in ("weight", "bias"))
     if precision == "fp32":
         return Scheme(config, precision, tuple(layers), head, head_bias, mean=mean, scale=scale)
-    integers, head_scale = _rounded(head.astype(np.float64), HEAD_LEVELS)
+    integers, head_scale = _rounded(head.astype(np.float64), WEIGHT_LEVELS)
     head_scale = (head_scale / H_LEVELS).astype(np.float32)
     return Scheme(config, precision, tuple(layers), integers, head_bias, head_scale, mean, scale)
 
@@ -269,7 +268,8 @@ def _int8_layer(weights: dict[str, Array], name: str, bias: Array, shape: tuple[
             rows, scale = array.T.reshape(*shape[:2], columns), weights[f"{name}.{key}_scale"].astype(np.float64)
             if np.abs(rows.astype(np.int16)).max() > WEIGHT_LEVELS or weights[f"{name}.{key}_zero_point"].any():
                 raise ModelError(
-                    f"the int8 weights {name}.{key} do not fit the C engine", expected="7 bits around zero",
+                    f"the int8 weights {name}.{key} do not fit the C engine",
+                    expected="integers of -127 to 127 around zero",
                     fix="export the checkpoint again, or compile its fp32 file",
                 )  # fmt: skip
         else:
