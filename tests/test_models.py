@@ -3,14 +3,18 @@
 import dataclasses
 import json
 from pathlib import Path
+from shutil import which
 
 import pytest
 
 from edgelstm.config import FAMILY, shipped_dir
-from edgelstm.contract import Score
+from edgelstm.contract import Score, in_batches
 from edgelstm.data.mnist import sample_digits
 from edgelstm.exporting.graph import build_graph, contract_of
 from edgelstm.files import sha256_of
+from edgelstm.measure.compile import logits_sha256
+from edgelstm.native.runner import CRunner
+from edgelstm.native.scheme import scheme_of
 from edgelstm.onnx_file import encode, open_model
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream, logits_by_step
@@ -86,6 +90,18 @@ def test_a_shipped_model_reads_the_shipped_sample_whole_and_row_by_row(model):
     ):
         score = Score.of(logits, sample.labels)
         assert score.n_right >= 985, str(score)
+
+
+@pytest.mark.parametrize(("name", "file"), ONNX_FILES, ids=SHIPPED)
+def test_the_c_engine_gives_the_logits_of_the_manifest_bit_for_bit(name, file):
+    """Of the shipped sample; by the compiler that is here, or in NumPy, which takes longer and gives the same."""
+    model, expected = open_model(shipped_dir() / file), MANIFEST[name]["c_logits_sha256"][file]
+    assert set(expected) == {"int8"} if model.contract.precision == "int8" else {"int8", "fp32"}
+    for precision, digests in expected.items():
+        provider = "c-int8" if precision == "int8" else "c"
+        runner = CRunner(model, provider=provider) if which("cc") else scheme_of(model, precision)
+        assert set(digests) == {"10000", "1000"}
+        assert digests["1000"] == logits_sha256(in_batches(runner, sample_digits().sequences, 250))
 
 
 @pytest.mark.parametrize("name", MANIFEST)

@@ -18,7 +18,10 @@ from seeds import median_seed
 
 from edgelstm.config import FAMILY, n_cores
 from edgelstm.contract import Score
+from edgelstm.data.mnist import load_mnist, sample_digits
 from edgelstm.files import sha256_of, write_bytes
+from edgelstm.measure.compile import logits_sha256
+from edgelstm.native.runner import CRunner
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.training.checkpoint import STATE_FILE, load_checkpoint
 
@@ -95,11 +98,27 @@ def ship(name: str, commands: dict[int, str]) -> dict[str, Any]:
             for other, run in runs.items()
         },
         "verified": all(verified),
+        "c_logits_sha256": c_logits(exported),
         "files": {
             path.name: {"n_bytes": path.stat().st_size, "sha256": sha256_of(path.read_bytes())}
             for path in (checkpoint, *exported)
         },
     }
+
+
+def c_logits(models: list[Path]) -> dict[str, dict[str, dict[str, str]]]:
+    """What the C engine's logits are on every machine: by file, precision and number of test digits, of them the first.
+
+    sha256 of (N, 10) float32, little-endian.
+    """
+    digits, found = load_mnist("test").sequences, {}
+    for model in models:
+        for provider in ("c", "c-int8"):
+            runner = CRunner(model, provider=provider)
+            logits = runner.logits(digits)
+            of_first = {str(n): logits_sha256(logits[:n]) for n in (len(digits), len(sample_digits()))}
+            found.setdefault(model.name, {})[runner.precision] = of_first
+    return found
 
 
 def _known(score: Score | None) -> Score:

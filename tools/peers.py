@@ -17,6 +17,7 @@ from runtimes import Call, TorchModel, example, for_each_batch_size, in_inferenc
 
 from edgelstm.contract import OPSET, OUTPUT_NAME, PIXELS_NAME, Pixels, Precision
 from edgelstm.exporting.torch_export import torch_exported_model
+from edgelstm.native.runner import CProvider, CRunner
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.session import SessionSettings, import_onnxruntime, open_session
 from edgelstm.training.checkpoint import Checkpoint
@@ -46,6 +47,15 @@ def _edgelstm(precision: Precision = "fp32") -> Peer:
         return OrtRunner(our_onnx(checkpoint, precision), provider="cpu", settings=settings).logits
 
     return Peer(load, ("edgelstm",), probed=False, precision=precision)
+
+
+def _in_our_c(provider: CProvider) -> Peer:
+    """The C that `edgelstm compile` writes, from the fp32 model, called as `--provider` does."""
+    precision: Precision = "int8" if provider == "c-int8" else "fp32"
+    return Peer(
+        lambda checkpoint, threads: CRunner(our_onnx(checkpoint), provider=provider).logits, (OURS,), probed=False,
+        precision=precision,
+    )  # fmt: skip
 
 
 def load_torch_eager(checkpoint: Checkpoint, threads: int) -> Call:
@@ -114,6 +124,8 @@ def _legacy_export(checkpoint: Checkpoint) -> bytes:
 PEERS: dict[str, Peer] = {
     OURS: _edgelstm(),
     f"{OURS}, int8": _edgelstm("int8"),
+    f"{OURS} in C": _in_our_c("c"),
+    f"{OURS} in C, int8": _in_our_c("c-int8"),
     "torch eager": Peer(load_torch_eager, ("torch",), probed=False),
     "torch inference mode": _in_torch(Checkpoint.model),
     "TorchScript": _in_torch(_torchscript),
