@@ -2,13 +2,12 @@
 
 import ctypes
 import os
-import platform
 import shlex
 import shutil
 import sys
 import threading
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +16,10 @@ from edgelstm.config import cache_dir
 from edgelstm.contract import Array, Lengths, Logits, Sequences, check_sequences
 from edgelstm.errors import ProviderError, printable
 from edgelstm.files import replacing, sha256_of
-from edgelstm.native.generate import c_source, constant_bytes, padded
-from edgelstm.native.scheme import Precision, scheme_of
 from edgelstm.onnx_file import ModelFile, ModelSource, open_model
+
+if TYPE_CHECKING:
+    from edgelstm.native.scheme import Precision
 
 CProvider = Literal["c", "c-int8"]
 """The C engine in the precision of the file (fp16 as fp32), or in int8, whatever the file holds."""
@@ -57,13 +57,16 @@ def is_c(provider: str) -> bool:
     return provider in ("c", "c-int8")
 
 
-def c_precision(file: ModelFile, provider: CProvider) -> Precision:
+def c_precision(file: ModelFile, provider: CProvider) -> "Precision":
     """What the C engine computes in for this file."""
     return "int8" if provider == "c-int8" or file.contract.precision == "int8" else "fp32"
 
 
 def c_constant_bytes(file: ModelFile, provider: CProvider) -> int:
     """Bytes of what the C engine keeps of this model."""
+    from edgelstm.native.generate import constant_bytes
+    from edgelstm.native.scheme import scheme_of
+
     return constant_bytes(scheme_of(file, c_precision(file, provider)))
 
 
@@ -121,6 +124,8 @@ class CSteps:
     """Streams side by side through the C engine: each with its state, in plain memory."""
 
     def __init__(self, file: ModelFile, n: int, provider: CProvider) -> None:
+        from edgelstm.native.generate import padded
+
         config, self.precision = file.contract.config, c_precision(file, provider)
         self._config = config
         units = (config.n_layers, padded(config.hidden_size))
@@ -161,7 +166,7 @@ def _address(array: Array) -> int:
 # --- compile and load -------------------------------------------------------------------------------
 
 
-def load(file: ModelFile, precision: Precision) -> ctypes.CDLL:
+def load(file: ModelFile, precision: "Precision") -> ctypes.CDLL:
     """The library of a model, from the cache folder, or compiled into it.
 
     Raises ModelError if the model cannot be C; ProviderError without a compiler, if it fails, or if what it makes
@@ -203,26 +208,35 @@ def find_compiler() -> list[str]:
     )  # fmt: skip
 
 
-def _key(file: ModelFile, precision: Precision, compiler: list[str]) -> str:
+def _key(file: ModelFile, precision: "Precision", compiler: list[str]) -> str:
     """Of the model, all that generates and compiles it, and the processor that it is compiled for."""
     here = Path(__file__).parent
     program = os.stat(compiler[0])
     parts = [
         sha256_of(file.content), precision, *(sha256_of(path.read_bytes()) for path in sorted(here.glob("*.[hp]*"))),
-        *compiler, str(program.st_size), str(program.st_mtime_ns), *FLAGS, platform.machine(), _processor(),
+        *compiler, str(program.st_size), str(program.st_mtime_ns), *FLAGS, _machine(), _processor(),
     ]  # fmt: skip
     return sha256_of("\n".join(parts).encode())
 
 
 def _processor() -> str:
     """What -march=native depends on: a cache folder may be shared by unlike machines."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as stream:
-            lines = stream.read(8192).splitlines()
+    try:  # its instruction sets, as the kernel tells them to udev
+        return Path("/sys/devices/system/cpu/modalias").read_text(encoding="utf-8")
     except OSError:
+        pass
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        import platform
+
         return platform.processor()
     kept = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU part", "isa")
-    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(kept) and "MHz" not in line))
+    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(kept)))
+
+
+def _machine() -> str:
+    return os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCESSOR_ARCHITECTURE", "")
 
 
 def _is_whole(library: Path) -> bool:
@@ -236,10 +250,13 @@ def _is_whole(library: Path) -> bool:
     return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
 
 
-def _compile(file: ModelFile, precision: Precision, compiler: list[str], target: Path) -> None:
+def _compile(file: ModelFile, precision: "Precision", compiler: list[str], target: Path) -> None:
     import hashlib
     import subprocess
     import tempfile
+
+    from edgelstm.native.generate import c_source
+    from edgelstm.native.scheme import scheme_of
 
     text = c_source(scheme_of(file, precision), file.contract, name="engine", model_sha256=sha256_of(file.content)).code
     kind = "float" if file.contract.config.is_values else "uint8_t"
@@ -248,7 +265,7 @@ def _compile(file: ModelFile, precision: Precision, compiler: list[str], target:
     with replacing(target) as whole, tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder) / "engine.c", Path(folder) / "engine.so"
         source.write_text(text, encoding="utf-8")
-        native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+        native = "-mcpu=native" if _machine() in ("aarch64", "arm64") else "-march=native"
         for flags in ((*FLAGS, native), FLAGS):  # not every compiler knows the machine it runs on
             command = [*compiler, *flags, str(source), "-o", str(library)]
             try:
