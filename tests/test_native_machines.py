@@ -153,3 +153,20 @@ def test_any_model_is_the_same_bits_on_any_machine(model, precision, machine):
     found, right = logits_on(machine, source, sequences, lengths), scheme.logits(sequences, lengths)
     assert np.isfinite(right).all()
     np.testing.assert_array_equal(found.view(np.uint32), right.view(np.uint32))
+
+
+@pytest.mark.parametrize(("changed", "status"), [("", 0), ("0.693147f", "1 differ")])
+def test_the_tool_shows_the_sha256_of_each_machine_and_fails_if_one_differs(monkeypatch, capsys, changed, status):
+    import same_bits
+
+    available(BY_NAME["x86-64, SSE2, gcc -O3"])
+    right = source_of("nano", "fp32")
+    monkeypatch.setattr(same_bits, "source_of", lambda *_: replace(right, code=right.code.replace(changed, "0.7f"))
+                        if changed else right)  # fmt: skip
+    monkeypatch.setattr(same_bits, "PRECISIONS", ("fp32",))
+    monkeypatch.setattr("sys.argv", ["same_bits.py", "nano", "--digits", "5", "--only", "SSE2, gcc -O3"])
+    with pytest.raises(SystemExit) as ended:
+        same_bits.main()
+    numpy, found = capsys.readouterr().out.splitlines()[2:]
+    assert status == ended.value.code
+    assert (numpy.split()[-1] == found.split()[-1]) is not bool(changed)

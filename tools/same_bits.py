@@ -53,6 +53,38 @@ int main(void) {
 }
 """
 
+# WebAssembly has no C library: what MAIN needs of one is Node.js's.
+WASM_FILES = {
+    "string.h": """
+#include <stddef.h>
+#define memcpy __builtin_memcpy
+#define memset __builtin_memset
+int memcmp(const void *, const void *, size_t);
+""",
+    "stdio.h": """
+#include <stddef.h>
+enum { stdin, stdout };
+size_t fread(void *, size_t, size_t, int);
+size_t fwrite(const void *, size_t, size_t, int);
+""",
+    "run.mjs": """
+import { readFileSync, writeFileSync } from "node:fs";
+const given = readFileSync(0), found = [];
+let at = 0;
+const bytes = (from, n) => Buffer.from(run.instance.exports.memory.buffer, from, n);
+const env = {
+  memcmp: (a, b, n) => bytes(a, n).compare(bytes(b, n)),
+  fread: (to, size, n) => (at + size * n > given.length ? 0 : (given.copy(bytes(to), 0, at, (at += size * n)), n)),
+  fwrite: (from, size, n) => (found.push(Buffer.from(bytes(from, size * n))), n),
+};
+const run = await WebAssembly.instantiate(readFileSync(process.argv[2]), { env });
+process.exitCode = run.instance.exports.run();
+writeFileSync(1, Buffer.concat(found));
+""",
+}
+WASM = ("-std=c99", "-O3", "--target=wasm32", "-nostdlib", "-ffreestanding", "-mbulk-memory", "-I.", "-Dmain=run",
+        "-Wl,--no-entry", "-Wl,--export=run", "-Wl,--allow-undefined")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -60,7 +92,7 @@ class Machine:
 
     name: str
     family: str
-    """x86, aarch64, riscv64, armv7 or Cortex-M."""
+    """x86, aarch64, riscv64, armv7, wasm or Cortex-M."""
     compiler: str
     flags: tuple[str, ...]
     needs: tuple[str, ...] = ()
@@ -74,7 +106,8 @@ class Machine:
         """The program that is not here."""
         if self.chip:
             return microcontroller.missing()
-        names = [name for name in (self.compiler, *self.emulator[:1]) if not which(name)]
+        linker = ("wasm-ld",) if self.family == "wasm" else ()
+        names = [name for name in (self.compiler, *linker, *self.emulator[:1]) if not which(name)]
         return f"needs {' and '.join(names)}" if names else None
 
     def lacking(self) -> str | None:
@@ -136,6 +169,8 @@ def _machines() -> Iterator[Machine]:
     yield Machine(
         "armv7 with DSP, gcc -O3, qemu", "armv7", microcontroller.COMPILER, flags, emulator=emulator, most=1000
     )
+    for name, flags in (("WebAssembly", ()), ("WebAssembly with SIMD", ("-msimd128",))):
+        yield Machine(f"{name}, clang -O3, node", "wasm", "clang", (*WASM, *flags), emulator=("node", "run.mjs"))
     for chip in CHIPS:
         yield Machine(
             f"{chip.name}, gcc -Os, qemu", "Cortex-M", microcontroller.COMPILER, chip.flags, chip=chip, most=20
@@ -151,15 +186,16 @@ def logits_on(machine: Machine, source: CSource, sequences: Sequences, lengths: 
     Raises RuntimeError if it does not compile or run, or has a stream or a self-test of
     other bits.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         if machine.chip:
             program = microcontroller.build(source, machine.chip, folder)
             return microcontroller.run(machine.chip, program, sequences).logits
         kind, length = "uint8_t" if sequences.dtype == np.uint8 else "float", "" if lengths is None else ", n"
-        (folder / "digit.c").write_text(source.code)
-        (folder / "digit.h").write_text(source.header)
-        (folder / "main.c").write_text(MAIN.replace("@KIND@", kind).replace("@LENGTH@", length))
+        main = MAIN.replace("@KIND@", kind).replace("@LENGTH@", length)
+        files = {"main.c": main, "digit.c": source.code, "digit.h": source.header}
+        for name, text in (files | (WASM_FILES if machine.family == "wasm" else {})).items():
+            (folder / name).write_text(text)
         output([machine.compiler, *machine.flags, *WARNINGS, "main.c", "digit.c", "-o", "digit"], folder)
         found = output([*machine.emulator, "./digit"], folder, _as_bytes(sequences, lengths))
         return np.frombuffer(found, "<f4").reshape(len(sequences), -1)
