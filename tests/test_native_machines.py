@@ -25,7 +25,7 @@ from edgelstm.onnx_file import open_model
 
 BY_NAME = {machine.name: machine for machine in MACHINES}
 OTHERS = {"plain C, clang", "AVX2 and VNNI, clang", "AVX-512 VNNI, clang", "clang -O1", "clang -O2", "SSE2, gcc with",
-          "AVX2, gcc with"}  # fmt: skip
+          "AVX2, gcc with", "dotprod, clang", "riscv64, clang"}  # fmt: skip
 """Left to the tool: each differs from one that is tested here by one option only."""
 TESTED = [machine for machine in MACHINES if not any(part in machine.name for part in OTHERS)]
 FEW = [

@@ -100,7 +100,7 @@ class Machine:
     emulator: tuple[str, ...] = ()
     chip: Chip | None = None
     most: int = 10_000
-    """Digits that it is asked: an emulator is slow."""
+    """Digits that it is asked: emulators, sanitizers and -O0 are slow."""
 
     def missing(self) -> str | None:
         """The program that is not here."""
@@ -119,7 +119,8 @@ class Machine:
 
 
 def _processor() -> set[str]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.is_file() else []
     return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
@@ -139,7 +140,8 @@ def _machines() -> Iterator[Machine]:
         # gnu17: here gcc would fuse a product and a sum into one operation, were it not told otherwise
         for level in ("-O0", "-O1", "-O2", "-Os"):
             flags = ("-std=gnu17", level, "-march=native")
-            yield Machine(f"x86-64, all it has, {compiler} {level}, gnu17", "x86", compiler, flags)
+            most = 1000 if level == "-O0" else 10_000
+            yield Machine(f"x86-64, all it has, {compiler} {level}, gnu17", "x86", compiler, flags, most=most)
     for compiler in ("g++", "clang++"):
         flags = ("-x", "c++", "-std=c++11", "-O2", "-march=native")
         yield Machine(f"x86-64, all it has, {compiler} -O2", "x86", compiler, flags)
@@ -152,23 +154,15 @@ def _machines() -> Iterator[Machine]:
         ("riscv64", "riscv64", ()),
     ):
         emulator = (f"qemu-{family}", "-L", f"/usr/{family}-linux-gnu")
-        compiler = f"{family}-linux-gnu-gcc"
-        flags = ("-std=gnu17", "-O3", *flags)
-        yield Machine(f"{name}, gcc -O3, qemu", family, compiler, flags, emulator=emulator, most=1000)
+        for compiler, target in ((f"{family}-linux-gnu-gcc", ()), ("clang", (f"--target={family}-linux-gnu",))):
+            all_flags = ("-std=gnu17", "-O3", *target, *flags)
+            label = f"{name}, {'clang' if target else 'gcc'} -O3, qemu"
+            yield Machine(label, family, compiler, all_flags, emulator=emulator, most=1000)
     # the two products at once of a Cortex-M4, for any model: here the C library's files are the emulator's
-    flags = (
-        "-std=gnu17",
-        "-O3",
-        "-mthumb",
-        "-mcpu=cortex-a7",
-        "-mfpu=vfpv4-d16",
-        "-mfloat-abi=hard",
-        "-specs=rdimon.specs",
-    )
-    emulator = ("qemu-arm", "-cpu", "max")
-    yield Machine(
-        "armv7 with DSP, gcc -O3, qemu", "armv7", microcontroller.COMPILER, flags, emulator=emulator, most=1000
-    )
+    flags = ("-std=gnu17", "-O3", "-mthumb", "-mcpu=cortex-a7", "-mfpu=vfpv4-d16", "-mfloat-abi=hard",
+             "-specs=rdimon.specs")  # fmt: skip
+    emulator, name = ("qemu-arm", "-cpu", "max"), "armv7 with DSP, gcc -O3, qemu"
+    yield Machine(name, "armv7", microcontroller.COMPILER, flags, emulator=emulator, most=1000)
     for name, flags in (("WebAssembly", ()), ("WebAssembly with SIMD", ("-msimd128",))):
         yield Machine(f"{name}, clang -O3, node", "wasm", "clang", (*WASM, *flags), emulator=("node", "run.mjs"))
     for chip in CHIPS:
@@ -183,8 +177,7 @@ MACHINES = tuple(_machines())
 def logits_on(machine: Machine, source: CSource, sequences: Sequences, lengths: Lengths | None = None) -> Logits:
     """(N, classes): what the C, compiled for this machine, says of (N, rows, cols), whole and row by row.
 
-    Raises RuntimeError if it does not compile or run, or has a stream or a self-test of
-    other bits.
+    Raises RuntimeError if it does not compile or run, or a stream or the self-test has other bits.
     """
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
