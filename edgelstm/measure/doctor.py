@@ -15,8 +15,7 @@ from edgelstm.config import DEFAULT_MODEL, data_dir, shipped_dir
 from edgelstm.data.mnist import find_mnist
 from edgelstm.errors import EdgeLstmError, printable
 from edgelstm.measure.machine import version_of
-from edgelstm.runtime.runner import OrtRunner
-from edgelstm.runtime.session import Provider
+from edgelstm.runtime.runner import AnyProvider, open_runner
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 MINIMUMS = {"onnx": (1, 21), "torch": (2, 10), "onnxruntime": (1, 29), "onnxruntime-gpu": (1, 29), "pillow": (12, 3)}
@@ -95,12 +94,12 @@ def _telemetry() -> Iterator[Finding]:
 def _providers() -> Iterator[Finding]:
     """A real LSTM on real pixels: the only proof that a provider works."""
     model = shipped_dir() / f"{DEFAULT_MODEL}.onnx"  # the path, so that no file here can stand in for it
-    providers: tuple[Provider, ...] = ("cpu", "cuda")
+    providers: tuple[AnyProvider, ...] = ("cpu", "cuda", "c")
     for provider in providers:
         try:
-            logits = OrtRunner(model, provider=provider).logits(np.zeros((2, 28, 28), np.uint8))
+            logits = open_runner(model, provider=provider).logits(np.zeros((2, 28, 28), np.uint8))
         except EdgeLstmError as error:
-            # no GPU is a fact, not a fault: only the CPU must work everywhere
+            # no GPU and no compiler are facts, not faults: only the CPU must work everywhere
             yield Finding(f"LSTM on {provider}", False if provider == "cpu" else None, str(error))
         else:
             yield Finding(f"LSTM on {provider}", bool(np.isfinite(logits).all()), f"runs, {logits.shape} logits")
