@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test browser lint wheel models clean
+.PHONY: demo test browser wasm lint wheel models clean
 
 demo: $(READY)
 	$(BIN)/python tools/demo.py
@@ -11,10 +11,13 @@ demo: $(READY)
 test: $(READY) lint
 	$(BIN)/pytest -n auto
 
-# needs Chromium (apt-get install chromium) and npm; leaves screenshots in build/screenshots
+# needs Chromium (apt-get install chromium); leaves screenshots in build/screenshots
 browser: $(READY)
-	$(BIN)/edgelstm demo --export build/demo
 	EDGELSTM_SCREENSHOTS=build/screenshots $(BIN)/pytest -m browser -rs -s
+
+# the demo page's engine; needs clang and lld (apt-get install clang lld)
+wasm: $(READY)
+	$(BIN)/python tools/wasm.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

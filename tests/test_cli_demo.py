@@ -1,6 +1,5 @@
 """Tests of edgelstm demo: which model, what it says, how it ends."""
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -13,73 +12,74 @@ from click.testing import CliRunner
 import edgelstm
 from edgelstm.cli import main
 from edgelstm.config import ModelConfig
-from edgelstm.data.npm import PinnedFile
 from edgelstm.onnx_file import open_model
-from edgelstm.runtime.stream import stateful_form
-from edgelstm.web import page
+from edgelstm.web.page import Page, build_page
 from edgelstm.web.server import DemoServer
 
-CONTENTS = {"ort.wasm.bundle.min.mjs": b"export {}", "ort-wasm-simd-threaded.wasm": b"\0asm"}
 TIMEOUT_S = 60
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """A cache folder that holds two small files in place of onnxruntime-web."""
-    folder = tmp_path / "cache" / "edgelstm" / "onnxruntime-web-1.30.0"
-    folder.mkdir(parents=True)
-    for name, content in CONTENTS.items():
-        (folder / name).write_bytes(content)
-    pinned = [PinnedFile(name, f"dist/{name}", len(c), hashlib.sha256(c).hexdigest()) for name, c in CONTENTS.items()]
-    monkeypatch.setattr(page, "RUNTIME_FILES", pinned)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def demo(*arguments):
     return CliRunner().invoke(main, ["demo", *map(str, arguments)])
 
 
-def test_export_says_how_large_each_file_is(cache, tiny_model_path, tmp_path):
-    done = demo("--model", tiny_model_path, "--export", tmp_path / "out")
+def test_export_writes_one_file_and_says_how_large_it_is(tiny_model_path, tmp_path):
+    file = tmp_path / "new" / "page.html"
+    done = demo("--model", tiny_model_path, "--export", file)
     assert done.exit_code == 0, done.output
-    *lines, total = [line.split() for line in done.stdout.splitlines()]
-    written = {path.name: path.stat().st_size for path in (tmp_path / "out").iterdir()}
-    assert {name: f"{n_bytes:,}" for name, n_bytes in written.items()} == {name: size for size, _, name in lines}
-    assert total == [f"{sum(written.values()):,}", "bytes", str(tmp_path / "out")]
-    assert (tmp_path / "out" / "model.onnx").read_bytes() == stateful_form(open_model(tiny_model_path))
+    assert done.stdout == f"wrote {file} ({file.stat().st_size:,} bytes)\n"
+    assert file.read_bytes() == build_page(open_model(tiny_model_path)).html
+    assert [file] == list(file.parent.iterdir())
+
+
+@pytest.mark.parametrize("name", ["folder", "folder.html", "page", "page.js"])
+def test_export_to_what_is_no_page_is_one_clear_line(tiny_model_path, tmp_path, name):
+    if name.startswith("folder"):
+        (tmp_path / name).mkdir()
+    done = demo("--model", tiny_model_path, "--export", tmp_path / name)
+    assert (done.exit_code, done.stdout) == (2, ""), done.output
+    a_folder = ", a folder" if name.startswith("folder") else ""
+    said = f"found {tmp_path / name}{a_folder}, expected a file name that ends in .html"
+    assert done.stderr.splitlines()[-1].endswith(said)
+    assert not (tmp_path / name).is_file()
+
+
+def test_what_cannot_be_written_is_one_clear_line(tiny_model_path, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    done = demo("--model", tiny_model_path, "--export", tmp_path / "file" / "page.html")
+    assert (done.exit_code, done.stdout) == (1, ""), done.output
+    assert done.stderr.splitlines()[-1].startswith("Error: cannot write "), done.stderr
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_the_default_is_the_trained_model_or_else_the_shipped_one(cache, tiny_model_bytes, tmp_path, monkeypatch, own):
+def test_the_default_is_the_trained_model_or_else_the_shipped_one(tiny_model_bytes, tmp_path, monkeypatch, own):
     monkeypatch.chdir(tmp_path)
     if own:
         (tmp_path / "runs" / "base").mkdir(parents=True)
         (tmp_path / "runs" / "base" / "model.onnx").write_bytes(tiny_model_bytes)
-    assert demo("--export", "out").exit_code == 0
+    assert demo("--export", "page.html").exit_code == 0
     expected = open_model(tiny_model_bytes if own else "base")
-    assert (tmp_path / "out" / "model.onnx").read_bytes() == stateful_form(expected)
+    assert (tmp_path / "page.html").read_bytes() == build_page(expected).html
 
 
-def test_a_model_of_another_size_is_refused_before_anything_is_fetched(
-    checkpoint_of, model_bytes_of, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(page, "ensure_runtime", lambda **k: pytest.fail("fetched"))
+def test_a_model_of_another_size_is_refused(checkpoint_of, model_bytes_of, tmp_path):
     content = model_bytes_of(checkpoint_of(ModelConfig(rows=12, cols=5, hidden_size=8)))
     (tmp_path / "sensor.onnx").write_bytes(content)
-    done = demo("--model", tmp_path / "sensor.onnx")
+    done = demo("--model", tmp_path / "sensor.onnx", "--export", tmp_path / "page.html")
     assert (done.exit_code, done.stdout) == (1, ""), done.output
     assert "found a model of 12x5 pixels, expected a picture model of 28x28 pixels" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "page.html").exists()
 
 
-def test_a_busy_port_exits_1_with_one_line(cache, tiny_model_path):
-    with DemoServer({"index.html": b""}, port=0) as other:
+def test_a_busy_port_exits_1_with_one_line(tiny_model_path):
+    with DemoServer(Page(b"", ""), port=0) as other:
         done = demo("--model", tiny_model_path, "--no-open", "--port", other.server_port)
     assert (done.exit_code, done.stdout) == (1, ""), done.output
     assert f"port {other.server_port} is busy" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("no_open", [True, False])
-def test_the_browser_is_opened_unless_it_shall_not(cache, tiny_model_path, monkeypatch, no_open):
+def test_the_browser_is_opened_unless_it_shall_not(tiny_model_path, monkeypatch, no_open):
     opened = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr(DemoServer, "serve_forever", lambda self: None)
@@ -88,18 +88,9 @@ def test_the_browser_is_opened_unless_it_shall_not(cache, tiny_model_path, monke
     assert opened == ([] if no_open else [done.stdout.strip()])
 
 
-SERVE = """
-import sys
-from edgelstm.web import page
-page.ensure_runtime = lambda report: {}
-from edgelstm.cli import main
-main(sys.argv[1:], prog_name="edgelstm")
-"""
-
-
 def test_ctrl_c_ends_it_quietly(tiny_model_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, "demo", "--no-open", "--port", "0", "--model", str(tiny_model_path)],
+        [sys.executable, "-m", "edgelstm", "demo", "--no-open", "--port", "0", "--model", str(tiny_model_path)],
         env={**os.environ, "PYTHONPATH": str(Path(edgelstm.__file__).parents[1]), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

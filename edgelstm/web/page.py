@@ -1,45 +1,40 @@
-"""The demo page as files: its own sources, a model, and onnxruntime-web to run it in the browser."""
+"""The demo page: one HTML file that holds its scripts, its style, the engine and a model, and fetches nothing."""
 
+import base64
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+import re
+import zlib
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from edgelstm.config import cache_dir
-from edgelstm.data.npm import PinnedFile, Report, cached_files
-from edgelstm.errors import ModelError, OutputError
-from edgelstm.files import write_bytes
+from edgelstm.contract import ModelContract
+from edgelstm.errors import ModelError
 from edgelstm.onnx_file import ModelFile
-from edgelstm.runtime.stream import stateful_form
+from edgelstm.web.weights import page_weights
 
-PACKAGE = "onnxruntime-web@1.30.0"
-"""The npm package, fetched once: its WebAssembly is larger than everything else of edgelstm together."""
-RUNTIME_FILES = (
-    PinnedFile(
-        "ort.wasm.bundle.min.mjs", "dist/ort.wasm.bundle.min.mjs", 73_054,
-        "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
-    ),
-    PinnedFile(
-        "ort-wasm-simd-threaded.wasm", "dist/ort-wasm-simd-threaded.wasm", 14_239_897,
-        "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
-    ),
-)  # fmt: skip
-"""Its smallest build: WebAssembly on the CPU, without WebGL, WebGPU and WebNN. It has LSTM and DynamicQuantizeLSTM."""
 SOURCES = Path(__file__).with_name("static")
-"""The page's own files."""
+"""What the page is made of; engine.wasm is compiled from engine.c by `make wasm`."""
+SCRIPTS = ("digit.js", "engine.js", "latency.js", "pad.js", "views.js", "main.js")
+"""In the order in which they need each other."""
 ROWS, COLS = 28, 28
 """Pixels of a drawn digit, as in MNIST."""
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'"
-)
-"""Nothing from elsewhere, and nothing to elsewhere. Compiling WebAssembly needs its own word."""
 
 
-def build_page(model: ModelFile) -> dict[str, bytes]:
-    """The page with any exported ``model``, relative address -> content; what ``ensure_runtime`` gives comes beside it.
+@dataclass(frozen=True)
+class Page:
+    """The page with a model."""
 
-    Raises ModelError if the model does not read pictures of digits of 28x28 pixels.
+    html: bytes
+    policy: str
+    """Its Content-Security-Policy, which it also holds: nothing from elsewhere, and nothing to elsewhere."""
+
+
+def build_page(model: ModelFile) -> Page:
+    """The page with any exported ``model`` of digits, as int8.
+
+    Raises ModelError if the model does not read pictures of digits of 28x28 pixels, or is too large for the engine.
     """
     config = model.contract.config
     if (config.rows, config.cols, config.preparation) != (ROWS, COLS, "digit"):
@@ -50,31 +45,56 @@ def build_page(model: ModelFile) -> dict[str, bytes]:
             f"{model.source} cannot read what is drawn on the page", found=found, expected=expected,
             fix="choose another with --model",
         )  # fmt: skip
-    files = {path.name: path.read_bytes() for path in SOURCES.iterdir()}
-    files["index.html"] = files["index.html"].replace(b"{{csp}}", CONTENT_SECURITY_POLICY.encode())
-    content = stateful_form(model)
-    # the browser's runtime does not show a file's metadata
-    about = {**asdict(model.contract), "n_parameters": config.n_parameters, "n_bytes": len(content)}
-    return {**files, "model.onnx": content, "model.json": json.dumps(about, indent=2, allow_nan=False).encode()}
+    # an HTML parser must not find the end of the script in a class's name
+    data = json.dumps(page_data(model), allow_nan=False).replace("<", "\\u003c")
+    parts = {
+        "style": _read("style.css"),
+        "script": _script(),
+        "data": data,
+        "icon": _base64(_read("icon.svg").encode()),
+    }
+    # compiling WebAssembly needs its own word
+    parts["policy"] = policy = (
+        f"default-src 'none'; script-src '{_hash(parts['script'])}' 'wasm-unsafe-eval'; "
+        f"style-src '{_hash(parts['style'])}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    html = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read("index.html"))
+    return Page(html.encode(), policy)
 
 
-def export_page(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write the page for any web server; each file whole or not at all.
+def page_data(model: ModelFile) -> dict[str, Any]:
+    """What the page's script is given, as JSON: the model, what it says of itself, and the engine."""
+    contract, config, weights = model.contract, model.contract.config, page_weights(model)
+    return {
+        "rows": config.rows, "cols": config.cols, "class_names": config.class_names,
+        "temperature": contract.temperature, "early": contract.early and asdict(contract.early),
+        "about": _about(contract, len(weights)),
+        "weights": _base64(zlib.compress(weights, 9)),
+        "engine": _base64(zlib.compress((SOURCES / "engine.wasm").read_bytes(), 9)),
+    }  # fmt: skip
 
-    Raises OutputError if ``folder`` cannot be written.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"cannot write the page into {folder}", found="a file", fix="choose another folder")
-    for name, content in files.items():
-        write_bytes(folder / name, content)
+
+def _about(contract: ModelContract, n_bytes: int) -> str:
+    parts = [f"Model {contract.name}: {contract.config.n_parameters:,} parameters, int8, {n_bytes / 1000:,.0f} kB"]
+    if test := contract.test:
+        of = "" if contract.precision == "int8" else f" in {contract.precision}"
+        parts.append(f"{100 * test.n_right / test.n:.2f} % of {test.n:,} test digits{of}")
+    return " · ".join([*parts, "edgelstm's own C, as WebAssembly in this page"])
 
 
-def ensure_runtime(folder: Path | None = None, report: Report = lambda line: None) -> dict[str, bytes]:
-    """onnxruntime-web's files under their names in the page, out of the cache folder, fetched if not there.
+def _script() -> str:
+    """The modules as one script: a page that was opened from the disk may load none. Indentation is left out."""
+    text = re.sub(r"^(import .*\n|export | +)", "", "\n".join(map(_read, SCRIPTS)), flags=re.MULTILINE)
+    return f'"use strict";\n{text}'
 
-    Raises DataError if npm cannot fetch them; OutputError if the folder cannot be written.
-    """
-    folder = folder or cache_dir() / PACKAGE.replace("@", "-")
-    found = cached_files(PACKAGE, RUNTIME_FILES, folder, report)
-    # .js: not every web server knows what .mjs is, and browsers run no script of unknown type
-    return {name.replace(".mjs", ".js"): content for name, content in found.items()}
+
+def _read(name: str) -> str:
+    return (SOURCES / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{_base64(hashlib.sha256(text.encode()).digest())}"
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

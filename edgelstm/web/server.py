@@ -7,12 +7,11 @@ import re
 import socket
 import sys
 import threading
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from edgelstm.errors import OutputError
-from edgelstm.web.page import CONTENT_SECURITY_POLICY
+from edgelstm.web.page import Page
 
 HOST = "127.0.0.1"
 PORT = 8028
@@ -20,19 +19,9 @@ TIMEOUT_S = 30
 """A client that says nothing for so long is let go."""
 MAX_THREADS = 32
 """Connections answered at a time, one thread each; further ones wait in the system's backlog."""
-TEXT = "text/plain; charset=utf-8"
-MIME_TYPES = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "json": "application/json",
-    "svg": "image/svg+xml",
-    "wasm": "application/wasm",
-    "onnx": "application/octet-stream",
-}
+TEXT, HTML = "text/plain; charset=utf-8", "text/html; charset=utf-8"
 HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY + "; frame-ancestors 'none'",
-    # isolation: a finer clock for the latency, and shared memory should a model ever want threads
+    # isolation: a finer clock for the latency
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -47,15 +36,15 @@ HOST_HEADER = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", r
 
 
 class DemoServer(http.server.ThreadingHTTPServer):
-    """Serves exactly the given files, by exact address: there is no folder that a path could lead out of."""
+    """Serves the page at /, and nothing else: there is no folder that a path could lead out of."""
 
     daemon_threads = True
     allow_reuse_address = False  # on Windows it would share a port that is taken
     request_queue_size = 128
 
-    def __init__(self, files: Mapping[str, bytes], host: str = HOST, port: int = PORT) -> None:
+    def __init__(self, page: Page, host: str = HOST, port: int = PORT) -> None:
         """Listen on ``host`` and ``port`` (0: any free one). Raises OutputError if that cannot be."""
-        self.files = {f"/{name}": content for name, content in files.items()} | {"/": files["index.html"]}
+        self.page = page
         self.is_local = _is_loopback(host)
         self._free = threading.Semaphore(MAX_THREADS)
         if ":" in host:
@@ -91,7 +80,7 @@ class DemoServer(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """One request: a file of the page, or an error, always with the security headers."""
+    """One request: the page, or an error, always with the security headers."""
 
     server: DemoServer
     protocol_version = "HTTP/1.1"
@@ -100,7 +89,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     timeout = TIMEOUT_S
 
     def do_GET(self) -> None:
-        """A file of the page, or an error."""
+        """The page, or an error."""
         hosts = self.headers.get_all("Host", [])
         host = HOST_HEADER.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if host is None or self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
@@ -108,11 +97,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         # by name, not by address: another site's name that points to this machine shall not read the model
         if self.server.is_local and not _is_loopback(host[1] or host[2]):
             return self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
-        path = self.path.partition("?")[0]
-        content = self.server.files.get(path)
-        if content is None:
+        if self.path.partition("?")[0] != "/":
             return self.send_error(HTTPStatus.NOT_FOUND)
-        return self._answer(HTTPStatus.OK, MIME_TYPES.get(path.rpartition(".")[2], MIME_TYPES["html"]), content)
+        return self._answer(HTTPStatus.OK, HTML, self.server.page.html)
 
     do_HEAD = do_GET  # noqa: N815 - http.server's name
 
@@ -123,7 +110,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self, status: HTTPStatus, kind: str, content: bytes) -> None:
         self.send_response(status)
-        for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(content))}.items():
+        policy = f"{self.server.page.policy}; frame-ancestors 'none'"
+        headers = {"Content-Security-Policy": policy, "Content-Type": kind, "Content-Length": str(len(content))}
+        for name, value in (HEADERS | headers).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

@@ -18,7 +18,8 @@ export function digitFromStrokes(strokes, pen, rows, cols) {
   const scale = (box - width) / size; // the ink's outside fills the box
   const [height, breadth] = [rows * FINE, cols * FINE];
   const mask = new Uint8Array(height * breadth);
-  const place = ([x, y]) => [(x - (left + right) / 2) * scale + breadth / 2, (y - (top + bottom) / 2) * scale + height / 2];
+  const place = ([x, y]) =>
+    [(x - (left + right) / 2) * scale + breadth / 2, (y - (top + bottom) / 2) * scale + height / 2];
   for (const stroke of strokes) {
     const points = stroke.map(place);
     points.forEach((point, i) => ink(mask, breadth, points[Math.max(0, i - 1)], point, width / 2));
@@ -56,12 +57,8 @@ function centred(mask, rows, cols) {
 
 /** Smallest and largest coordinate of all the points along one axis. */
 function extent(lists, axis) {
-  let [least, most] = [Infinity, -Infinity];
-  for (const points of lists)
-    for (const point of points) [least, most] = [Math.min(least, point[axis]), Math.max(most, point[axis])];
-  return [least, most];
+  const values = lists.flat().map((point) => point[axis]);
+  return [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
 }
 
-function clamp(value, least, most) {
-  return Math.min(most, Math.max(least, value));
-}
+const clamp = (value, least, most) => Math.min(most, Math.max(least, value));

@@ -1,30 +1,37 @@
 // How long the model takes in this page: repeated runs at batch 1, and their percentiles.
 
-const RUNS = 1000;
-const WARM_UP = 50;
+const SAMPLES = 200;
+const WARM_UP_MS = 30;
+const [TICKS, MOST_MS] = [10, 20]; // what a sample takes of the clock, for which a call alone may be too short
 const SLICE_MS = 12; // then the page gets its turn
 
-/** Percentiles of one call that reads the whole picture and of one that reads one step, in ms. */
-export async function measure(reader, pixels) {
-  const first = reader.begin();
-  const step = pixels.subarray(0, reader.rowsPerStep * reader.cols);
-  const calls = { picture: () => reader.push(pixels, first), step: () => reader.push(step, first) };
-  const times = { picture: [], step: [] };
+/** Percentiles, in ms, of reading a whole picture and of one step with its logits; each sample is a mean of `calls`. */
+export async function measure(model, picture) {
+  const step = picture.subarray(0, model.columns);
+  const tick = clockTick();
+  const timed = [() => model.read(picture), () => (model.push(step), model.logits())].map((call) => {
+    for (const start = performance.now(); performance.now() < start + WARM_UP_MS;) call();
+    let calls = 1; // the quickest of three, for in a busy moment fewer calls would seem enough
+    while (Math.min(...[0, 1, 2].map(() => duration(call, calls))) < Math.min(TICKS * tick, MOST_MS)) calls *= 2;
+    return { call, calls, times: [] };
+  });
   let slice = performance.now();
-  for (let i = 0; i < WARM_UP + RUNS; i++) {
-    for (const name in calls) { // taking turns, so that a busy moment hurts both alike
-      const start = performance.now();
-      await calls[name]();
-      const end = performance.now();
-      if (i >= WARM_UP) times[name].push(end - start);
-      if (end - slice > SLICE_MS) {
-        await new Promise((resolve) => setTimeout(resolve));
-        slice = performance.now();
-      }
+  for (let i = 0; i < SAMPLES; i++) {
+    for (const { call, calls, times } of timed) { // taking turns, so that a busy moment hurts both alike
+      times.push(duration(call, calls) / calls);
+      if (performance.now() - slice < SLICE_MS) continue;
+      await new Promise((resolve) => setTimeout(resolve));
+      slice = performance.now();
     }
   }
-  const found = (name) => [0.5, 0.9, 0.99].map((share) => percentile(times[name], share));
-  return { runs: RUNS, picture: found("picture"), step: found("step"), tick: clockTick() };
+  const found = ({ calls, times }) => ({ calls, ms: [0.5, 0.9, 0.99].map((share) => percentile(times, share)) });
+  return { samples: SAMPLES, tick, whole: found(timed[0]), one: found(timed[1]) };
+}
+
+function duration(call, calls) {
+  const start = performance.now();
+  for (let n = 0; n < calls; n++) call();
+  return performance.now() - start;
 }
 
 /** The smallest of the values that at least this share of them do not exceed. */
@@ -35,12 +42,11 @@ export function percentile(values, share) {
 
 /** The smallest step of the browser's clock, in ms: browsers coarsen it where pages are not isolated. */
 function clockTick() {
-  let tick = Infinity;
-  for (let i = 0; i < 20; i++) {
-    const start = performance.now();
-    let now = start;
-    while (now === start) now = performance.now();
-    tick = Math.min(tick, now - start);
+  const ticks = [];
+  for (let last = performance.now(); ticks.length < 20;) {
+    const now = performance.now();
+    if (now > last) ticks.push(now - last);
+    last = now;
   }
-  return tick;
+  return Math.min(...ticks);
 }

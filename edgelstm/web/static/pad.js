@@ -8,9 +8,7 @@ export class Pad {
   /** `changed(finished)` is called while a stroke grows (false) and after each finished change (true). */
   constructor(element, changed) {
     this.element = element;
-    this.canvas = element.querySelector("canvas");
-    this.invite = element.querySelector(".invite");
-    this.pen = element.querySelector(".pen");
+    [this.canvas, this.invite, this.pen] = ["canvas", ".invite", ".pen"].map((name) => element.querySelector(name));
     this.changed = changed;
     this.strokes = []; // each a list of [x, y], 0 to 1
     this.history = []; // the strokes before each change
@@ -20,8 +18,7 @@ export class Pad {
     this.held = new Set(); // arrow keys
     new ResizeObserver(() => this.paint()).observe(element);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.paint());
-    this.listenToPointers();
-    this.listenToKeys();
+    this.listen();
   }
 
   get empty() { return !this.strokes.length; }
@@ -40,15 +37,10 @@ export class Pad {
   }
 
   replace(strokes) {
-    this.lift();
+    this.penDown = false;
     this.growing = null; // a stroke that is taken back under the pointer does not grow any more
     this.strokes = strokes;
     this.finish();
-  }
-
-  finish() {
-    this.paint();
-    this.changed(true);
   }
 
   begin(point) {
@@ -63,42 +55,40 @@ export class Pad {
     this.changed(false);
   }
 
-  listenToPointers() {
+  finish() {
+    this.paint();
+    this.changed(true);
+  }
+
+  listen() {
     const { element } = this;
+    const on = (name, listener) => element.addEventListener(name, listener);
     const place = (event) => {
       const box = element.getBoundingClientRect();
       return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
     };
-    element.addEventListener("pointerdown", (event) => {
+    on("pointerdown", (event) => {
       if (event.button !== 0 || this.growing !== null) return;
-      this.lift();
+      this.penDown = false;
       this.growing = event.pointerId;
       element.setPointerCapture(event.pointerId);
       this.pen.hidden = true;
       this.begin(place(event));
     });
-    element.addEventListener("pointermove", (event) => {
+    on("pointermove", (event) => {
       if (event.pointerId !== this.growing) return;
       const events = event.getCoalescedEvents?.() ?? [];
       this.extend((events.length ? events : [event]).map(place));
     });
-    for (const name of ["pointerup", "pointercancel"]) {
-      element.addEventListener(name, (event) => {
-        if (event.pointerId !== this.growing) return;
-        this.growing = null;
-        this.finish();
-      });
-    }
-  }
-
-  listenToKeys() {
-    const { element } = this;
-    element.addEventListener("keydown", (event) => this.key(event));
-    element.addEventListener("keyup", (event) => this.held.delete(event.key));
-    element.addEventListener("focus", () => {
-      if (element.matches(":focus-visible")) this.showPen();
+    on("lostpointercapture", (event) => { // when it is lifted, or taken away
+      if (event.pointerId !== this.growing) return;
+      this.growing = null;
+      this.finish();
     });
-    element.addEventListener("blur", () => {
+    on("keydown", (event) => this.key(event));
+    on("keyup", (event) => this.held.delete(event.key));
+    on("focus", () => element.matches(":focus-visible") && this.showPen());
+    on("blur", () => {
       this.held.clear();
       if (this.penDown) this.togglePen();
       this.pen.hidden = true;
@@ -121,31 +111,21 @@ export class Pad {
   }
 
   move(step) {
-    const moved = [...this.held].reduce(([x, y], key) => [x + ARROWS[key][0] * step, y + ARROWS[key][1] * step], this.at);
-    this.at = moved.map((value) => Math.min(1 - PEN / 2, Math.max(PEN / 2, value)));
+    const inside = (value) => Math.min(1 - PEN / 2, Math.max(PEN / 2, value));
+    for (const key of this.held) this.at = this.at.map((value, axis) => inside(value + ARROWS[key][axis] * step));
     if (this.penDown) this.extend([this.at]);
   }
 
   togglePen() {
-    if (this.penDown) {
-      this.lift();
-      this.finish();
-    } else {
-      this.penDown = true;
-      this.begin(this.at);
-    }
-  }
-
-  lift() {
-    this.penDown = false;
-    this.pen.classList.remove("down");
+    this.penDown = !this.penDown;
+    if (this.penDown) this.begin(this.at);
+    else this.finish();
   }
 
   showPen() {
     this.pen.hidden = false;
     this.pen.classList.toggle("down", this.penDown);
-    this.pen.style.left = `${100 * this.at[0]}%`;
-    this.pen.style.top = `${100 * this.at[1]}%`;
+    [this.pen.style.left, this.pen.style.top] = this.at.map((share) => `${100 * share}%`);
   }
 
   paint() {
@@ -158,8 +138,7 @@ export class Pad {
     context.lineCap = context.lineJoin = "round";
     for (const points of this.curves) {
       context.beginPath();
-      context.moveTo(size * points[0][0], size * points[0][1]); // a lone point is painted by the line to itself
-      for (const [x, y] of points) context.lineTo(size * x, size * y);
+      for (const [x, y] of [points[0], ...points]) context.lineTo(size * x, size * y); // a lone point to itself
       context.stroke();
     }
     this.invite.hidden = !this.empty;

@@ -1,35 +1,36 @@
 // What is shown of a reading: the picture and the strip row by row, the bars, the answer.
 
-import { largest } from "./reader.js";
+import { largest } from "./engine.js";
 
 const SWEEP_MS = 700; // the time in which the rows run through; the network itself is far quicker
-const PERCENT = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
-const $ = (id) => document.getElementById(id);
-const percent = (share) => `${PERCENT.format(100 * share)} %`;
+export const $ = (id) => document.getElementById(id);
+export const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+export function make(tag, properties, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
 
 export class ReadingView {
-  constructor(reader) {
-    this.reader = reader;
-    this.reading = null; // { pixels, probabilities, settled }
-    this.shown = 0; // rows shown
-    this.frame = 0;
-    $("rows").max = reader.rows;
-    $("rows").step = reader.rowsPerStep;
-    this.bars = reader.classNames.map((name) => bar(name));
+  constructor(model) {
+    this.model = model;
+    this.frame = 0; // of the sweep
+    Object.assign($("rows"), { max: model.rows, step: model.rowsPerStep });
+    this.bars = model.classNames.map((name) => {
+      const share = make("span", { className: "share" });
+      const well = make("div", { className: "well" }, make("div", { className: "fill" }), share);
+      return { share, item: make("li", {}, well, make("span", { className: "name" }, name)) };
+    });
     $("bars").replaceChildren(...this.bars.map(({ item }) => item));
-    const dark = matchMedia("(prefers-color-scheme: dark)");
-    dark.addEventListener("change", () => this.show(this.shown));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.show(this.shown));
     const observer = new ResizeObserver(() => this.show(this.shown));
-    observer.observe($("saw"));
-    observer.observe($("strip"));
+    for (const id of ["saw", "strip"]) observer.observe($(id));
     $("replay").addEventListener("click", () => this.play());
     $("rows").addEventListener("input", () => this.stopAt(Number($("rows").value)));
-    for (const name of ["pointerdown", "pointermove"]) {
-      $("strip").addEventListener(name, (event) => {
-        if (this.reading && event.buttons) this.stopAt(this.rowUnder(event));
-      });
-    }
+    for (const name of ["pointerdown", "pointermove"])
+      $("strip").addEventListener(name, (event) => this.reading && event.buttons && this.stopUnder(event));
     this.clear();
   }
 
@@ -38,33 +39,34 @@ export class ReadingView {
     this.reading = reading;
     $("replay").disabled = $("rows").disabled = false;
     if (sweep && !matchMedia("(prefers-reduced-motion: reduce)").matches) this.play();
-    else this.stopAt(this.reader.rows);
-    const { digit, share } = this.answer(reading.probabilities.at(-1));
-    $("saw").ariaLabel = `What the network saw, ${this.reader.rows} by ${this.reader.cols} pixels; it reads ${digit}`;
+    else this.stopAt(this.model.rows);
+    const last = reading.probabilities.at(-1);
+    const answer = this.model.classNames[largest(last)];
     const after = reading.settled === null ? "settled only at the end" : `settled after row ${reading.settled}`;
-    $("strip").ariaLabel = `Probabilities after each row: ends at ${percent(share)} for ${digit}, ${after}`;
+    this.label(`it reads ${answer}`, `ends at ${percent(Math.max(...last))} for ${answer}, ${after}`);
+  }
+
+  label(saw, strip) {
+    $("saw").ariaLabel = `What the network saw, ${this.model.rows} by ${this.model.cols} pixels: ${saw}`;
+    $("strip").ariaLabel = `Probabilities after each row: ${strip}`;
   }
 
   clear() {
-    cancelAnimationFrame(this.frame);
     this.reading = null;
     $("replay").disabled = $("rows").disabled = true;
     $("digit").textContent = "–";
     $("confidence").textContent = "draw a digit";
     $("settled").textContent = $("rows-read").textContent = "";
-    $("saw").ariaLabel = "What the network saw: nothing yet";
-    $("strip").ariaLabel = "Probabilities after each row: nothing yet";
-    this.show(0);
+    this.label("nothing yet", "nothing yet");
+    this.stopAt(0);
   }
 
   play() {
     this.stopAt(0);
     const start = performance.now();
     const turn = (now) => {
-      const steps = this.reader.rows / this.reader.rowsPerStep;
-      const step = Math.min(steps, Math.floor(((now - start) / SWEEP_MS) * steps));
-      this.show(Math.max(0, step) * this.reader.rowsPerStep);
-      if (step < steps) this.frame = requestAnimationFrame(turn);
+      this.show(this.rowsAt((now - start) / SWEEP_MS));
+      if (this.shown < this.model.rows) this.frame = requestAnimationFrame(turn);
     };
     this.frame = requestAnimationFrame(turn);
   }
@@ -74,138 +76,88 @@ export class ReadingView {
     this.show(rows);
   }
 
-  rowUnder(event) {
+  stopUnder(event) {
     const box = $("strip").getBoundingClientRect();
-    const step = Math.ceil(((event.clientY - box.top) / box.height) * (this.reader.rows / this.reader.rowsPerStep));
-    return Math.min(this.reader.rows, Math.max(0, step * this.reader.rowsPerStep));
+    this.stopAt(this.rowsAt((event.clientY - box.top) / box.height));
   }
 
-  answer(probabilities) {
-    const best = largest(probabilities);
-    return { digit: this.reader.classNames[best], share: probabilities[best] };
+  /** Rows of so many of all, in whole steps. */
+  rowsAt(share) {
+    const { rows, rowsPerStep } = this.model;
+    return Math.min(rows, Math.max(0, Math.ceil((share * rows) / rowsPerStep) * rowsPerStep));
   }
 
   /** Everything as it stands after so many rows. */
   show(rows) {
     this.shown = rows;
-    const colours = palette();
-    paintPicture($("saw"), this.reading?.pixels, this.reader, rows, colours);
-    paintStrip($("strip"), this.reading, this.reader, rows, colours);
-    const probabilities = this.reading?.probabilities[rows / this.reader.rowsPerStep];
+    this.paint(rows / this.model.rowsPerStep);
+    const { classNames } = this.model;
+    const probabilities = this.reading?.probabilities[rows / this.model.rowsPerStep];
     const best = probabilities && rows ? largest(probabilities) : -1;
     this.bars.forEach(({ item, share }, i) => {
       const p = probabilities?.[i] ?? 0;
       item.style.setProperty("--p", p.toFixed(4));
       item.classList.toggle("first", i === best);
-      item.ariaLabel = `${this.reader.classNames[i]}: ${percent(p)}`;
+      item.ariaLabel = `${classNames[i]}: ${percent(p)}`;
       share.textContent = p >= 0.005 ? Math.round(100 * p) : "";
     });
     if (!this.reading) return;
     $("rows").value = rows;
-    $("rows-read").textContent = `${rows} of ${this.reader.rows} rows`;
-    $("digit").textContent = best < 0 ? "–" : this.reader.classNames[best];
+    $("rows-read").textContent = `${rows} of ${this.model.rows} rows`;
+    $("digit").textContent = best < 0 ? "–" : classNames[best];
     $("digit").classList.toggle("word", $("digit").textContent.length > 2);
-    $("confidence").replaceChildren(...this.words(probabilities, best));
-    $("settled").replaceChildren(...this.verdict(rows));
-  }
-
-  words(probabilities, best) {
-    if (best < 0) return ["nothing read yet"];
-    const sure = document.createElement("b");
-    sure.textContent = percent(probabilities[best]);
     const rest = probabilities.map((p, i) => (i === best ? -1 : p));
     const second = largest(rest);
-    return rest[second] < 0.0005 ? [sure] : [sure, `or ${this.reader.classNames[second]}: ${percent(rest[second])}`];
-  }
-
-  verdict(rows) {
+    $("confidence").replaceChildren(best < 0 ? "nothing read yet" : make("b", {}, percent(probabilities[best])),
+      best < 0 || rest[second] < 0.0005 ? "" : `or ${classNames[second]}: ${percent(rest[second])}`);
     const { settled } = this.reading;
-    if (settled === null || rows < settled) return [];
-    const mark = document.createElement("b");
-    mark.textContent = `Settled after row ${settled}`;
-    return [mark, `: the last ${this.reader.rows - settled} rows need not be read.`];
+    $("settled").replaceChildren(...(settled === null || rows < settled ? [] : [
+      make("b", {}, `Settled after row ${settled}`), `: the last ${this.model.rows - settled} rows need not be read.`,
+    ]));
+  }
+
+  /** The picture, what is not yet read faintly, and beside it the strip, a row a step that has been read. */
+  paint(step) {
+    const { rows, cols, rowsPerStep, classNames } = this.model;
+    const { picture, probabilities, settled } = this.reading ?? {};
+    const steps = rows / rowsPerStep;
+    const seen = (row, col) => ((row < step * rowsPerStep ? 1 : 0.25) * picture[row * cols + col]) / 255;
+    const sure = (row, i) => (row < step ? probabilities[row + 1][i] ** 0.7 : 0); // ** 0.7: one in ten can be seen
+    const sawLine = paintGrid($("saw"), rows, cols, 0, "ink", picture && seen);
+    const stripLine = paintGrid($("strip"), steps, classNames.length, 1, "accent", probabilities && sure);
+    if (settled && step * rowsPerStep >= settled) stripLine(settled / rowsPerStep, 1.5);
+    if (!picture || step <= 0 || step >= steps) return;
+    sawLine(step * rowsPerStep, 2); // the row that is being read, across both
+    stripLine(step, 2);
   }
 }
 
-function bar(name) {
-  const make = (tag, className, ...children) => {
-    const element = document.createElement(tag);
-    element.className = className;
-    element.append(...children);
-    return element;
-  };
-  const share = make("span", "share");
-  const item = make("li", "", make("div", "well", make("div", "fill"), share), make("span", "name", name));
-  return { item, share };
-}
-
-function palette() {
-  const style = getComputedStyle(document.documentElement);
-  return Object.fromEntries(["ground", "line", "ink", "accent", "now"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
-}
-
-/** A canvas of as many pixels as it has on the screen, cleared; its 2d context and size. */
-function fresh(canvas) {
-  const width = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
-  const height = Math.max(1, Math.round(canvas.clientHeight * devicePixelRatio));
-  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+/**
+ * Cells of a colour, each as strong as `strength(row, column)` says, on a canvas of as many pixels as it has on the
+ * screen. Comes back: a function that paints a line above a row.
+ */
+function paintGrid(canvas, nRows, nCols, gap, colour, strength) {
+  const pixels = (size) => Math.max(1, Math.round(size * devicePixelRatio));
+  const [width, height] = [pixels(canvas.clientWidth), pixels(canvas.clientHeight)];
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
-  context.globalAlpha = 1;
-  context.fillStyle = palette().ground;
+  const take = (name) => { context.fillStyle = getComputedStyle(canvas).getPropertyValue(`--${name}`); };
+  const [x, y] = [edges(width, nCols), edges(height, nRows)];
+  const space = gap && pixels(gap);
+  take("ground");
   context.fillRect(0, 0, width, height);
-  return { context, width, height };
-}
-
-function paintPicture(canvas, pixels, { rows: nRows, cols: nCols }, read, colours) {
-  const { context, width, height } = fresh(canvas);
-  const y = edges(height, nRows);
-  const x = edges(width, nCols);
-  if (pixels) {
-    context.fillStyle = colours.ink;
-    for (let row = 0; row < nRows; row++) {
-      const faint = row < read ? 1 : 0.25; // not yet read
-      for (let col = 0; col < nCols; col++) {
-        context.globalAlpha = (faint * pixels[row * nCols + col]) / 255;
-        if (context.globalAlpha) context.fillRect(x[col], y[row], x[col + 1] - x[col], y[row + 1] - y[row]);
-      }
+  take(colour);
+  for (let row = 0; strength && row < nRows; row++) {
+    const cell = y[row + 1] - y[row] - (row + 1 < nRows ? space : 0);
+    for (let col = 0; col < nCols; col++) {
+      context.globalAlpha = strength(row, col);
+      context.fillRect(x[col] + space, y[row], x[col + 1] - x[col] - 2 * space, cell);
     }
   }
-  scanLine(context, colours, width, y, read, nRows, pixels);
-}
-
-function paintStrip(canvas, reading, { rows: nRows, rowsPerStep, classNames }, read, colours) {
-  const { context, width, height } = fresh(canvas);
-  const steps = nRows / rowsPerStep;
-  const y = edges(height, steps);
-  const x = edges(width, classNames.length);
-  const gap = Math.max(1, Math.round(devicePixelRatio));
-  if (reading) {
-    for (let step = 1; step * rowsPerStep <= read; step++) {
-      classNames.forEach((_, i) => {
-        context.globalAlpha = reading.probabilities[step][i] ** 0.7; // so that one in ten can be seen
-        context.fillStyle = colours.accent;
-        context.fillRect(x[i] + gap, y[step - 1], x[i + 1] - x[i] - 2 * gap, y[step] - y[step - 1] - (step < steps ? gap : 0));
-      });
-    }
-    if (reading.settled !== null && read >= reading.settled) {
-      context.globalAlpha = 1;
-      context.fillStyle = colours.now;
-      context.fillRect(0, y[reading.settled / rowsPerStep] - gap, width, 1.5 * gap);
-    }
-  }
-  scanLine(context, colours, width, y, read / rowsPerStep, steps, reading);
-}
-
-/** The row that is being read, across both. */
-function scanLine(context, colours, width, y, at, n, reading) {
-  if (!reading || at <= 0 || at >= n) return;
   context.globalAlpha = 1;
-  context.fillStyle = colours.now;
-  const thick = Math.max(2, 2 * Math.round(devicePixelRatio));
-  context.fillRect(0, y[at] - thick / 2, width, thick);
+  take("now");
+  return (row, thick) => context.fillRect(0, y[row] - pixels(thick) / 2, width, pixels(thick));
 }
 
 /** Where n equal cells begin and end, on whole pixels. */
-function edges(size, n) {
-  return Array.from({ length: n + 1 }, (_, i) => Math.round((i * size) / n));
-}
+const edges = (size, n) => Array.from({ length: n + 1 }, (_, i) => Math.round((i * size) / n));
