@@ -112,6 +112,12 @@ def test_a_name_that_c_cannot_have_is_refused(source_of, name):
         source_of(ModelConfig(hidden_size=5), name=name)
 
 
+def test_a_model_that_no_compiler_should_be_asked_to_take_is_refused(source_of, monkeypatch):
+    monkeypatch.setattr("edgelstm.native.generate.MAX_PARAMETERS", 1000)
+    with pytest.raises(ModelError, match="too large for C: found 1,504 parameters, expected at most 1,000"):
+        source_of(ModelConfig(hidden_size=9))
+
+
 def test_numbers_are_written_so_that_they_are_read_as_the_same(source_of, checkpoint_of, model_bytes_of):
     file = open_model(model_bytes_of(checkpoint_of(ModelConfig(hidden_size=5))))
     scheme = scheme_of(file, "fp32")

@@ -18,6 +18,8 @@ GATES = 4
 GROUP = 4
 """Columns that are multiplied at once."""
 MAX_LINE = 116
+MAX_PARAMETERS = 2**21
+"""A compiler takes half a minute and a gigabyte for so many numbers."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 
 
@@ -47,6 +49,9 @@ def c_source(scheme: Scheme, contract: ModelContract, *, name: str, model_sha256
         expected = "a letter, then letters, digits and underscores, at most 41 in all"
         raise ModelError("C functions cannot have this name", found=printable(name), expected=expected)
     config = scheme.config
+    if config.n_parameters > MAX_PARAMETERS:
+        found, most = f"{config.n_parameters:,} parameters", f"at most {MAX_PARAMETERS:,}"
+        raise ModelError("the model is too large for C", found=found, expected=most, fix="run it in onnxruntime")
     tags = {scheme.precision, "values" if config.is_values else "pixels"} | ({"deep"} if config.n_layers > 1 else set())
     n_constant = constant_bytes(scheme)
     state_bytes = config.n_layers * padded(config.hidden_size) * (5 if scheme.precision == "int8" else 8)
