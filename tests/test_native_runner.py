@@ -228,6 +228,12 @@ def test_a_compiler_that_does_not_know_the_machine_compiles_without(
     CRunner(tiny_model_bytes)
 
 
+@pytest.mark.skipif(not which("g++"), reason="needs g++, a C++ compiler")
+def test_a_compiler_of_cpp_is_told_that_it_is_c(empty_cache, tiny_model_bytes, monkeypatch):
+    monkeypatch.setenv("CC", "g++")
+    CRunner(tiny_model_bytes)
+
+
 def test_a_compiler_that_changes_the_bits_is_found_out(empty_cache, tiny_model_bytes, monkeypatch, tmp_path):
     wrong = tmp_path / "wrong"
     change = "s/t = engine_limited(t);/t = engine_limited(t) + 0.25f;/"

@@ -183,7 +183,7 @@ def load(file: ModelFile, precision: "Precision") -> ctypes.CDLL:
     except OSError as error:
         fix = f"remove {printable(target, 4096)}, or set XDG_CACHE_HOME to a folder from which programs may be run"
         raise ProviderError("the compiled model cannot be loaded", found=error, fix=fix) from error
-    if library.engine_self_test() != 1:
+    if not hasattr(library, "engine_self_test") or library.engine_self_test() != 1:
         fix = "set CC to another compiler, without -ffast-math and -ffp-contract"
         raise ProviderError(f"{shlex.join(compiler)} makes C that gives other bits than it must", fix=fix)
     address, size = ctypes.c_void_p, ctypes.c_ssize_t
@@ -267,7 +267,7 @@ def _compile(file: ModelFile, precision: "Precision", compiler: list[str], targe
         source.write_text(text, encoding="utf-8")
         native = "-mcpu=native" if _machine() in ("aarch64", "arm64") else "-march=native"
         for flags in ((*FLAGS, native), FLAGS):  # not every compiler knows the machine it runs on
-            command = [*compiler, *flags, str(source), "-o", str(library)]
+            command = [*compiler, *flags, "-o", str(library), "-x", "c", str(source)]  # also by a C++ compiler
             try:
                 done = subprocess.run(command, capture_output=True, timeout=COMPILE_SECONDS, check=False)
             except (OSError, subprocess.TimeoutExpired) as error:
