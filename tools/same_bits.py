@@ -160,12 +160,12 @@ def _machines() -> Iterator[Machine]:
         for compiler, target in ((f"{family}-linux-gnu-gcc", ()), ("clang", (f"--target={family}-linux-gnu",))):
             all_flags = ("-std=gnu17", "-O3", *target, *flags)
             label = f"{name}, {'clang' if target else 'gcc'} -O3, qemu"
-            yield Machine(label, family, compiler, all_flags, emulator=emulator, most=1000)
+            yield Machine(label, family, compiler, all_flags, emulator=emulator, most=300)
     # the two products at once of a Cortex-M4, for any model: here the C library's files are the emulator's
     flags = ("-std=gnu17", "-O3", "-mthumb", "-mcpu=cortex-a7", "-mfpu=vfpv4-d16", "-mfloat-abi=hard",
              "-specs=rdimon.specs")  # fmt: skip
     emulator, name = ("qemu-arm", "-cpu", "max"), "armv7 with DSP, gcc -O3, qemu"
-    yield Machine(name, "armv7", microcontroller.COMPILER, flags, emulator=emulator, most=1000)
+    yield Machine(name, "armv7", microcontroller.COMPILER, flags, emulator=emulator, most=300)
     for name, flags in (("WebAssembly", ()), ("WebAssembly with SIMD", ("-msimd128",))):
         yield Machine(f"{name}, clang -O3, node", "wasm", "clang", (*WASM, *flags), emulator=("node", "run.mjs"))
     for chip in CHIPS:
