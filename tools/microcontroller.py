@@ -53,10 +53,12 @@ class Chip:
     flags: tuple[str, ...]
     instructions_a_tick: float = 40
     """Of SysTick: the board's nanoseconds a cycle."""
+    flash_bytes: int = 1 << 20
+    """For the program: of the board, or of cortex-m.ld."""
 
 
 CHIPS = (
-    Chip("Cortex-M0+", "microbit", ("-mcpu=cortex-m0plus",), 62.5),
+    Chip("Cortex-M0+", "microbit", ("-mcpu=cortex-m0plus",), 62.5, 1 << 18),
     Chip("Cortex-M3", "mps2-an385", ("-mcpu=cortex-m3",)),
     Chip("Cortex-M4", "mps2-an386", ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard")),
     Chip("Cortex-M7", "mps2-an500", ("-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard")),

@@ -253,8 +253,12 @@ def main() -> None:
         n, found = min(machine.most, len(digits)), []
         for column in columns:
             print(f"{machine.name}: {' '.join(column)}", file=sys.stderr)
+            source = source_of(*column)
+            if machine.chip and source.constant_bytes > machine.chip.flash_bytes:
+                found.append("too large")
+                continue
             try:
-                numbers = numbers_on(machine, source_of(*column), schemes[column].config, digits[:n])
+                numbers = numbers_on(machine, source, schemes[column].config, digits[:n])
                 found.append(sha256(numbers, column))
                 wrong = not same_bits(numbers, expected[column][:n])
             except RuntimeError as error:
