@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(["int8", "fp32"]), default="int8", show_default=True,
-    help="int8: 7-bit weights, integer sums, a quarter of the size. fp32: the model file's weights.",
+    help="int8: 8-bit weights, integer sums, a quarter of the size. fp32: the model file's weights.",
 )  # fmt: skip
 @click.option("--name", metavar="NAME", help="What the C functions' names begin with.  [default: the file's name]")
 @click.option("--force", is_flag=True, help="Write int8 although it costs accuracy, or although no data shows what.")
