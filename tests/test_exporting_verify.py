@@ -197,7 +197,7 @@ def test_a_runner_that_reads_padding_is_caught(checkpoint_of, model_bytes_of, mo
         def logits(self, sequences, lengths=None):
             return super().logits(sequences)
 
-    monkeypatch.setattr(verify_module, "OrtRunner", ReadsAll)
+    monkeypatch.setattr("edgelstm.runtime.runner.OrtRunner", ReadsAll)
     checkpoint = checkpoint_of(SEQUENCES["unequal lengths"])
     report = verify_file(checkpoint, model_bytes_of(checkpoint), part_of(checkpoint), providers=("cpu",))
     assert "same bits whatever the padding" in failed(report)
@@ -908,7 +908,7 @@ def test_a_state_that_is_restored_wrongly_is_caught(verdict, tiny_model_bytes, m
 
     def forgetful(self, state):
         restore(self, state)
-        self._states[self._now][1][:] = 0
+        self._steps.arrays[1][:] = 0
 
     monkeypatch.setattr(Stream, "restore", forgetful)
     assert failed(verdict(tiny_model_bytes)) == {"same bits from a saved state"}

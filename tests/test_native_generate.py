@@ -65,6 +65,23 @@ def test_foreign_texts_stay_texts(source_of, tmp_path):
 
 
 @needs_a_compiler
+def test_a_vectorizer_that_fuses_alternating_sums_is_not_let(tmp_path, checkpoint_of, model_bytes_of):
+    """gcc 12 makes vfmaddsub of the classes' biases where their signs alternate, whatever -ffp-contract says."""
+    config = ModelConfig(rows=8, cols=3, hidden_size=5, preparation="values", class_names=tuple("abcd"))
+    checkpoint = checkpoint_of(config)
+    checkpoint.weights["head.bias"].abs_()[1::2] *= -1
+    file = open_model(model_bytes_of(checkpoint))
+    scheme = scheme_of(file, "int8")
+    text = c_source(scheme, file.contract, name="digit", model_sha256="").code
+    library = built(tmp_path, text, "-O3", "-march=native", "-fno-semantic-interposition")
+    values = np.random.default_rng(1).normal(size=(60, 8, 3)).astype(np.float32)
+    found = np.zeros((60, 4), np.float32)
+    for i, one in enumerate(values):
+        library.digit_classify(ctypes.c_void_p(one.ctypes.data), ctypes.c_void_p(found[i].ctypes.data))
+    np.testing.assert_array_equal(found.view(np.uint32), scheme.logits(values).view(np.uint32))
+
+
+@needs_a_compiler
 def test_changed_weights_are_noticed_by_the_self_test(source_of, tmp_path):
     source = source_of(ModelConfig(hidden_size=5))
     at = source.code.index("digit_head_bias[")

@@ -112,6 +112,14 @@ def test_windows_of_a_signal_are_read_as_each_alone(checkpoint_of, model_bytes_o
     np.testing.assert_array_equal(found, CRunner(file, provider=provider).logits(windows))
 
 
+def test_streams_may_be_chosen_by_any_array(tiny_model_bytes, sample):
+    chosen = np.arange(10)[::-3]
+    one, other = (Stream(tiny_model_bytes, n_streams=10, provider="c") for _ in range(2))
+    rows = sample.sequences[: len(chosen), :5]
+    np.testing.assert_array_equal(one.push(rows, chosen), other.push(rows, chosen.tolist()))
+    assert one.save() == other.save()
+
+
 def test_a_saved_state_goes_on_and_is_no_other_engines(tiny_model_bytes, sample):
     for provider in PROVIDERS:
         one = Stream(tiny_model_bytes, n_streams=3, provider=provider)
@@ -198,6 +206,9 @@ def test_without_a_compiler_it_says_what_to_install(empty_cache, tiny_model_byte
     with pytest.raises(
         ProviderError, match="needs a C compiler: found none of cc, gcc and clang; install gcc or clang"
     ):
+        CRunner(tiny_model_bytes)
+    monkeypatch.setenv("CC", 'cc "')
+    with pytest.raises(ProviderError, match="needs a C compiler: No closing quotation"):
         CRunner(tiny_model_bytes)
     monkeypatch.setenv("CC", "nocc -O2")
     with pytest.raises(ProviderError, match="found CC=nocc -O2, which is no program"):

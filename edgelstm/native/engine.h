@@ -14,7 +14,8 @@
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
-#pragma GCC optimize("fp-contract=off")
+/* gcc's vectorizer makes fused instructions of alternating sums and differences even so: it is not let */
+#pragma GCC optimize("fp-contract=off,no-tree-vectorize")
 #endif
 
 /* -DMODEL_LANES=1 takes plain C where there would be vectors. */

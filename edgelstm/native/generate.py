@@ -64,7 +64,8 @@ def c_source(scheme: Scheme, contract: ModelContract, *, name: str, model_sha256
 
     def written(text: str) -> str:
         """Our names first: what comes from the model stays as it is."""
-        text = text.replace("model_", f"{name}_").replace("MODEL_", f"{name.upper()}_")
+        ours = {"model_": f"{name}_", "MODEL_": f"{name.upper()}_"}
+        text = re.sub("model_|MODEL_", lambda match: ours[match[0]], text)
         return re.sub(r"@(\w+)@", lambda match: texts[match[1]], text)
 
     header = _header(scheme)
@@ -434,7 +435,9 @@ def self_test_sum(scheme: Scheme) -> int:
         numbers = np.array(row, np.uint8).reshape(1, config.rows_per_step, config.cols)
         if scheme.mean is not None and scheme.scale is not None:
             steps = (numbers.astype(np.float32) - np.float32(128)) * np.float32(0.015625)
-            state = scheme.step(scheme.mean + steps / scheme.scale, state)
+            with np.errstate(all="ignore"):  # a scale of 0 makes numbers that are none, and the same in C
+                values = scheme.mean + steps / scheme.scale
+            state = scheme.step(values, state)
         else:
             state = scheme.step(np.where(numbers & 128, numbers, 0).astype(np.uint8), state)
     found, total = [*(c[0] for _, c in state), scheme.head_logits(state[-1][0])[0]], 2166136261

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CProvider = Literal["c", "c-int8"]
 """The C engine in the precision of the file (fp16 as fp32), or in int8, whatever the file holds."""
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fPIC", "-shared")
+FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fno-tree-vectorize", "-fPIC", "-shared")
 COMPILE_SECONDS = 600
 _DIGEST_BYTES = 32
 _UINT8 = np.dtype(np.uint8)
@@ -154,7 +154,7 @@ class CSteps:
 
     def push(self, rows: Sequences, chosen: npt.NDArray[np.int64] | None = None) -> Logits:
         """(n, rows, cols), of all streams or of those chosen -> (n, classes)."""
-        which = self._all if chosen is None else chosen
+        which = self._all if chosen is None else np.ascontiguousarray(chosen)
         rows = np.ascontiguousarray(rows)
         logits = np.empty((len(which), self._config.n_classes), np.float32)
         n_steps = rows.shape[1] // self._config.rows_per_step
@@ -210,7 +210,11 @@ def load(file: ModelFile, precision: "Precision") -> ctypes.CDLL:
 
 def find_compiler() -> list[str]:
     """The C compiler with its own arguments: CC, or the first of cc, gcc and clang. Raises ProviderError if none."""
-    chosen = shlex.split(os.environ.get("CC", ""))
+    try:
+        chosen = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        given, fix = f"CC={printable(os.environ['CC'])}", "write it as a shell would read it"
+        raise ProviderError(f"provider c needs a C compiler: {error}", found=given, fix=fix) from error
     for command in [chosen] if chosen else [[name] for name in COMPILERS]:
         if found := shutil.which(command[0]):
             return [found, *command[1:]]

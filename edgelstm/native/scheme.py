@@ -68,6 +68,10 @@ MAX_INT8_COLUMNS = 65_536
 """Of one step: as many products of a byte and a weight cannot overflow 32 bits."""
 
 
+MAX_PIXEL_COLUMNS = 2**18
+"""The engine counts groups of four of them in 16 bits."""
+
+
 @dataclass(frozen=True)
 class Layer:
     """An LSTM layer; its float arrays hold FACTOR if they are int8's."""
@@ -157,7 +161,7 @@ class Scheme:
         if self.mean is None or self.scale is None:
             x = rows.reshape(len(rows), -1)
             return (x,) if self.precision == "int8" else (x.astype(np.float32),)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             z = ((rows - self.mean) * self.scale).reshape(len(rows), -1)
             if self.precision == "fp32":
                 return (z,)
@@ -239,6 +243,9 @@ def scheme_of(file: ModelFile, precision: Precision = "int8") -> Scheme:
     if precision == "int8" and config.step_size > MAX_INT8_COLUMNS:
         found, most = f"{config.step_size:,} pixels or values a step", f"at most {MAX_INT8_COLUMNS:,}"
         raise ModelError(f"{file.source} is too wide for int8", found=found, expected=most, fix="take fp32")
+    if not config.is_values and config.step_size > MAX_PIXEL_COLUMNS:
+        found, most = f"{config.step_size:,} pixels a step", f"at most {MAX_PIXEL_COLUMNS:,}"
+        raise ModelError(f"{file.source} is too wide for C", found=found, expected=most, fix="run it in onnxruntime")
     mean, scale = (weights[name] if config.is_values else None for name in (MEAN_NAME, SCALE_NAME))
     layers, size, units = [], config.step_size, config.hidden_size
     for number in range(config.n_layers):
