@@ -4,7 +4,6 @@ Needs clang and lld (Debian: apt-get install clang lld). The same version of cla
 file names the version that made it.
 """
 
-import re
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from edgelstm.errors import printable
 from edgelstm.files import write_bytes
-from edgelstm.native.generate import constants, engine
+from edgelstm.native.generate import engine
 
 WEB = Path(__file__).resolve().parent.parent / "edgelstm" / "web"
 WASM = WEB / "static" / "engine.wasm"
@@ -26,10 +25,8 @@ TIMEOUT_S = 120
 
 def source() -> str:
     """engine.c with the engine's text in it: read from stdin, no path of this machine comes into the file."""
-    texts = constants()
-    filled = re.sub(r"@(\w+)@", lambda match: texts[match[1]], engine({"int8", "pixels", "deep"}))
     before, after = (WEB / "engine.c").read_text(encoding="utf-8").split('#include "engine.h"\n')
-    return before + filled + after
+    return before + engine({"int8", "pixels"}) + after
 
 
 def compiled(folder: Path) -> bytes:

@@ -16,7 +16,7 @@ from edgelstm.data.npm import Report
 from edgelstm.errors import DataError, EdgeLstmError, OutputError, ParityError, printable
 from edgelstm.files import sha256_of, write_bytes
 from edgelstm.measure.timing import Ratio, calls_for_budget, measure_alternating, median_ratio
-from edgelstm.native.generate import c_source
+from edgelstm.native.generate import c_source, check_c
 from edgelstm.native.runner import CProvider, CRunner
 from edgelstm.native.scheme import Precision, Scheme, scheme_of
 from edgelstm.onnx_file import ModelFile, ModelSource, default_model, open_model
@@ -96,7 +96,7 @@ def compile(  # noqa: A001 - the command's name
         )
     name = name or (_identifier(file) if output is None else _as_identifier(target.stem))
     scheme = scheme_of(file, precision)
-    draft = c_source(scheme, file.contract, name=name, model_sha256="")  # a wrong name is found before minutes pass
+    check_c(scheme, name)  # before minutes pass
     evaluation = evaluation_of(data, file.contract.config, channels_first=channels_first, report=on_progress)
     part = evaluation.test
     if part is None and precision == "int8" and not force:
@@ -124,8 +124,8 @@ def compile(  # noqa: A001 - the command's name
         on_progress("timing one sequence in C and in onnxruntime")
         speed = _speed(reference, runner, part, file)
     return Compiled(
-        target, name, precision, len(source.code.encode()), draft.constant_bytes, draft.state_bytes, draft.stack_bytes,
-        accuracy, speed, no_speed,
+        target, name, precision, len(source.code.encode()), source.constant_bytes, source.state_bytes,
+        source.stack_bytes, accuracy, speed, no_speed,
     )  # fmt: skip
 
 

@@ -456,6 +456,11 @@ MODEL_INLINE void model_block(const int8_t *weights, const float *scales, const 
   }
 }
 
+MODEL_INLINE void model_read_h(model_signed *to, const int8_t *h, int units) {
+  int unit;
+  for (unit = 0; unit < units; unit++) to[MODEL_PLACE(unit)] = (model_signed)(h[unit] + MODEL_SHIFT);
+}
+
 /* One step of a layer: `units` is a multiple of 4. */
 MODEL_INLINE void model_layer(const int8_t *weights, const float *scales, const int32_t *shifts, int x_groups,
                               int units, const model_plain *plain, const uint16_t *which, int count,
@@ -464,7 +469,7 @@ MODEL_INLINE void model_layer(const int8_t *weights, const float *scales, const 
   int8_t after[MODEL_MAX_UNITS];
   const int h_groups = units / 4;
   int unit;
-  for (unit = 0; unit < units; unit++) seen[MODEL_PLACE(unit)] = (model_signed)(h[unit] + MODEL_SHIFT);
+  model_read_h(seen, h, units);
   for (unit = 0; unit + 16 <= units; unit += 16)
     model_block(weights + (size_t)(x_groups + h_groups) * 16 * unit, scales + 12 * unit,
                 shifts, (high ? 8 : 4) * unit, x_groups, h_groups, 16, plain, which, count, high,
@@ -515,13 +520,6 @@ MODEL_INLINE void model_read_values(model_plain *low, model_signed *high, const 
     high[MODEL_PLACE(at)] = (model_signed)MODEL_SHIFT;
     low[MODEL_PLACE(at)] = 0;
   }
-}
-@END
-
-@IF deep
-MODEL_INLINE void model_read_below(model_signed *high, const int8_t *h, int units) {
-  int unit;
-  for (unit = 0; unit < units; unit++) high[MODEL_PLACE(unit)] = (model_signed)(h[unit] + MODEL_SHIFT);
 }
 @END
 

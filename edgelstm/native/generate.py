@@ -1,7 +1,7 @@
 """The C of a model: one C99 file that holds its weights and the engine, and a header for those who call it."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -40,19 +40,24 @@ class CSource:
     """What a call takes, about, on a processor without vectors: its arrays, and 150 bytes beside them."""
 
 
-def c_source(scheme: Scheme, contract: ModelContract, *, name: str, model_sha256: str, accuracy: str = "") -> CSource:
-    """The C of ``scheme``; every public name begins with ``name``, and the same model gives the same text.
-
-    ``accuracy`` is said in the comment. Raises ModelError if ``name`` cannot begin a name in C.
-    """
+def check_c(scheme: Scheme, name: str) -> None:
+    """Raise ModelError if ``name`` cannot begin a name in C, or the model is too large for a compiler."""
     if not _NAME.fullmatch(name):
         expected = "a letter, then letters, digits and underscores, at most 41 in all"
         raise ModelError("C functions cannot have this name", found=printable(name), expected=expected)
-    config = scheme.config
-    if config.n_parameters > MAX_PARAMETERS:
-        found, most = f"{config.n_parameters:,} parameters", f"at most {MAX_PARAMETERS:,}"
+    if scheme.config.n_parameters > MAX_PARAMETERS:
+        found, most = f"{scheme.config.n_parameters:,} parameters", f"at most {MAX_PARAMETERS:,}"
         raise ModelError("the model is too large for C", found=found, expected=most, fix="run it in onnxruntime")
-    tags = {scheme.precision, "values" if config.is_values else "pixels"} | ({"deep"} if config.n_layers > 1 else set())
+
+
+def c_source(scheme: Scheme, contract: ModelContract, *, name: str, model_sha256: str, accuracy: str = "") -> CSource:
+    """The C of ``scheme``; every public name begins with ``name``, and the same model gives the same text.
+
+    ``accuracy`` is said in the comment. Raises what `check_c` raises.
+    """
+    check_c(scheme, name)
+    config = scheme.config
+    tags = {scheme.precision, "values" if config.is_values else "pixels"}
     n_constant = constant_bytes(scheme)
     state_bytes = config.n_layers * padded(config.hidden_size) * (5 if scheme.precision == "int8" else 8)
     texts = {
@@ -60,7 +65,6 @@ def c_source(scheme: Scheme, contract: ModelContract, *, name: str, model_sha256
         "CLASS_NAMES": ", ".join(map(_c_string, config.class_names)),
         "TEMPERATURE": _float(np.float32(contract.temperature)),
     }  # fmt: skip
-    texts |= constants()
 
     def written(text: str) -> str:
         """Our names first: what comes from the model stays as it is."""
@@ -90,7 +94,9 @@ def padded(n: int) -> int:
 
 
 def engine(tags: set[str]) -> str:
-    """engine.h with the parts that ``tags`` name: int8 or fp32, pixels or values, deep for several layers."""
+    """engine.h with the parts that ``tags`` name, int8 or fp32 and pixels or values, and its constants filled in."""
+    constants = {f"EXP2_{i}": _float(c) for i, c in enumerate(EXP2)}
+    constants |= {"FACTOR": _float(np.float32(FACTORS[0])), "TANH_FACTOR": _float(np.float32(FACTORS[3]))}
     text = (files("edgelstm.native") / "engine.h").read_text(encoding="utf-8")
     lines, kept = [], [True]
     for line in text.splitlines():
@@ -100,13 +106,8 @@ def engine(tags: set[str]) -> str:
             kept.pop()
         elif kept[-1]:
             lines.append(line)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines) + "\n")
-
-
-def constants() -> dict[str, str]:
-    """What the engine's text has @NAME@ for that no model changes."""
-    polynomial = {f"EXP2_{i}": _float(c) for i, c in enumerate(EXP2)}
-    return polynomial | {"FACTOR": _float(np.float32(FACTORS[0])), "TANH_FACTOR": _float(np.float32(FACTORS[3]))}
+    filled = re.sub(r"@(\w+)@", lambda match: constants[match[1]], "\n".join(lines) + "\n")
+    return re.sub(r"\n{3,}", "\n\n", filled)
 
 
 # --- weights ----------------------------------------------------------------------------------------
@@ -121,28 +122,25 @@ def blocks(array: Array) -> list[Array]:
 
 def layer_arrays(layer: Layer, *, signed_input: bool) -> dict[str, Array]:
     """A layer's weights, scales and shifts (of fp32 weights and bias) as the engine reads them, each in one row."""
+    weights = [_by_columns(array) for array in (layer.w, layer.r)]
     if layer.w_scale is None:
-        parts = [blocks(_by_columns(weights)) for weights in (layer.w, layer.r)]
-        weights = [part.transpose(2, 0, 1).ravel() for pair in zip(*parts, strict=True) for part in pair]
         return {
-            "weights": np.concatenate(weights),
-            "bias": np.concatenate([part.ravel() for part in blocks(layer.bias)]),
+            "weights": _by_blocks(weights, lambda block: block.transpose(2, 0, 1)),
+            "bias": _by_blocks([layer.bias]),
         }
-    parts = [blocks(_by_columns(weights)) for weights in (layer.w, layer.r)]
-    grouped = [
-        # (4, U, K) -> (K / 4, 4, U, 4)
-        part.reshape(*part.shape[:2], -1, GROUP).transpose(2, 0, 1, 3).ravel()
-        for pair in zip(*parts, strict=True)
-        for part in pair
-    ]
-    floats = [blocks(array) for array in (layer.w_scale, layer.r_scale, layer.bias)]
     shifted = ([layer.w] if signed_input else []) + [layer.r]
-    shifts = [blocks(-128 * array.sum(axis=2, dtype=np.int32)) for array in shifted]
     return {
-        "weights": np.concatenate(grouped),
-        "scales": np.concatenate([part.ravel() for parts in zip(*floats, strict=True) for part in parts]),
-        "shifts": np.concatenate([part.ravel() for parts in zip(*shifts, strict=True) for part in parts]),
+        # (4, U, K) -> (K / 4, 4, U, 4)
+        "weights": _by_blocks(weights, lambda block: block.reshape(*block.shape[:2], -1, GROUP).transpose(2, 0, 1, 3)),
+        "scales": _by_blocks([layer.w_scale, layer.r_scale, layer.bias]),
+        "shifts": _by_blocks([-128 * array.sum(axis=2, dtype=np.int32) for array in shifted]),
     }
+
+
+def _by_blocks(arrays: list[Array], turned: Callable[[Array], Array] = lambda block: block) -> Array:
+    """Of each block of units in turn all of the arrays, in one row."""
+    parts = zip(*map(blocks, arrays), strict=True)
+    return np.concatenate([turned(part).ravel() for of_block in parts for part in of_block])
 
 
 def head_arrays(scheme: Scheme) -> dict[str, Array]:
@@ -470,7 +468,7 @@ def _push(scheme: Scheme) -> str:
         below = f"state->h[{number - 1}]"
         sizes = f"{units // GROUP}, {units}"
         if int8:
-            lines.append(f"model_read_below(below, {below}, {units});")
+            lines.append(f"model_read_h(below, {below}, {units});")
             nothing = "(const model_plain *)0, (const uint16_t *)0, 0, below, "
         else:
             nothing = f"{below}, (const uint16_t *)0, {units // GROUP}, "

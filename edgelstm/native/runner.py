@@ -53,11 +53,6 @@ void engine_steps(engine_state *states, const int64_t *which, ptrdiff_t n, ptrdi
 """
 
 
-def is_c(provider: str) -> bool:
-    """Whether a provider is the C engine."""
-    return provider in ("c", "c-int8")
-
-
 def c_precision(file: ModelFile, provider: CProvider) -> "Precision":
     """What the C engine computes in for this file."""
     return "int8" if provider == "c-int8" or file.contract.precision == "int8" else "fp32"

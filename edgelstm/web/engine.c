@@ -43,7 +43,7 @@ EXPORTED("push") void model_push(const model_sizes *model, uint8_t *state, const
     int8_t *h = (int8_t *)(c + units);
     model_layer(weights, scales, (const int32_t *)0, groups - units / 4, units, layer ? (const model_plain *)0 : x, which,
                 count, layer ? below : (const model_signed *)0, c, h);
-    model_read_below(below, h, units);
+    model_read_h(below, h, units);
     weights = (const int8_t *)(scales + 12 * units);
     state = (uint8_t *)(h + units);
   }
