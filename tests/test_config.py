@@ -10,6 +10,7 @@ import torch
 
 from edgelstm.config import (
     FAMILY,
+    OTHER_HANDS,
     RECIPES,
     AugmentConfig,
     ModelConfig,
@@ -102,7 +103,8 @@ def test_class_names_must_be_at_least_one_text(names):
         ("seed", -1), ("seed", 2**64), ("threads", "2"), ("threads", 10**9), ("teacher_copies", True), ("bf16", 1),
         ("learning_rate", math.nan), ("learning_rate", "1"), ("temperature", 0), ("clip_norm", -1), ("n_samples", 0.5),
         ("schedule", "cosine"), ("head_init", []), ("ema_decay", 2), ("augment", {"rotate_deg": -1}),
-        ("augment", {"scale": "1"}), ("teachers", [1]), ("teachers", "abc"), ("recipe", None),
+        ("augment", {"scale": "1"}), ("augment", {"worn": 0.34}),
+        ("augment", {"thick_px": 1.5}), ("teachers", [1]), ("teachers", "abc"), ("recipe", None),
     ],
 )  # fmt: skip
 def test_a_recipe_that_cannot_be_followed_is_refused_by_name(name, value):
@@ -117,7 +119,7 @@ def test_a_recipe_that_cannot_be_followed_is_refused_by_name(name, value):
 def test_a_field_is_read_under_its_old_name_too():
     values = dataclasses.asdict(RECIPES["best"])
     values["n_lessons"] = values.pop("teacher_copies") + 2
-    assert dataclasses.replace(RECIPES["best"], teacher_copies=42) == train_config_from(values)
+    assert dataclasses.replace(RECIPES["best"], teacher_copies=62) == train_config_from(values)
 
 
 def test_a_config_cannot_be_changed():
@@ -158,6 +160,13 @@ def test_an_unexpected_field_of_the_augmentation_is_named():
         train_config_from(values)
 
 
+@pytest.mark.parametrize("n_known", [5, 8])
+def test_a_checkpoint_older_than_a_change_of_its_pictures_was_made_without_it(n_known):
+    values = dataclasses.asdict(RECIPES["best"])
+    values["augment"] = dict(list(values["augment"].items())[:n_known])
+    assert AugmentConfig() == train_config_from(values).augment
+
+
 @pytest.mark.parametrize("values", [None, [], 3, "text"])
 def test_json_that_is_no_object_is_refused(values):
     with pytest.raises(ValueError, match="expected an object"):
@@ -170,7 +179,7 @@ def test_class_names_in_one_text_are_not_taken_letter_by_letter():
 
 
 def test_augmentation_is_part_of_a_recipe_only_where_asked_for():
-    assert {"tutorial": None, "fast": None, "best": AugmentConfig(), "early": AugmentConfig()} == {
+    assert {"tutorial": None, "fast": None, "best": OTHER_HANDS, "early": OTHER_HANDS} == {
         name: recipe.augment for name, recipe in RECIPES.items()
     }
 

@@ -1,11 +1,13 @@
 """Tests of edgelstm.training.augment: digits move by what was asked, and alike for the same seed."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from edgelstm.config import AugmentConfig, ModelConfig
-from edgelstm.training.augment import augment, augment_values, augmented
+from edgelstm.config import OTHER_HANDS, AugmentConfig, ModelConfig
+from edgelstm.training.augment import augment, augment_values, augmented, blurred, thickened
 from edgelstm.training.model import RowLstm
 
 STILL = AugmentConfig(rotate_deg=0, scale=0, shear=0, shift_px=0, elastic_px=0)
@@ -142,6 +144,94 @@ def test_an_elastic_displacement_bends_smoothly():
 def test_pictures_need_not_be_square():
     pixels = torch.zeros(3, 10, 20, dtype=torch.uint8)
     assert tuple(augment(pixels, AugmentConfig(), seeded()).shape) == (3, 10, 20)
+
+
+# Worn digits
+
+
+def worn(config, pixels, seed=0):
+    """Each picture as it is, but for what the config wears."""
+    return augment(pixels, dataclasses.replace(STILL, worn=1 / 3 - 0.004, **config), seeded(seed))
+
+
+def block(batch=1000):
+    """A square of ink in the middle of each picture."""
+    pixels = torch.zeros(batch, 28, 28, dtype=torch.uint8)
+    pixels[:, 9:19, 9:19] = 200
+    return pixels
+
+
+def differing(pixels, changed):
+    """The pictures that were changed, float64."""
+    return changed[(pixels != changed).any(2).any(1)].double()
+
+
+def test_what_is_not_worn_stays_and_each_change_gets_its_share():
+    for config in ({"noise_levels": 40.0}, {"blur_px": 2.0}, {"faint": 0.8}, {"thick_px": 1.0}):
+        share = len(differing(block(), worn(config, block()))) / 1000
+        assert share == pytest.approx(0.33, abs=0.05), f"{config}: {share} of the pictures changed"
+    share = len(differing(block(), worn({"cut_px": 3.0}, block()))) / 1000
+    assert share == pytest.approx(0.33 * 5 / 6, abs=0.05), "a sixth of the cuts rounds to no pixel"
+
+
+def test_noise_is_on_every_pixel_and_up_to_what_was_asked():
+    grey = torch.full((1000, 28, 28), 128, dtype=torch.uint8)
+    deviations = differing(grey, worn({"noise_levels": 40.0}, grey)).std((1, 2))
+    assert 36 < deviations.max() < 44, f"noise of {deviations.max():.1f} levels"
+    assert deviations.mean() == pytest.approx(20, rel=0.1)
+
+
+def test_faint_ink_keeps_at_least_its_share():
+    strengths = differing(block(), worn({"faint": 0.8}, block())).amax((1, 2)) / 200
+    assert 0.195 < strengths.min() < 0.25
+    assert strengths.max() > 0.95
+
+
+def test_noise_blur_and_faintness_do_not_come_together():
+    """Ink at a fifth under noise could not be read by anyone."""
+    grey = torch.full((2000, 28, 28), 150, dtype=torch.uint8)
+    changed = differing(grey, worn({"noise_levels": 20.0, "faint": 0.8}, grey))
+    noisy, faint = changed.std((1, 2)) > 1, changed.mean((1, 2)) < 145
+    assert noisy.any()
+    assert faint.any()
+    assert not (noisy & faint).any()
+
+
+def test_blur_has_the_deviation_asked_for_and_keeps_the_ink():
+    picture = torch.zeros(1, 28, 28)
+    picture[0, 14, 14] = 255.0
+    found = blurred(picture, torch.tensor([1.5]))
+    assert float(found.sum()) == pytest.approx(255, rel=1e-3)
+    assert float(found.sum((0, 2)) @ (torch.arange(28.0) - 14) ** 2 / 255) == pytest.approx(1.5**2, rel=0.02)
+    assert torch.allclose(picture, blurred(picture, torch.zeros(1)), atol=1e-3)
+
+
+@pytest.mark.parametrize(("pixels", "width"), [(1.0, 4.0), (0.5, 3.0), (-0.5, 1.0), (0.0, 2.0)])
+def test_strokes_become_thicker_or_thinner_on_both_sides(pixels, width):
+    line = torch.zeros(1, 28, 28)
+    line[:, :, 13:15] = 255.0
+    assert float(thickened(line, torch.tensor([pixels]))[0, 14].sum() / 255) == width
+
+
+def test_an_edge_is_lost_on_one_side_alone_and_each_side_has_its_turn():
+    changed = differing(block(2000), worn({"cut_px": 3.0}, block(2000)))
+    inked = changed > 0
+    rows, cols = inked.any(2), inked.any(1)
+    lost = torch.stack([~rows[:, 9:19].any(1), ~cols[:, 9:19].any(1)])
+    assert not lost.any(), "a digit is gone"
+    sides = torch.stack([~rows[:, 9], ~rows[:, 18], ~cols[:, 9], ~cols[:, 18]]).sum(1)
+    assert (sides > 80).all(), f"top, bottom, left, right were cut {sides.tolist()} times"
+    heights, widths = rows.sum(1), cols.sum(1)
+    assert ((heights == 10) != (widths == 10)).all(), "one side alone"
+    assert (7, 7) == (int(heights.min()), int(widths.min()))
+
+
+def test_worn_digits_change_alike_for_the_same_seed(digits, sample):
+    labels = torch.from_numpy(sample.labels[:200].copy())
+    first, second, other = (augment(digits, OTHER_HANDS, seeded(seed), labels) for seed in (3, 3, 4))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert (torch.uint8, digits.shape) == (first.dtype, first.shape)
 
 
 # Values

@@ -206,7 +206,7 @@ def test_a_checkpoint_from_before_a_field_was_renamed_is_read(saved):
     train = dataclasses.asdict(RECIPES["best"])
     train["n_lessons"] = train.pop("teacher_copies") + 2
     change(saved, train=train)
-    assert 42 == load_checkpoint(saved).train.teacher_copies
+    assert 62 == load_checkpoint(saved).train.teacher_copies
 
 
 @pytest.mark.parametrize("header", [{FORMAT: "[" * 100_000}, {FORMAT: "{"}, {FORMAT: "[]"}, {FORMAT: "null"}])

@@ -36,7 +36,8 @@ def images(sample):
 def teacher_logits_of(files, images, folder, **changes):
     teachers = [load_teacher(file) for file in files]
     train = dataclasses.replace(TAUGHT, teachers=tuple(teacher.sha256 for teacher in teachers), **changes)
-    return TeacherLogits(images, None, RowLstm(ModelConfig()), train, teachers, folder)
+    labels = torch.arange(len(images)) % 10
+    return TeacherLogits(images, labels, None, RowLstm(ModelConfig()), train, teachers, folder)
 
 
 def test_a_copy_has_the_mean_of_the_teachers_logits_on_the_augmented_images(
@@ -83,7 +84,13 @@ def test_the_epochs_take_the_copies_in_turn(teacher_files, images, tmp_path):
     assert not torch.equal(zero, one)
 
 
-@pytest.mark.parametrize("change", [{"augment": AugmentConfig(scale=0.1)}, {"augment": None}, {"threads": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"augment": AugmentConfig(scale=0.1)}, {"augment": AugmentConfig(hands=1)},
+        {"augment": AugmentConfig(worn=0.3, faint=0.5)}, {"augment": None}, {"threads": 2},
+    ],
+)  # fmt: skip
 def test_other_circumstances_are_other_logits(teacher_files, images, tmp_path, change):
     teacher_logits_of(teacher_files, images, tmp_path / "kept").copy_for(0)
     teacher_logits_of(teacher_files, images, tmp_path / "kept", **change).copy_for(0)
@@ -94,7 +101,7 @@ def test_images_augmented_by_other_code_do_not_meet_the_logits_of_the_old_ones(
     teacher_files, tiny_checkpoint, images, tmp_path, monkeypatch
 ):
     teacher_logits_of(teacher_files, images, tmp_path / "kept").copy_for(0)
-    monkeypatch.setattr(distill, "augmented", lambda part, model, config, generator: part.flip(2))
+    monkeypatch.setattr(distill, "augmented", lambda part, *_: part.flip(2))
     _, taught = teacher_logits_of(teacher_files, images, tmp_path / "kept").copy_for(0)
     expected = TorchRunner(tiny_checkpoint.model()).logits(images.flip(2).numpy())
     difference = np.abs(taught.numpy() - expected).max()

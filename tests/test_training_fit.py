@@ -231,7 +231,7 @@ def test_each_epoch_has_an_order_of_its_own(splits):
 
 def test_each_image_is_seen_at_most_once_an_epoch(splits, monkeypatch):
     seen = []
-    monkeypatch.setattr(fit_module, "augmented", lambda shown, model, config, generator: seen.append(shown) or shown)
+    monkeypatch.setattr(fit_module, "augmented", lambda shown, *_: seen.append(shown) or shown)
     train = dataclasses.replace(PLAIN, augment=AugmentConfig())
     trained(train, splits)
     names = [image.numpy().tobytes() for image in torch.cat(seen)]
@@ -329,7 +329,7 @@ def unequal(n=40, padding=0.0):
 
 def test_few_sequences_are_passed_over_several_times_an_epoch_each_once_a_pass(monkeypatch):
     seen = []
-    monkeypatch.setattr(fit_module, "augmented", lambda shown, model, config, generator: seen.append(shown) or shown)
+    monkeypatch.setattr(fit_module, "augmented", lambda shown, *_: seen.append(shown) or shown)
     sequences = torch.arange(40.0).reshape(40, 1, 1).expand(40, 12, 3)
     split = Split(sequences, torch.zeros(40, dtype=torch.int64))
     train = dataclasses.replace(FEW, epochs=1, augment=AugmentConfig())

@@ -12,7 +12,7 @@ import pytest
 import safetensors
 import torch
 
-from edgelstm.config import DIGITS, AugmentConfig, ModelConfig, TrainConfig
+from edgelstm.config import DIGITS, OTHER_HANDS, ModelConfig, TrainConfig
 from edgelstm.contract import Score
 from edgelstm.data.dataset import Dataset, Part
 from edgelstm.data.mnist import sample_digits
@@ -28,7 +28,7 @@ from edgelstm.training.state import RunPlan
 
 TRAIN = TrainConfig(
     recipe="small", epochs=3, batch_size=64, learning_rate=4e-3, schedule="onecycle", weight_decay=0.01,
-    label_smoothing=0.05, clip_norm=1.0, ema_decay=0.9, augment=AugmentConfig(), log_every=2, seed=3, threads=1,
+    label_smoothing=0.05, clip_norm=1.0, ema_decay=0.9, augment=OTHER_HANDS, log_every=2, seed=3, threads=1,
 )  # fmt: skip
 PLAN = RunPlan("tiny", ModelConfig(hidden_size=8), TRAIN)
 N_FITTING, STEPS_PER_EPOCH, N_STEPS = 800, 12, 36

@@ -73,10 +73,14 @@ class TeacherLogits:
     """
 
     def __init__(
-        self, sequences: torch.Tensor, lengths: torch.Tensor | None, model: RowLstm, train: TrainConfig,
-        teachers: Sequence[Teacher], folder: Path,
+        self, sequences: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor | None, model: RowLstm,
+        train: TrainConfig, teachers: Sequence[Teacher], folder: Path,
     ) -> None:  # fmt: skip
-        """``sequences`` are (N, R, C) of ``model``'s kind, ``lengths`` (N,) int32 where they differ."""
+        """``sequences`` are (N, R, C) of ``model``'s kind, ``lengths`` (N,) int32 where they differ.
+
+        ``labels`` (N,) teach nothing here; they say which digits may get which strokes.
+        """
+        self._labels = labels
         self._sequences, self._model, self._train, self._teachers = sequences, model, train, teachers
         self._lengths: Lengths | None = None if lengths is None else lengths.cpu().numpy()
         self._folder = folder
@@ -89,8 +93,8 @@ class TeacherLogits:
         sequences, change = self._sequences, self._train.augment
         if change:
             generator = torch.Generator().manual_seed(epoch % self._train.teacher_copies)
-            parts = sequences.split(CHUNK)
-            sequences = torch.cat([augmented(part, self._model, change, generator) for part in parts])
+            parts = zip(sequences.split(CHUNK), self._labels.split(CHUNK), strict=True)
+            sequences = torch.cat([augmented(part, self._model, change, generator, shown) for part, shown in parts])
             if sequences.dtype != self._sequences.dtype:  # the teachers read pixels
                 sequences = sequences.round().clamp(0, 255).to(torch.uint8)
         shown = sequences.cpu().numpy()

@@ -121,7 +121,7 @@ def fit(
             if lengths is not None:  # beyond the longest there is only padding
                 shown = shown[:, : int(lengths.max())]
             if train.augment and taught is None:  # a copy with logits was augmented before the teachers saw it
-                shown = augmented(shown, state.model, train.augment, generator)
+                shown = augmented(shown, state.model, train.augment, generator, fitting.labels[batch])
             rate = learning_rate_at(step, train, total)
             loss, right = _take_step(state, train, shown, lengths, fitting.labels[batch], targets, rate)
             step += 1

@@ -153,7 +153,7 @@ def _run(
             set_normalisation(state, dataset.train)
         kept = cache_dir() / TEACHER_LOGITS_DIR
         teacher = (
-            TeacherLogits(fitting.sequences, fitting.lengths, state.model, plan.train, teachers, kept)
+            TeacherLogits(fitting.sequences, fitting.labels, fitting.lengths, state.model, plan.train, teachers, kept)
             if teachers
             else None
         )
