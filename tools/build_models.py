@@ -3,10 +3,11 @@
 Trains the teachers, then base, small and nano with each seed, taught by them, and base once more by the recipe
 early; of each model the seed ships that is nearest the median on the validation images. A run that is already there
 is gone on with, or taken as it is if it is complete. Every run takes one thread, so that the bits do not hang on the
-number of cores; as many run at a time as there are cores.
+number of cores; as many run at a time as there are cores. tools/train_on_gpu.py trains the same runs on one GPU.
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from seeds import median_seed
 from edgelstm.config import FAMILY, n_cores
 from edgelstm.contract import Score
 from edgelstm.data.mnist import load_mnist, sample_digits
+from edgelstm.errors import CheckpointError
 from edgelstm.files import sha256_of, write_bytes
 from edgelstm.measure.compile import logits_sha256
 from edgelstm.native.runner import CRunner
@@ -34,8 +36,9 @@ EXPORTS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """The files of each shipped model: ending, and how `edgelstm export` writes it."""
 TEACHERS = {
-    "wide": ("--hidden-size", "256", "--rows-per-step", "2", "--epochs", "60"),
-    "deep": ("--hidden-size", "192", "--rows-per-step", "2", "--layers", "2", "--epochs", "60"),
+    "wide": ("--hidden-size", "256", "--rows-per-step", "2", "--epochs", "80"),
+    "deep": ("--hidden-size", "192", "--rows-per-step", "2", "--layers", "2", "--epochs", "80"),
+    "tall": ("--hidden-size", "256", "--rows-per-step", "4", "--layers", "2", "--epochs", "80"),
 }
 
 
@@ -47,8 +50,11 @@ def edgelstm(*arguments: str) -> Any:
 
 
 def train(folder: Path, *command: str) -> str:
-    """Train into a run folder, or go on with what is there; returns the command."""
+    """Train into a run folder, go on with what is there, or take it if it is complete; returns the command."""
     arguments = ["train", *command, "--bf16", "--threads", "1", "-o", str(folder)]
+    with contextlib.suppress(CheckpointError):
+        if load_checkpoint(ROOT / folder).test:
+            return " ".join(["edgelstm", *arguments])
     edgelstm(*arguments, *(["--resume"] if (ROOT / folder / STATE_FILE).exists() else []))
     return " ".join(["edgelstm", *arguments])
 
