@@ -15,7 +15,7 @@ from edgelstm.errors import EdgeLstmError
 EXIT_INTERRUPTED = 130
 """128 and the number of SIGINT, as shells have it."""
 COMMANDS = (
-    "train", "export", "verify", "compile", "infer", "explain", "stream", "bench", "inspect", "doctor", "demo",
+    "train", "export", "verify", "compile", "infer", "score", "explain", "stream", "bench", "inspect", "doctor", "demo",
 )  # fmt: skip
 
 

@@ -145,7 +145,7 @@ class Classifier:
 
         Raises PictureError or DataError if it cannot be read or does not fit the model, TypeError if it is no Source.
         """
-        return self._predictions([_prepared(source, self._config, self._channels_first)])[0]
+        return self.answer([_prepared(source, self._config, self._channels_first)])[0]
 
     def classify_many(
         self, sources: Iterable[Source], prepare_each: PrepareEach = prepare_each
@@ -165,9 +165,10 @@ class Classifier:
         remaining = iter(sources)
         chunks = iter(lambda: list(islice(remaining, CHUNK)), [])
         each = prepare_each(chunks, self._config, self._channels_first)
-        return (prediction for prepared in each for prediction in self._predictions(prepared))
+        return (prediction for prepared in each for prediction in self.answer(prepared))
 
-    def _predictions(self, prepared: list[Prediction]) -> list[Prediction]:
+    def answer(self, prepared: list[Prediction]) -> list[Prediction]:
+        """What ``prepare`` gave, with the answers of one run of the model; errors stay. Raises ModelError."""
         sequences = [each.sequence for each in prepared if each.sequence is not None]
         if not sequences:
             return prepared
