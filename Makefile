@@ -36,5 +36,5 @@ clean:
 $(READY): pyproject.toml tools/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade --constraint tools/constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint tools/constraints.txt --build-constraint tools/constraints.txt --editable '.[train,gpu,plot]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint tools/constraints.txt --build-constraint tools/constraints.txt --editable '.[train,gpu,plot,score]' --group dev
 	touch $(READY)

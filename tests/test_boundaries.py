@@ -28,7 +28,7 @@ PACKAGES = {
     "": {"numpy"},
     "data": {"numpy", "PIL", "*torchvision"},
     "native": {"numpy"},
-    "runtime": {"numpy", "PIL", "*onnxruntime"},
+    "runtime": {"numpy", "PIL", "*onnxruntime", "*pyarrow", "*ray"},
     "measure": {"numpy"},
     "show": {"numpy", "PIL", "*matplotlib"},
     "web": {"numpy"},

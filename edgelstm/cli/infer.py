@@ -200,25 +200,16 @@ def _in_folder(folder: str, config: "ModelConfig", problems: dict[str, str]) -> 
 
     A folder that cannot be searched, or holds none, is named itself, with its error in ``problems``.
     """
-    from edgelstm.data.folders import GROUPS_FILE
-    from edgelstm.data.picture import SUFFIXES, UNREADABLE_SUFFIXES
+    from edgelstm.runtime.inputs import search, suffixes, unsearched
 
-    kind = "sequences of values" if config.is_values else "pictures"
-    readable = (".csv", ".npy") if config.is_values else SUFFIXES
-    named = readable if config.is_values else (*SUFFIXES, *UNREADABLE_SUFFIXES)
-    unsearched: list[OSError] = []
-    names = [
-        os.path.join(place, name)
-        for place, folders, files in os.walk(folder, onerror=unsearched.append)
-        for name in files
-        if name.lower().endswith(named) and not (folders and name == GROUPS_FILE)  # of a training folder
-    ]
-    for error in unsearched:
-        name, found = str(error.filename), str(error.strerror).lower()
+    names = []
+    for name, error in search(folder, config):
         names.append(name)
-        problems[name] = str(PictureError(f"cannot search {printable(name, MAX_PATH)}", found=found))
+        if error is not None:
+            problems[name] = unsearched(name, error)
     if names:
-        return sorted(names)
-    expected = f"files that end in {', '.join(readable)}"
+        return names
+    kind = "sequences of values" if config.is_values else "pictures"
+    expected = f"files that end in {', '.join(suffixes(config))}"
     problems[folder] = str(PictureError(f"{printable(folder, MAX_PATH)} holds no {kind}", expected=expected))
     return [folder]

@@ -38,7 +38,9 @@ class _Progress:
             rate = (counts.n - n_earlier) / max(now - self._start, 1e-9)
             left_s = round((n - counts.n) / rate)
             left = f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02} left"
-            line = f"scored {self.counts} ({counts.n / n:.0%}), {counts.n_errors:,} errors, {rate:,.0f} a second, {left}"
+            line = (
+                f"scored {self.counts} ({counts.n / n:.0%}), {counts.n_errors:,} errors, {rate:,.0f} a second, {left}"
+            )
             click.echo(f"\r\x1b[K{line}" if self._on_terminal else line, err=True, nl=not self._on_terminal)
             if self._on_terminal and counts.n == n:
                 click.echo(err=True)
@@ -54,7 +56,11 @@ class _Progress:
 )  # fmt: skip
 @click.option("--address", help="Ray cluster, for example auto.  [default: RAY_ADDRESS, else one on this machine]")
 @click.option(
-    "--batch-size", type=click.IntRange(1, 4096), default=16, show_default=True, help="Inputs that the model runs on at once."
+    "--batch-size",
+    type=click.IntRange(1, 4096),
+    default=16,
+    show_default=True,
+    help="Inputs that the model runs on at once.",
 )
 @json_option
 def command(
@@ -76,7 +82,13 @@ def command(
     progress = _Progress()
     try:
         scored = score(
-            source, output, model_to_use(model), engine=engine, batch_size=batch_size, address=address, progress=progress
+            source,
+            output,
+            model_to_use(model),
+            engine=engine,
+            batch_size=batch_size,
+            address=address,
+            progress=progress,
         )
     except KeyboardInterrupt:
         say(f"Stopped: {progress.counts or 'none'} scored; the same command goes on.")

@@ -1,4 +1,4 @@
-"""What `edgelstm score` is given: a folder, a list, Parquet, an .npz or a URI, cut into parts that any process reads."""
+"""What `edgelstm score` is given, a folder, a list, Parquet, an .npz or a URI, in parts that any process reads."""
 
 import hashlib
 import io
@@ -27,7 +27,7 @@ from edgelstm.runtime.classifier import Source
 PART_ROWS = 4096
 """Inputs of a part where there are many: about a second of a core's work, and what a killed process loses."""
 MIN_PART_ROWS, FEWEST_PARTS = 256, 64
-"""Of fewer inputs the parts are smaller, so that every core has several; below 256 a part costs more than its inputs."""
+"""Of fewer inputs the parts are smaller, so that every core has several; below 256 a file costs more than its rows."""
 MOST_SLICES = 16
 """A row group is cut into so many parts at most: each reads over what stands before it."""
 READ_ROWS = 64
@@ -83,15 +83,20 @@ def import_pyarrow() -> Any:
     return pyarrow
 
 
+def suffixes(config: ModelConfig) -> tuple[str, ...]:
+    """How the names of files end that a model reads."""
+    return SEQUENCE_SUFFIXES if config.is_values else SUFFIXES
+
+
 def search(
-    folder: str, config: ModelConfig, more_suffixes: tuple[str, ...] = ()
+    folder: str, config: ModelConfig, more_suffixes: tuple[str, ...] = (), without: Path | None = None
 ) -> Iterator[tuple[str, OSError | None]]:
     """The files in a folder and its subfolders that a model reads, in the order of their paths.
 
-    Pictures of formats that cannot be read come too: they get their error. So do folders that cannot be searched. Only
-    the names in the folders on the way are in memory.
+    Pictures of formats that cannot be read come too: they get their error. So do folders that cannot be searched; the
+    folder ``without`` is left out. Only the names in the folders on the way are in memory.
     """
-    named = SEQUENCE_SUFFIXES if config.is_values else (*SUFFIXES, *UNREADABLE_SUFFIXES)
+    named = suffixes(config) if config.is_values else (*SUFFIXES, *UNREADABLE_SUFFIXES)
     match = _URI.fullmatch(folder)
     query = match[3] or "" if match else ""
     left = [os.path.join(folder.removesuffix(query), "")]
@@ -99,6 +104,8 @@ def search(
         path = left.pop()
         if not path.endswith("/"):
             yield path + query, None
+            continue
+        if without is not None and os.path.realpath(path) == os.path.realpath(without):
             continue
         try:
             entries = _remote_entries(path + query) if match else _entries(path)
@@ -124,12 +131,17 @@ def find_inputs(source: str, config: ModelConfig, listing: Path, final: Path) ->
     import_pyarrow()
     where, digest = printable(source, 4096), hashlib.sha256()
     tables: list[str] = []
+    groups: dict[str, list[int]] = {}
+    if os.path.isdir(source) and os.path.realpath(source) == os.path.realpath(final.parent):
+        raise DataError(f"{where} is the output folder too", fix="choose another with -o")
     with _Listing(listing) as listed:
         if source != "-" and _is_folder(source):
-            for name, problem in search(source, config, (".parquet",)):
+            for name, problem in search(source, config, (".parquet",), final.parent):
                 if not problem and name.partition("?")[0].lower().endswith(".parquet"):
                     tables.append(name)
                     continue
+                if problem and name.rstrip("/") == source.rstrip("/"):
+                    raise DataError(unsearched(source, problem))
                 digest.update(os.fsencode(name) + NUL)
                 listed.add(name, error=unsearched(name, problem) if problem else None)
             if tables and listed.n:
@@ -143,9 +155,9 @@ def find_inputs(source: str, config: ModelConfig, listing: Path, final: Path) ->
                 elif start[:2] == b"PK":
                     digest.update(_list_arrays(stream.read(MAX_BYTES + 1), source, listed).encode())
                 else:
-                    for name in _lines(stream, where):
-                        digest.update(name + NUL)
-                        listed.add(os.fsdecode(name))
+                    for line in _lines(stream, where):
+                        digest.update(line + NUL)
+                        listed.add(os.fsdecode(line))
     if not tables:
         if not listed.n:
             kind = "sequences of values" if config.is_values else "pictures"
@@ -153,7 +165,6 @@ def find_inputs(source: str, config: ModelConfig, listing: Path, final: Path) ->
             raise DataError(f"{where} holds no inputs", expected=expected)
         sizes = [min(PART_ROWS, listed.n - at) for at in range(0, listed.n, PART_ROWS)]
         return Inputs(_parts({str(final): sizes}), listed.n, digest.hexdigest(), True)
-    groups = {}
     for name in tables:
         with _parquet(name) as (file, size, changed):
             _columns(file, name)
@@ -187,7 +198,8 @@ def read_rows(part: Part) -> Iterator[Row]:
 
 def _rows(file: Any, part: Part, columns: list[str]) -> Iterator[Row]:
     """From the first of the part's rows to the end of the row groups that hold them."""
-    groups, skipped, end = [], part.start, 0
+    skipped, end = part.start, 0
+    groups: list[int] = []
     for i in range(file.metadata.num_row_groups):
         start, end = end, end + file.metadata.row_group(i).num_rows
         if start < part.start + part.n and end > part.start:
@@ -266,7 +278,9 @@ def _written(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         fix = "free some space or choose a folder that can be written"
-        raise OutputError(f"cannot write {path.parent}", found=error.strerror or error, fix=fix) from error
+        raise OutputError(
+            f"cannot write {path.parent}", found=os.strerror(error.errno) if error.errno else error, fix=fix
+        ) from error
 
 
 def _list_arrays(content: bytes, source: str, listed: _Listing) -> str:
@@ -325,7 +339,9 @@ def _columns(file: Any, name: str) -> list[str]:
     found = [column for column in (*COLUMNS, ERROR) if column in schema.names]
     problems = [column for column in found if not _fits(schema.field(column).type, column)]
     if problems or not {*COLUMNS} & {*found}:
-        shown = printable(", ".join(f"{field.name} ({field.type})" for field in schema)) if len(schema) else "no columns"
+        shown = (
+            printable(", ".join(f"{field.name} ({field.type})" for field in schema)) if len(schema) else "no columns"
+        )
         expected = "a column path (text), bytes (binary) or image (binary, or a struct of bytes and path)"
         raise DataError(f"{printable(name, 4096)} holds no inputs", found=shown, expected=expected)
     return found
@@ -337,8 +353,8 @@ def _fits(kind: Any, column: str) -> bool:
     binary = types.is_binary(kind) or types.is_large_binary(kind)
     if column in ("bytes", "image"):
         fields = {field.name: field.type for field in kind} if types.is_struct(kind) else {}
-        return binary or (column == "image" and "bytes" in fields and _fits(fields["bytes"], "bytes"))
-    return binary or types.is_string(kind) or types.is_large_string(kind)
+        return bool(binary) or (column == "image" and "bytes" in fields and _fits(fields["bytes"], "bytes"))
+    return bool(binary or types.is_string(kind) or types.is_large_string(kind))
 
 
 def _shown(name: str) -> str:
@@ -352,9 +368,7 @@ def _shown(name: str) -> str:
 def _entries(folder: str) -> set[str]:
     """Names in a local folder, those of folders with / behind; linked folders are not followed."""
     with os.scandir(folder) as entries:
-        return {
-            entry.name + "/" * entry.is_dir() for entry in entries if not (entry.is_dir() and entry.is_symlink())
-        }
+        return {entry.name + "/" * entry.is_dir() for entry in entries if not (entry.is_dir() and entry.is_symlink())}
 
 
 def _remote_entries(folder: str) -> set[str]:
@@ -382,21 +396,23 @@ def _understood(name: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, import_pyarrow().ArrowException) as error:
         found = (getattr(error, "strerror", None) or str(error)).lower()
-        raise DataError(f"cannot read {printable(name, 4096)}", found=found[:300], fix="check its name and rights") from error
+        raise DataError(
+            f"cannot read {printable(name, 4096)}", found=found[:300], fix="check its name and rights"
+        ) from error
 
 
 @contextmanager
 def _opened(name: str) -> Iterator[io.BufferedReader]:
     with _understood(name):
-        if name == "-":
-            stream = open(0, "rb", closefd=False)
-        elif _URI.match(name):
+        if _URI.match(name):
             files, path = _remote(name)
             stream = io.BufferedReader(files.open_input_file(path))
+        elif name != "-" and os.path.exists(name) and not os.path.isfile(name):  # a pipe waits for who writes into it
+            raise DataError(
+                f"cannot read {printable(name, 4096)}", found="no regular file", expected="one, or a folder"
+            )
         else:
-            if os.path.exists(name) and not os.path.isfile(name):  # to open a pipe waits for who writes into it
-                raise DataError(f"cannot read {printable(name, 4096)}", found="no regular file", expected="a file or a folder")
-            stream = open(name, "rb")
+            stream = open(0 if name == "-" else name, "rb", closefd=name != "-")  # noqa: SIM115 - closed below
     with stream:
         yield stream
 

@@ -50,7 +50,7 @@ def can_start() -> bool:
 class WorkerDied(Exception):
     """A worker process ended before it had answered ``task``."""
 
-    def __init__(self, task: object) -> None:
+    def __init__(self, task: Any) -> None:
         super().__init__(task)
         self.task = task
 
@@ -86,9 +86,7 @@ class Workers:
         self._lifeline.close()
         self._pool.shutdown(cancel_futures=True)
 
-    def each(
-        self, function: Callable[..., Result], tasks: Iterable[Task], *arguments: object
-    ) -> Iterator[Result]:
+    def each(self, function: Callable[..., Result], tasks: Iterable[Task], *arguments: object) -> Iterator[Result]:
         """What ``function(task, *arguments)`` gives for each task, in order. Raises WorkerDied, and what it raises."""
         waiting: deque[tuple[Task, Future[Result]]] = deque()
         for task in tasks:
@@ -105,10 +103,10 @@ class Workers:
         try:
             yield from self.each(prepare, chunks, config, channels_first)
         except WorkerDied as error:
-            assert isinstance(error.task, list)
-            first = printable(error.task[0]) if isinstance(error.task[0], str | os.PathLike) else "-"
+            first: Source = error.task[0]
+            name = printable(first) if isinstance(first, str | os.PathLike) else "-"
             raise PictureError(
-                "a process that prepares the inputs broke off", found=f"no answer from {first} on",
+                "a process that prepares the inputs broke off", found=f"no answer from {name} on",
                 fix="leave out the one that does it: read fewer at a time to find it",
             ) from error  # fmt: skip
 
@@ -234,12 +232,14 @@ def score(
             left.unlink(missing_ok=True)
         try:
             inputs = find_inputs(source, file.contract.config, listing, (output / LISTING).absolute())
-            manifest = {
+            manifest: dict[str, Any] = {
                 "format": FORMAT, "source": printable(source, 4096), "inputs": inputs.sha256, "n_inputs": inputs.n,
                 "n_parts": len(inputs.parts), "model": file.source, "model_sha256": sha256_of(file.content),
                 "batch_size": batch_size,
             }  # fmt: skip
-            decisive = [manifest[key] for key in ("format", "inputs", "n_inputs", "n_parts", "model_sha256", "batch_size")]
+            decisive = [
+                manifest[key] for key in ("format", "inputs", "n_inputs", "n_parts", "model_sha256", "batch_size")
+            ]
             manifest["fingerprint"] = sha256_of(json.dumps(decisive).encode())
             _check_manifest(output, manifest)
             if inputs.listed:
@@ -281,7 +281,11 @@ def _check_manifest(output: Path, manifest: dict[str, Any]) -> None:
     except (ValueError, RecursionError) as error:
         raise OutputError(f"{path} is damaged", found=f"no JSON ({error})"[:200], fix=fix) from error
     if not isinstance(found, dict) or found.get("fingerprint") != manifest["fingerprint"]:
-        others = [key for key in manifest if key != "fingerprint" and (not isinstance(found, dict) or found.get(key) != manifest[key])]
+        others = [
+            key
+            for key in manifest
+            if key != "fingerprint" and (not isinstance(found, dict) or found.get(key) != manifest[key])
+        ]
         names = {"inputs": "inputs", "n_inputs": "inputs", "model_sha256": "model", "batch_size": "batch size"}
         what = ", ".join(dict.fromkeys(names[key] for key in others if key in names)) or "fingerprint"
         raise OutputError(f"{output} holds another job", found=f"another {what} in {MANIFEST}", fix=fix)
@@ -295,7 +299,7 @@ _COLUMNS = ("path", "label", "index", "confidence", "note", "error", "model_sha2
 
 
 def score_part(job: Job, index: int) -> Counts:
-    """Score one part and write its file; if it is there already, only look. Raises OutputError, ModelError, DataError."""
+    """Score one part and write its file; one that is there already stays. Raises OutputError, ModelError, DataError."""
     global _tries
     if done := _finished(job, index):
         return done
@@ -306,7 +310,7 @@ def score_part(job: Job, index: int) -> Counts:
         for answered in _answered(job, part, _tries):
             rows += [replace(one, sequence=None) for one in answered]  # or all that the model saw stays in memory
         counts = Counts(len(rows), sum(row.error is not None for row in rows), sum(row.abstained for row in rows))
-        write_bytes(target, _as_parquet(job, rows, counts))
+        write_bytes(target, _as_parquet(job, index, rows, counts))
         _tries.path.unlink(missing_ok=True)
     except BaseException:
         _tries.withdraw()  # it did not die
@@ -317,13 +321,15 @@ def score_part(job: Job, index: int) -> Counts:
     return counts
 
 
-def _as_parquet(job: Job, rows: list[Prediction], counts: Counts) -> bytes:
+def _as_parquet(job: Job, index: int, rows: list[Prediction], counts: Counts) -> bytes:
     pa = import_pyarrow()
     texts = pa.dictionary(pa.int32(), pa.string())
     kinds = (pa.string(), texts, pa.int32(), pa.float64(), texts, pa.string(), texts)
     columns = [[getattr(row, name) for row in rows] for name in ("source", *_COLUMNS[1:-1])]
-    arrays = [pa.array(column, kind) for column, kind in zip([*columns, [job.model_sha256] * len(rows)], kinds, strict=True)]
-    metadata = {"edgelstm.job": job.fingerprint, "edgelstm.counts": json.dumps(asdict(counts))}
+    arrays = [
+        pa.array(column, kind) for column, kind in zip([*columns, [job.model_sha256] * len(rows)], kinds, strict=True)
+    ]
+    metadata = {"edgelstm.part": f"{job.fingerprint} {index}", "edgelstm.counts": json.dumps(asdict(counts))}
     stream = pa.BufferOutputStream()
     table = pa.Table.from_arrays(arrays, schema=pa.schema(list(zip(_COLUMNS, kinds, strict=True)), metadata))
     pa.parquet.write_table(table, stream, compression="zstd", write_page_checksum=True)
@@ -342,7 +348,7 @@ def _finished(job: Job, index: int) -> Counts | None:
         counts = Counts(**json.loads(metadata[b"edgelstm.counts"]))
     except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
         return None
-    ours = metadata.get(b"edgelstm.job") == job.fingerprint.encode()
+    ours = metadata.get(b"edgelstm.part") == f"{job.fingerprint} {index}".encode()
     return counts if ours and counts.n == len(table) == job.inputs.parts[index].n else None
 
 
@@ -406,7 +412,9 @@ class _Tries:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             content = os.read(self._handle, 2**16)
         except OSError as error:
-            raise OutputError(f"cannot write {path}", found=error.strerror, fix="choose another folder with -o") from error
+            raise OutputError(
+                f"cannot write {path}", found=error.strerror, fix="choose another folder with -o"
+            ) from error
         self._end = len(content) // self._RECORD.size * self._RECORD.size
         self._died = Counter(self._RECORD.iter_unpack(content[: self._end]))
 
@@ -448,7 +456,7 @@ def _on_this_machine(job: Job, indices: list[int], address: str | None) -> Itera
             with suppress(WorkerDied):  # others go on, and know by the records of its tries what it died of
                 for counts in workers.each(_score_opened, list(indices)):
                     yield counts
-                    indices = indices[1:]
+                    del indices[0]
 
 
 _job: Job | None = None
@@ -465,7 +473,9 @@ def _score_opened(index: int) -> Counts:
 
 
 def _import_ray() -> Any:
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_DATA_DISABLE_PROGRESS_BARS="1")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    for name, level in {"RAY_DATA_LOG_LEVEL": "CRITICAL", "RAY_BACKEND_LOG_LEVEL": "fatal"}.items():
+        os.environ.setdefault(name, level)  # what Ray would print, our errors say in one line
     try:
         import ray
         import ray.data
