@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import struct
 import sys
 import tempfile
@@ -38,6 +40,7 @@ FORMAT = 1
 """Another number wherever the same job would give other rows or other parts."""
 MAX_OBJECTS_BYTES = 80 * 2**20
 """Of Ray's store on this machine, the least that it takes: only counts go through it."""
+CONNECT_S = 10
 MAX_DEATHS = 2
 """A process that ends over one input alone, so often, did not do so by chance."""
 
@@ -494,6 +497,8 @@ def _on_ray(job: Job, indices: list[int], address: str | None) -> Iterator[Count
             if address == "local":
                 options |= {"num_cpus": n_cores(), "include_dashboard": False, "_temp_dir": folder}
                 options["object_store_memory"] = MAX_OBJECTS_BYTES
+            elif match := re.fullmatch(r"([^/]+):(\d+)", address):  # Ray itself would try for minutes
+                socket.create_connection((match[1], int(match[2])), CONNECT_S).close()
             theirs = ray.is_initialized()
             if not theirs:
                 ray.init(**options)
@@ -502,7 +507,7 @@ def _on_ray(job: Job, indices: list[int], address: str | None) -> Iterator[Count
             finally:
                 if not theirs:
                     ray.shutdown()
-    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
+    except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, EdgeLstmError):
             raise
         found = " ".join(str(error).split())[:300]
