@@ -95,16 +95,17 @@ def test_a_driver_that_is_killed_takes_its_cluster_with_it_and_the_job_goes_on(h
     assert files(here / "local") == files(here / "out")
 
 
-def test_a_node_that_is_lost_costs_no_input(here, tiny):
+def test_a_node_that_is_lost_costs_no_input(here, tiny, monkeypatch):
     """A head without cores and two nodes of one core on this machine; one is killed in the middle."""
     from ray.cluster_utils import Cluster
 
     names = a_list(n=4000)
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
         options = {"include_dashboard": False, "object_store_memory": 80 * 2**20}
-        cluster = Cluster(True, head_node_args={"num_cpus": 0, "temp_dir": folder, **options})
+        cluster = Cluster(True, head_node_args={"num_cpus": 0, **options})
         try:
-            nodes = [cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20) for _ in range(2)]
+            nodes = [cluster.add_node(num_cpus=1, **options) for _ in range(2)]
             cluster.wait_for_nodes()
             command = ["score", "list.txt", "-o", "out", "--model", tiny, "--engine", "ray"]
             with started(

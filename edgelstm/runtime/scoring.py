@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
@@ -501,7 +501,8 @@ def _on_ray(job: Job, indices: list[int], address: str | None) -> Iterator[Count
                 socket.create_connection((match[1], int(match[2])), CONNECT_S).close()
             theirs = ray.is_initialized()
             if not theirs:
-                ray.init(**options)
+                with _without_stderr():
+                    ray.init(**options)
             try:
                 yield from _by_actors(ray, job, indices)
             finally:
@@ -512,6 +513,19 @@ def _on_ray(job: Job, indices: list[int], address: str | None) -> Iterator[Count
             raise
         found = " ".join(str(error).split())[:300]
         raise EdgeLstmError(f"Ray at {printable(address)} cannot score", found=found, fix="see `ray status`") from error
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Ray's C++ side says on stderr that it will say nothing there."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _by_actors(ray: Any, job: Job, indices: list[int]) -> Iterator[Counts]:
