@@ -16,6 +16,7 @@ import edgelstm
 from edgelstm.config import ModelConfig
 from edgelstm.errors import EdgeLstmError, OutputError, PictureError
 from edgelstm.files import FolderLock, sha256_of
+from edgelstm.runtime import parts as parts_module
 from edgelstm.runtime import scoring as workers_module
 from edgelstm.runtime.classifier import CHUNK, Classifier, prepare_each
 from edgelstm.runtime.scoring import Workers, score
@@ -319,18 +320,18 @@ def test_an_output_that_cannot_be_written_or_is_in_use_is_refused(listed, tiny_m
 
 
 def test_a_full_disk_is_one_error_and_the_same_job_goes_on_later(listed, tiny_model_bytes, here, alone, monkeypatch):
-    write = workers_module.write_bytes
+    write = parts_module.write_bytes
 
     def full(target, content):
         if target.name == "part-000001.parquet":
             raise OutputError("cannot write", found="No space left on device")
         write(target, content)
 
-    monkeypatch.setattr(workers_module, "write_bytes", full)
+    monkeypatch.setattr(parts_module, "write_bytes", full)
     with pytest.raises(OutputError, match="No space left"):
         scored(tiny_model_bytes)
     assert {"part-000000.parquet"} == set(dict.fromkeys(p.name for p in (here / "out").glob("part-*")))
-    monkeypatch.setattr(workers_module, "write_bytes", write)
+    monkeypatch.setattr(parts_module, "write_bytes", write)
     assert (233, 700) == ((done := scored(tiny_model_bytes)).n_earlier, done.counts.n)
     scored(tiny_model_bytes, "undisturbed")
     assert files(here / "undisturbed") == files(here / "out")

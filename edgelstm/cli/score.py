@@ -12,7 +12,8 @@ from edgelstm.cli import EXIT_INTERRUPTED
 from edgelstm.cli.options import json_option, model_option, model_to_use, print_json, say
 
 if TYPE_CHECKING:
-    from edgelstm.runtime.scoring import Counts, Engine
+    from edgelstm.runtime.parts import Counts
+    from edgelstm.runtime.scoring import Engine
 
 LINE_EVERY_S = 10
 """Where nobody watches a terminal."""

@@ -5,18 +5,16 @@ import os
 import re
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +25,8 @@ from edgelstm.errors import EdgeLstmError, MissingDependencyError, OutputError, 
 from edgelstm.files import FolderLock, check_writable, read_bounded, sha256_of, write_bytes
 from edgelstm.onnx_file import ModelSource, open_model
 from edgelstm.runtime.classifier import CHUNK, Classifier, Prediction, Source, prepare
-from edgelstm.runtime.inputs import Inputs, Part, Row, find_inputs, import_pyarrow, read_rows
+from edgelstm.runtime.inputs import find_inputs, import_pyarrow
+from edgelstm.runtime.parts import Counts, Job, finished, score_part, withdraw
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -41,8 +40,6 @@ FORMAT = 1
 MAX_OBJECTS_BYTES = 80 * 2**20
 """Of Ray's store on this machine, the least that it takes: only counts go through it."""
 CONNECT_S = 10
-MAX_DEATHS = 2
-"""A process that ends over one input alone, so often, did not do so by chance."""
 
 
 def can_start() -> bool:
@@ -133,8 +130,7 @@ def _begin(lifeline: Connection, setup: Callable[..., None] | None, arguments: t
     """In a worker, before its first task: end at once when the process that started it closes its end, or ends."""
 
     def end() -> None:
-        if _tries is not None:
-            _tries.withdraw()
+        withdraw()
         os._exit(0)
 
     def wait() -> None:
@@ -157,37 +153,6 @@ def _begin(lifeline: Connection, setup: Callable[..., None] | None, arguments: t
 
 
 # A job: parts of the inputs, each scored by one process into one Parquet file
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a process must know to score any part, on whatever machine it runs."""
-
-    output: Path
-    classifier: Classifier
-    inputs: Inputs
-    model_sha256: str
-    batch_size: int
-    fingerprint: str
-    """Of the inputs, the model and the options: what decides every row."""
-    folder: str
-    """Where relative paths begin."""
-
-    def target(self, index: int) -> Path:
-        """The file of a part."""
-        return self.output / f"part-{index:06}.parquet"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of inputs."""
-
-    n: int = 0
-    n_errors: int = 0
-    n_abstained: int = 0
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(one + another for one, another in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -256,7 +221,7 @@ def score(
         write_bytes(output / MANIFEST, _as_json({**manifest, "finished": None}))
         counts, left_over = Counts(), []
         for index in range(len(inputs.parts)):
-            done = _finished(job, index)
+            done = finished(job, index)
             counts = counts + done if done else counts
             left_over += [] if done else [index]
         n_earlier = counts.n
@@ -296,150 +261,6 @@ def _check_manifest(output: Path, manifest: dict[str, Any]) -> None:
 
 def _as_json(value: object) -> bytes:
     return json.dumps(value, indent=2).encode() + b"\n"
-
-
-_COLUMNS = ("path", "label", "index", "confidence", "note", "error", "model_sha256")
-
-
-def score_part(job: Job, index: int) -> Counts:
-    """Score one part and write its file; one that is there already stays. Raises OutputError, ModelError, DataError."""
-    global _tries
-    if done := _finished(job, index):
-        return done
-    part, target = job.inputs.parts[index], job.target(index)
-    rows: list[Prediction] = []
-    _tries = _Tries(target.with_name(f".{target.name}.tries"))
-    try:
-        for answered in _answered(job, part, _tries):
-            rows += [replace(one, sequence=None) for one in answered]  # or all that the model saw stays in memory
-        counts = Counts(len(rows), sum(row.error is not None for row in rows), sum(row.abstained for row in rows))
-        write_bytes(target, _as_parquet(job, index, rows, counts))
-        _tries.path.unlink(missing_ok=True)
-    except BaseException:
-        _tries.withdraw()  # it did not die
-        raise
-    finally:
-        _tries.close()
-        _tries = None
-    return counts
-
-
-def _as_parquet(job: Job, index: int, rows: list[Prediction], counts: Counts) -> bytes:
-    pa = import_pyarrow()
-    texts = pa.dictionary(pa.int32(), pa.string())
-    kinds = (pa.string(), texts, pa.int32(), pa.float64(), texts, pa.string(), texts)
-    columns = [[getattr(row, name) for row in rows] for name in ("source", *_COLUMNS[1:-1])]
-    arrays = [
-        pa.array(column, kind) for column, kind in zip([*columns, [job.model_sha256] * len(rows)], kinds, strict=True)
-    ]
-    metadata = {"edgelstm.part": f"{job.fingerprint} {index}", "edgelstm.counts": json.dumps(asdict(counts))}
-    stream = pa.BufferOutputStream()
-    table = pa.Table.from_arrays(arrays, schema=pa.schema(list(zip(_COLUMNS, kinds, strict=True)), metadata))
-    pa.parquet.write_table(table, stream, compression="zstd", write_page_checksum=True)
-    content: bytes = stream.getvalue().to_pybytes()
-    return content
-
-
-def _finished(job: Job, index: int) -> Counts | None:
-    """What became of a part whose file is there, whole and of this job."""
-    pa, path = import_pyarrow(), job.target(index)
-    if not path.exists():
-        return None
-    try:
-        table = pa.parquet.read_table(pa.BufferReader(path.read_bytes()), page_checksum_verification=True)
-        metadata = table.schema.metadata or {}
-        counts = Counts(**json.loads(metadata[b"edgelstm.counts"]))
-    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException):
-        return None
-    ours = metadata.get(b"edgelstm.part") == f"{job.fingerprint} {index}".encode()
-    return counts if ours and counts.n == len(table) == job.inputs.parts[index].n else None
-
-
-def _answered(job: Job, part: Part, tries: "_Tries") -> Iterator[list[Prediction]]:
-    """The answers of a part, a batch at a time: the same batches in every try, as int8 answers depend on them.
-
-    Where an earlier try of the part died, its batch is prepared one by one, then answered one by one, and what it dies
-    of once more gets an error in place of an answer.
-    """
-    rows, config = read_rows(part), job.classifier.runner.contract.config
-    for start in range(0, part.n, job.batch_size):
-        n = min(job.batch_size, part.n - start)
-        if tries.died(start, 0) >= MAX_DEATHS:  # in reading: nothing behind can be had
-            for at in range(start, part.n):
-                yield [_deadly(Row(f"{part.file}#{part.start + at}", None))]
-            return
-        tries.at(start, 0)
-        batch = list(islice(rows, n))
-        tries.at(start, n)
-        n_died = tries.died(start, n)
-        prepared = []
-        for at, row in enumerate(batch, start):
-            if n_died and tries.died(at, 1) >= MAX_DEATHS:
-                prepared.append(_deadly(row))
-                continue
-            if n_died:
-                tries.at(at, 1)
-            prepared.append(_prepare(row, config))
-        if n_died <= 1:
-            tries.at(start, n)
-            yield job.classifier.answer(prepared)
-            continue
-        for at, one in enumerate(prepared, start):
-            tries.at(at, 1)
-            yield job.classifier.answer([one])
-
-
-def _prepare(row: Row, config: ModelConfig) -> Prediction:
-    if row.source is None:
-        return Prediction(row.name, error=row.error)
-    [prepared] = prepare([row.source], config)
-    return replace(prepared, source=row.name)
-
-
-def _deadly(row: Row) -> Prediction:
-    found = "a process that ended, each time, while it read this input"
-    return Prediction(row.name, error=str(PictureError(f"cannot read {printable(row.name, 4096)}", found=found)))
-
-
-class _Tries:
-    """Where each try to score a part stands, in a file that outlives it: a record a try, inputs from ``start`` on.
-
-    The last record of a try that ended in the middle of its work says which inputs it ended over.
-    """
-
-    _RECORD = struct.Struct("<qq")
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            content = os.read(self._handle, 2**16)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {path}", found=error.strerror, fix="choose another folder with -o"
-            ) from error
-        self._end = len(content) // self._RECORD.size * self._RECORD.size
-        self._died = Counter(self._RECORD.iter_unpack(content[: self._end]))
-
-    def died(self, start: int, n: int) -> int:
-        """Tries that ended over these inputs."""
-        return self._died[start, n]
-
-    def at(self, start: int, n: int) -> None:
-        """Now come ``n`` inputs from ``start`` on; 0: their reading."""
-        os.pwrite(self._handle, self._RECORD.pack(start, n), self._end)
-
-    def withdraw(self) -> None:
-        """This try is ended from outside: it does not count."""
-        with suppress(OSError):
-            os.ftruncate(self._handle, self._end)
-
-    def close(self) -> None:
-        os.close(self._handle)
-
-
-_tries: _Tries | None = None
-"""Of the part that this process scores now."""
 
 
 # Engines: each gives the counts of every part in ``indices``, whatever dies on the way
