@@ -390,12 +390,12 @@ NASTY = {
 @pytest.mark.parametrize("form", ["text", "csv", "json"])
 @pytest.mark.parametrize("name", NASTY)
 def test_class_names_reach_the_terminal_as_one_safe_line(tiny, pictures, monkeypatch, name, form):
-    real = Classifier._predictions
+    real = Classifier.answer
 
     def predictions(self, batch):
         return [dataclasses.replace(one, label=NASTY[name], top=((NASTY[name], 0.9),)) for one in real(self, batch)]
 
-    monkeypatch.setattr(Classifier, "_predictions", predictions)
+    monkeypatch.setattr(Classifier, "answer", predictions)
     result = run(*INFER, pictures[0], "--model", tiny, *([] if form == "text" else [f"--{form}"]))
     *header, line = result.stdout.split("\n")[:-1]
     assert (line.isprintable(), len(header)) == (True, form == "csv")
@@ -495,7 +495,7 @@ def test_a_bad_model_leaves_no_workers(tiny, crowd, pools, monkeypatch):
 
 
 def test_what_was_answered_before_workers_broke_off_is_written(tiny, crowd, pools, monkeypatch):
-    real = Classifier._predictions
+    real = Classifier.answer
     batches = itertools.count()
 
     def predictions(self, batch):
@@ -504,7 +504,7 @@ def test_what_was_answered_before_workers_broke_off_is_written(tiny, crowd, pool
                 process.kill()
         return real(self, batch)
 
-    monkeypatch.setattr(Classifier, "_predictions", predictions)
+    monkeypatch.setattr(Classifier, "answer", predictions)
     result = run(*INFER, *good(crowd) * 20, "--model", tiny, expected=1)
     lines = result.stdout.splitlines()
     assert 2 * CHUNK <= len(lines) < 20 * len(good(crowd))

@@ -367,7 +367,7 @@ def _shown(name: str) -> str:
 
 def _entries(folder: str) -> set[str]:
     """Names in a local folder, those of folders with / behind; linked folders are not followed."""
-    with os.scandir(folder) as entries:
+    with os.scandir(folder.rstrip("/") or folder) as entries:
         return {entry.name + "/" * entry.is_dir() for entry in entries if not (entry.is_dir() and entry.is_symlink())}
 
 

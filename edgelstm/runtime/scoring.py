@@ -249,11 +249,8 @@ def _check_manifest(output: Path, manifest: dict[str, Any]) -> None:
     except (ValueError, RecursionError) as error:
         raise OutputError(f"{path} is damaged", found=f"no JSON ({error})"[:200], fix=fix) from error
     if not isinstance(found, dict) or found.get("fingerprint") != manifest["fingerprint"]:
-        others = [
-            key
-            for key in manifest
-            if key != "fingerprint" and (not isinstance(found, dict) or found.get(key) != manifest[key])
-        ]
+        known = found if isinstance(found, dict) else {}
+        others = [key for key in manifest if known.get(key) != manifest[key]]
         names = {"inputs": "inputs", "n_inputs": "inputs", "model_sha256": "model", "batch_size": "batch size"}
         what = ", ".join(dict.fromkeys(names[key] for key in others if key in names)) or "fingerprint"
         raise OutputError(f"{output} holds another job", found=f"another {what} in {MANIFEST}", fix=fix)
