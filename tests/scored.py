@@ -45,3 +45,12 @@ def children(pid):
             except OSError:
                 continue
     return [one for child in found.get(pid, []) for one in (child, *children(child))]
+
+
+def hang(path):
+    """In a worker: an endless try over input 5."""
+    from edgelstm.runtime import parts
+
+    parts._tries = parts._Tries(path)
+    parts._tries.at(5, 1)
+    signal.pause()

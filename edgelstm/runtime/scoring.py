@@ -144,10 +144,10 @@ def _begin(lifeline: Connection, setup: Callable[..., None] | None, arguments: t
 
     with suppress(OSError):  # stderr may be closed
         os.dup2(2, 1)  # nothing that a decoder may print gets between the answers
-    threading.Thread(target=wait, daemon=True).start()
-    if hasattr(signal, "pthread_sigmask"):
+    if hasattr(signal, "pthread_sigmask"):  # before any thread starts, which inherits it
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=obey, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
     if setup is not None:
         setup(*arguments)
 
