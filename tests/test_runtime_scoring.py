@@ -21,9 +21,6 @@ from edgelstm.runtime import scoring as workers_module
 from edgelstm.runtime.classifier import CHUNK, Classifier, prepare_each
 from edgelstm.runtime.scoring import Workers, score
 
-pa = pytest.importorskip("pyarrow", reason='needs pyarrow: pip install "edgelstm[score]"')
-pq = pytest.importorskip("pyarrow.parquet")
-
 TIMEOUT_S = 60
 MODEL = ModelConfig()
 
@@ -185,6 +182,7 @@ def test_a_frozen_program_and_one_core_have_no_workers(monkeypatch):
 
 @pytest.fixture
 def here(monkeypatch, tmp_path):
+    pytest.importorskip("pyarrow", reason='needs pyarrow: pip install "edgelstm[score]"')
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
@@ -376,6 +374,9 @@ def test_workers_that_end_at_their_start_are_an_error(listed, tiny_model_bytes, 
 
 @pytest.mark.usefixtures("alone")
 def test_values_are_scored_from_files_bytes_and_arrays(here, checkpoint_of, model_bytes_of):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     config = ModelConfig(
         rows=6, cols=3, hidden_size=4, preparation="values", class_names=("rest", "walk"), variable_length=True
     )
