@@ -4,12 +4,12 @@ import json
 import os
 import signal
 
-DEADLY = f"""
-import os, signal
+DEADLY = """
+import ctypes, os
 found = os.stat
 def stat(path, *arguments, **options):
     if str(path).endswith("deadly.png"):
-        os.kill(os.getpid(), {int(signal.SIGSEGV)})
+        ctypes.string_at(0)  # not os.kill: Ray's own handler takes its time, and this thread would go on
     return found(path, *arguments, **options)
 os.stat = stat
 """

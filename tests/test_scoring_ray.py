@@ -56,14 +56,15 @@ def wait_for(condition):
     raise AssertionError("waited in vain")
 
 
-def test_ray_writes_the_bytes_of_the_local_engine_says_nothing_of_its_own_and_leaves_nothing(here, tiny):
-    before = set(os.listdir(tempfile.gettempdir()))
-    done = scored(tiny, "ray", "--engine", "ray")
+def test_ray_writes_the_bytes_of_the_local_engine_says_nothing_of_its_own_and_leaves_nothing(here, tiny, monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="t") as folder, monkeypatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        done = scored(tiny, "ray", "--engine", "ray")
+        left = os.listdir(folder)
     scored(tiny, "local")
     assert files(here / "local") == files(here / "ray")
     assert [line for line in done.stderr.splitlines() if not line.startswith(("scored ", "model "))] == []
-    left = set(os.listdir(tempfile.gettempdir())) - before
-    assert [name for name in left if name.startswith("ray")] == []
+    assert [] == left
     assert scored(tiny, "ray", "--engine", "local").stdout.count("1,500 of them by earlier runs") == 1
 
 
