@@ -259,6 +259,6 @@ def test_a_cache_that_cannot_be_written_is_one_line(tiny_model_bytes, monkeypatc
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(
-        ProviderError, match="cannot be kept: found .*Not a directory.*; set XDG_CACHE_HOME to a folder"
+        ProviderError, match=r"cannot be kept: found .*Not a directory.*; set XDG_CACHE_HOME to a folder"
     ):
         CRunner(tiny_model_bytes)
