@@ -29,8 +29,9 @@ FLOAT32_MAX = 3e38
 TRAIN_RANGES: Ranges = {
     "epochs": (1, MAX_EPOCHS), "n_samples": (1, 2**53), "batch_size": (1, 2**20), "log_every": (1, 2**20),
     "teacher_copies": (1, 10_000), "passes": (1, 2**20), "seed": (0, 2**32 - 1), "threads": (1, 1024),
-    "learning_rate": (0.0, FLOAT32_MAX), "weight_decay": (0.0, FLOAT32_MAX), "clip_norm": (0.0, FLOAT32_MAX),
-    "label_smoothing": (0.0, 1.0), "step_loss": (0.0, 1.0), "ema_decay": (0.0, 1.0), "forget_bias": (-1000.0, 1000.0),
+    "shards": (1, 1024), "learning_rate": (0.0, FLOAT32_MAX), "weight_decay": (0.0, FLOAT32_MAX),
+    "clip_norm": (0.0, FLOAT32_MAX), "label_smoothing": (0.0, 1.0), "step_loss": (0.0, 1.0), "ema_decay": (0.0, 1.0),
+    "forget_bias": (-1000.0, 1000.0),
     "temperature": (0.01, 100.0),
 }  # fmt: skip
 Preparation = Literal["digit", "plain", "values"]
@@ -253,9 +254,13 @@ class TrainConfig:
     """Seed of everything random."""
     threads: int | None = None
     """CPU threads; None: as many as torch takes. Another number splits sums elsewhere, so it rounds otherwise."""
+    shards: int = 1
+    """Parts of a batch whose gradients are computed apart and summed in order, by as many processes or fewer."""
 
     def __post_init__(self) -> None:
         _check_ranges(self, TRAIN_RANGES)
+        if self.shards > self.batch_size:
+            raise ValueError(f"shards: found {self.shards}, expected at most the batch of {self.batch_size} sequences")
         for name, choices in (("schedule", ("constant", "onecycle")), ("head_init", ("uniform", "normal"))):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: found {_shown(getattr(self, name))}, expected {' or '.join(choices)}")

@@ -47,7 +47,7 @@ def test_compile_writes_c_and_header_and_says_what_it_costs(tiny, sample):
     assert lines["speed"].startswith("0.200 times the time of onnxruntime for one sequence [0.190 0.210]")
     assert result.stderr.endswith("next: cc -std=c99 -O3 -march=native -c tiny.c, and #include its header\n")
     assert f"Accuracy: {right}" in Path("tiny.c").read_text()
-    assert Path("tiny.h").read_text() in Path("tiny.c").read_text()
+    assert Path("tiny.h").read_bytes().removeprefix(compile_module.HEADER_MARK) in Path("tiny.c").read_bytes()
 
 
 @needs_a_compiler
@@ -99,6 +99,22 @@ def test_int8_that_costs_accuracy_is_refused_unless_forced_and_the_old_file_stay
         edgelstm.compile(tiny)
     run("compile", tiny, "--force")
     assert Path("tiny.h").exists()
+
+
+def test_a_header_of_someone_elses_is_not_replaced_and_ours_is(tiny):
+    Path("tiny.h").write_text("#define MINE\n")
+    error = fails("compile", tiny, "--precision", "fp32")
+    assert "cannot write tiny.h: found another header, expected no file, or one that compile has written" in error
+    assert (Path("tiny.h").read_text(), Path("tiny.c").exists()) == ("#define MINE\n", False)
+    Path("tiny.h").unlink()
+    for _ in range(2):
+        run("compile", tiny, "--precision", "fp32")
+
+
+def test_both_files_are_written_or_neither(tiny):
+    Path("tiny.h").symlink_to("/proc/no/such.h")
+    assert "cannot write" in fails("compile", tiny, "--precision", "fp32")
+    assert not Path("tiny.c").exists()
 
 
 @pytest.fixture

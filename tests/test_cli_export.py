@@ -34,9 +34,7 @@ def few(monkeypatch, sample):
     """A smaller precision is judged by 40 digits, and no clock is asked."""
     digits = Part(sample.sequences[:40], sample.labels[:40], "the shipped sample, shortened")
     monkeypatch.setattr("edgelstm.data.evaluation.evaluation_digits", lambda folder: digits)
-    monkeypatch.setattr(export_module, "calls_for_budget", lambda *arguments, **options: {})
-    monkeypatch.setattr(export_module, "measure_alternating", lambda *a, **o: {"reduced": None, "fp32": None})
-    monkeypatch.setattr(export_module, "median_ratio", lambda *arguments: Ratio(1.2, 1.1, 1.3, 0.95, 16))
+    monkeypatch.setattr(export_module, "ratio_of", lambda *arguments: Ratio(1.2, 1.1, 1.3, 0.95, 16))
 
 
 def test_export_writes_beside_the_checkpoint_and_says_what(checkpoint, tiny_model_bytes):

@@ -154,7 +154,7 @@ def told(monkeypatch):
     """Have train show these events instead of training; an exception among them is raised."""
 
     def tell(*events):
-        def begin_run(plan, folder, open_data, device, *, teachers, overwrite):
+        def begin_run(plan, folder, open_data, device, *, teachers, overwrite, shards, group):
             for event in events:
                 if isinstance(event, type):
                     raise event

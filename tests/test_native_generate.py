@@ -1,6 +1,7 @@
 """Tests of the generated C: the same text each time, whatever stands in the model, and clean under strict compilers."""
 
 import ctypes
+import re
 import subprocess
 from dataclasses import replace
 from shutil import which
@@ -130,9 +131,28 @@ def test_a_name_that_c_cannot_have_is_refused(source_of, name):
 
 
 def test_a_model_that_no_compiler_should_be_asked_to_take_is_refused(source_of, monkeypatch):
-    monkeypatch.setattr("edgelstm.native.generate.MAX_PARAMETERS", 1000)
-    with pytest.raises(ModelError, match="too large for C: found 1,504 parameters, expected at most 1,000"):
+    n = 4 * 12 * (28 + 12) + 10 * 12 + (1 + 28 // 3) * 2 * 12  # 9 units take the room of 12
+    monkeypatch.setattr("edgelstm.native.generate.MAX_NUMBERS", n)
+    code = source_of(ModelConfig(hidden_size=9)).code
+    monkeypatch.setattr("edgelstm.native.generate.MAX_NUMBERS", n - 1)
+    with pytest.raises(ModelError, match=f"too large for C: found {n:,} weights and blank states, expected at most"):
         source_of(ModelConfig(hidden_size=9))
+    weights = [int(size) for size in re.findall(r"_(?:weights_0|head_weights)\[(\d+)\]", code)]
+    assert len(weights) == 2
+    assert sum(weights) == n - (1 + 28 // 3) * 2 * 12
+
+
+@pytest.mark.parametrize(
+    ("config", "precision", "expected"),
+    [
+        (ModelConfig(hidden_size=9), "int8", 150 + 2 * 28 + 28 // 2 + 3 * 12),
+        (ModelConfig(hidden_size=9, n_layers=2), "int8", 150 + 2 * 28 + 28 // 2 + 5 * 12),
+        (ModelConfig(cols=600, rows=2, hidden_size=9, preparation="values"), "int8", 150 + 4 * 600 + 3 * 12),
+        (ModelConfig(cols=600, rows=2, hidden_size=9, preparation="values"), "fp32", 150 + 4 * 600 + 4 * 12),
+    ],
+)
+def test_the_stack_holds_a_step_and_the_states_beside_it(source_of, config, precision, expected):
+    assert source_of(config, precision).stack_bytes == expected
 
 
 def test_numbers_are_written_so_that_they_are_read_as_the_same(source_of, checkpoint_of, model_bytes_of):

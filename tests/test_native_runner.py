@@ -14,7 +14,7 @@ from sequences import SEQUENCES
 
 import edgelstm
 from edgelstm.config import ModelConfig, cache_dir
-from edgelstm.errors import ModelError, OutputError, ProviderError
+from edgelstm.errors import ModelError, ProviderError
 from edgelstm.exporting.graph import probe_sequences
 from edgelstm.native import runner as runner_module
 from edgelstm.native.runner import CRunner
@@ -258,5 +258,7 @@ def test_a_compiler_that_changes_the_bits_is_found_out(empty_cache, tiny_model_b
 def test_a_cache_that_cannot_be_written_is_one_line(tiny_model_bytes, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(OutputError, match=r"cannot write .*: found a file in place of one of its folders"):
+    with pytest.raises(
+        ProviderError, match=r"cannot be kept: found .*Not a directory.*; set XDG_CACHE_HOME to a folder"
+    ):
         CRunner(tiny_model_bytes)

@@ -64,7 +64,7 @@ def test_the_mean_is_over_different_teachers(tiny_checkpoint, teacher_files, ima
 def test_the_teachers_run_once_and_the_next_run_reads_their_logits(teacher_files, images, tmp_path, monkeypatch):
     first = teacher_logits_of(teacher_files, images, tmp_path / "kept").copy_for(1)
     again = teacher_logits_of(teacher_files, images, tmp_path / "kept")
-    monkeypatch.setattr(distill, "in_batches", lambda *_: pytest.fail("run again"))
+    monkeypatch.setattr(TeacherLogits, "_taught", lambda *_: pytest.fail("run again"))
     taught = again.copy_for(1)
     assert [True, True] == list(map(torch.equal, first, taught))
 

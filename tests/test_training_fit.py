@@ -181,6 +181,29 @@ def test_the_gradient_is_clipped_to_its_largest_norm(splits):
     assert norm == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_the_gradients_of_a_batchs_shards_add_up_to_that_of_the_batch(splits):
+    found = {}
+    for shards in (1, 3):  # of 32 sequences: 11, 11 and 10
+        train = dataclasses.replace(PLAIN, shards=shards, clip_norm=None, label_smoothing=0.05)
+        state = fresh(train)
+        first = next(fit(state, train, *splits))
+        found[shards] = first, torch.cat([weight.grad.flatten() for weight in state.model.parameters()])
+    (one, whole), (three, summed) = found[1], found[3]
+    assert (pytest.approx(one.loss, rel=1e-5), one.train) == (three.loss, three.train)
+    np.testing.assert_allclose(summed, whole, rtol=0, atol=1e-6)
+    assert summed.numpy().tobytes() != whole.numpy().tobytes(), "rounded alike: it was not computed in shards"
+
+
+def test_the_shards_of_a_batch_are_augmented_each_by_its_own_generator(splits, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        fit_module, "augmented", lambda shown, model, change, generator, labels: drawn.append(generator) or shown
+    )
+    trained(dataclasses.replace(PLAIN, epochs=1, shards=4, augment=AugmentConfig()), splits)
+    assert [drawn[0], drawn[1], drawn[2], drawn[3]] * 6 == drawn
+    assert 4 == len({float(torch.rand(1, generator=generator)) for generator in drawn[:4]})
+
+
 def test_without_decay_the_average_is_the_weights_themselves(splits):
     state = trained(PLAIN, splits)[0]
     assert bits(state.model.state_dict()) == bits(state.average)

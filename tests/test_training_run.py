@@ -21,6 +21,7 @@ from edgelstm.runtime.calibration import fit_temperature
 from edgelstm.training import run
 from edgelstm.training.busy import BusyCheck, BusyMachine, Times
 from edgelstm.training.checkpoint import CHECKPOINT_FILE, FORMAT, STATE_FILE, load_checkpoint, save_tensors
+from edgelstm.training.distributed import Group
 from edgelstm.training.fit import EpochResult, StepResult
 from edgelstm.training.model import RowLstm
 from edgelstm.training.run import BOARD_DIR, LOG_FILE, RunEnd, RunStart, begin_run, resume_run
@@ -657,3 +658,41 @@ def test_groups_too_few_to_be_split_at_random_end_no_run(tmp_path, monkeypatch):
     dataset = gestures(groups=True)
     *_, end = begin_run(gesture_plan(dataset), tmp_path, lambda config: dataset, "cpu")
     assert (None, 20) == (end.random_split, end.test.n)
+
+
+# Begun by torchrun, which gives the same arguments to processes that it starts again
+
+LAUNCHED = Group(is_launched=True)
+
+
+def test_torchrun_goes_on_with_the_run_that_a_killed_process_left(whole_run, tmp_path):
+    interrupted(tmp_path, 1)
+    first, *_ = begin_run(PLAN, tmp_path, open_digits, "cpu", group=LAUNCHED)
+    assert 1 == first.epochs_done
+    assert (whole_run[0] / STATE_FILE).read_bytes() == (tmp_path / STATE_FILE).read_bytes()
+
+
+def test_torchrun_does_not_go_on_with_another_run(begun):
+    before = (begun / STATE_FILE).read_bytes()
+    other = dataclasses.replace(PLAN, train=dataclasses.replace(TRAIN, seed=4))
+    for plan, shards in ((other, None), (PLAN, 2)):
+        with pytest.raises(OutputError, match="already holds a run"):
+            begin_run(plan, begun, open_digits, "cpu", shards=shards, group=LAUNCHED)
+    assert before == (begun / STATE_FILE).read_bytes()
+
+
+@pytest.mark.parametrize(("n_restarts", "epochs_done"), [(0, 0), (1, 3)])
+def test_overwrite_holds_for_the_first_attempt_alone(begun, n_restarts, epochs_done):
+    group = dataclasses.replace(LAUNCHED, n_restarts=n_restarts)
+    events = begin_run(PLAN, begun, open_digits, "cpu", overwrite=True, group=group)
+    assert epochs_done == next(events).epochs_done
+    events.close()
+
+
+def test_a_run_killed_in_its_first_epoch_begins_again_under_torchrun_only(tmp_path):
+    (tmp_path / LOG_FILE).write_text("{}\n")
+    with pytest.raises(OutputError, match="already holds a run"):
+        begin_run(PLAN, tmp_path, open_digits, "cpu")
+    events = begin_run(PLAN, tmp_path, open_digits, "cpu", group=LAUNCHED)
+    assert 0 == next(events).epochs_done
+    events.close()

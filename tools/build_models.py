@@ -139,8 +139,11 @@ def _counts(score: Score | None) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    seeds = parser.parse_args().seeds
-    commands = train_all(seeds)
+    parser.add_argument(
+        "--trained-by", metavar="COMMAND", help="what trained the runs that are there, for the manifest"
+    )
+    args = parser.parse_args()
+    commands = {key: args.trained_by or command for key, command in train_all(args.seeds).items()}
     manifest = {
         name: ship(name, {seed: command for (model, seed), command in commands.items() if model == name})
         for name in EXPORTS

@@ -102,7 +102,7 @@ class GraphSteps:
 
 def graph_fit(
     state: TrainState, train: fit.TrainConfig, fitting: Split, validation: Split,
-    teacher: distill.TeacherLogits | None = None,
+    teacher: distill.TeacherLogits | None = None, group: object = None,
 ) -> Iterator[EpochResult]:  # fmt: skip
     """As `edgelstm.training.fit.fit`, for pictures, one pass an epoch; the copies of a teacher stay in memory."""
     total, each = n_steps(train, len(fitting)), steps_per_epoch(train, len(fitting))

@@ -63,6 +63,9 @@ def _size(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
 @click.option("--bf16", is_flag=True, help="Multiply in bfloat16: faster on CPUs that have it, a little less exact.")
 @click.option("--threads", type=click.IntRange(*TRAIN_RANGES["threads"]),
     help="CPU threads; they are part of what fixes the bits.  [default: all]")  # fmt: skip
+@click.option("--shards", type=click.IntRange(*TRAIN_RANGES["shards"]),
+    help="Parts of a batch whose gradients are summed in order; they fix the bits, not the number of processes that "
+    "torchrun starts.  [default: as many as processes]")  # fmt: skip
 @click.option("-o", "--output", type=_PATH, help="Run folder.  [default: runs/MODEL, or runs/ and the data's name]")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of the run folder.")
 @click.option("--overwrite", is_flag=True, help="Train anew in a folder that already holds a run.")
@@ -99,6 +102,8 @@ def command(
         sys.exit(EXIT_INTERRUPTED)
     finally:
         progress.clear()
+    if not done.is_writer:
+        return
     if as_json:
         print_json({"folder": done.folder, "plan": dataclasses.asdict(done.plan), **dataclasses.asdict(done.end)})
         return
@@ -191,9 +196,13 @@ class _Progress:
         elif isinstance(event, RunStart):
             self._epochs_done, self._steps_before = event.epochs_done, event.steps_done
             began = f"going on after epoch {event.epochs_done}" if event.epochs_done else "training"
+            many = ""
+            if event.processes * event.shards > 1:
+                several = "es" if event.processes > 1 else ""
+                many = f", {event.processes} process{several}, {event.shards} shard{'s' if event.shards > 1 else ''}"
             self.say(
                 f"{began}: {event.n_fitting:,} sequences, {event.n_steps:,} steps in all, "
-                f"{event.device}, {event.threads} thread{'s' if event.threads > 1 else ''}"
+                f"{event.device}, {event.threads} thread{'s' if event.threads > 1 else ''}{many}"
             )
             n_steps = event.n_steps - event.steps_done
             if n_steps and sys.stderr and sys.stderr.isatty():

@@ -15,7 +15,7 @@ from edgelstm.data.npm import Report
 from edgelstm.errors import CheckpointError, DataError, ParityError
 from edgelstm.exporting.graph import build_graph, checked_file, contract_of, probe_sequences
 from edgelstm.files import write_bytes
-from edgelstm.measure.timing import Ratio, calls_for_budget, measure_alternating, median_ratio
+from edgelstm.measure.timing import Ratio, ratio_of
 from edgelstm.onnx_file import ModelFile
 from edgelstm.runtime.early_exit import choose_rule
 from edgelstm.runtime.parity import MAX_LOSS, McNemar, ParityReport, compare, costs_accuracy, mcnemar
@@ -27,8 +27,6 @@ from edgelstm.training.model import TorchRunner
 
 MIN_FOR_RULE = 500
 """Validation sequences that a rule for early exit is chosen by, at least."""
-N_ROUNDS = 16
-TIMING_S = 2.0
 VALIDATION_STREAMS = {"fp32": 100, "fp16": 100, "int8": 1}
 """Sequences side by side while the rule is chosen: fp32's logits do not depend on it, int8's do."""
 
@@ -182,13 +180,10 @@ def _tradeoff(precision: Precision, part: Part, fp32: ModelFile, reduced: ModelF
     # one by one: int8's activations share one scale with the batch, so its logits depend on the other sequences
     expected, found = (in_batches(runner, part.sequences, 1, part.lengths) for runner in runners.values())
     one = part.sequences[:1], None if part.lengths is None else part.lengths[:1]
-    calls = {name: partial(runner.logits, *one) for name, runner in runners.items()}
-    counts = calls_for_budget(calls, budget_s=TIMING_S, n_rounds=N_ROUNDS)
-    rounds = measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=20)
     tradeoff = Tradeoff(
         precision, Score.of(expected, part.labels), Score.of(found, part.labels),
         mcnemar(expected.argmax(1) == part.labels, found.argmax(1) == part.labels),
-        median_ratio(rounds["reduced"], rounds["fp32"]),
+        ratio_of(partial(runners["reduced"].logits, *one), partial(runners["fp32"].logits, *one)),
     )  # fmt: skip
     return tradeoff, compare(expected, found)
 

@@ -14,8 +14,8 @@ from edgelstm.data.dataset import Part
 from edgelstm.data.evaluation import DataSource, evaluation_of
 from edgelstm.data.npm import Report
 from edgelstm.errors import DataError, EdgeLstmError, OutputError, ParityError, printable
-from edgelstm.files import sha256_of, write_bytes
-from edgelstm.measure.timing import Ratio, calls_for_budget, measure_alternating, median_ratio
+from edgelstm.files import read_bounded, replacing, sha256_of
+from edgelstm.measure.timing import Ratio, ratio_of
 from edgelstm.native.generate import c_source, check_c
 from edgelstm.native.runner import CProvider, CRunner
 from edgelstm.native.scheme import Precision, Scheme, scheme_of
@@ -24,8 +24,8 @@ from edgelstm.runtime.parity import MAX_LOSS, McNemar, costs_accuracy, mcnemar
 from edgelstm.runtime.reference import NumpyRunner
 from edgelstm.runtime.runner import OrtRunner
 
-N_ROUNDS = 16
-TIMING_S = 2.0
+HEADER_MARK = b"/* Written by edgelstm compile. */\n"
+"""A header that does not begin so is another's, and is not replaced: only the .c file was named."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,10 @@ def compile(  # noqa: A001 - the command's name
         raise OutputError(
             f"cannot write {printable(target)}", expected="a name that ends in .c", fix="choose another -o"
         )
+    header = target.with_suffix(".h")
+    if header.exists() and not read_bounded(header, 2**20, "a C header", OutputError).startswith(HEADER_MARK):
+        expected, fix = "no file, or one that compile has written", "choose another -o, or remove it"
+        raise OutputError(f"cannot write {printable(header)}", found="another header", expected=expected, fix=fix)
     name = name or (_identifier(file) if output is None else _as_identifier(target.stem))
     scheme = scheme_of(file, precision)
     check_c(scheme, name)  # before minutes pass
@@ -117,8 +121,9 @@ def compile(  # noqa: A001 - the command's name
             )  # fmt: skip
     said = f"{accuracy.c} of {printable(part.source)}" if accuracy and part else ""
     source = c_source(scheme, file.contract, name=name, model_sha256=sha256_of(file.content), accuracy=said)
-    write_bytes(target, source.code.encode())
-    write_bytes(target.with_suffix(".h"), source.header.encode())
+    with replacing(target) as code, replacing(header) as declared:  # both or neither
+        code.write_bytes(source.code.encode())
+        declared.write_bytes(HEADER_MARK + source.header.encode())
     speed = None
     if no_speed is None:
         on_progress("timing one sequence in C and in onnxruntime")
@@ -176,7 +181,4 @@ def _speed(reference: Runner, runner: Runner, part: Part | None, file: ModelFile
         one.append(np.zeros((1, config.rows, config.cols), np.float32 if config.is_values else np.uint8))
     else:
         one += [part.sequences[:1]] + ([] if part.lengths is None else [part.lengths[:1]])
-    calls = {"c": partial(runner.logits, *one), "onnxruntime": partial(reference.logits, *one)}
-    counts = calls_for_budget(calls, budget_s=TIMING_S, n_rounds=N_ROUNDS)
-    rounds = measure_alternating(calls, n_rounds=N_ROUNDS, calls_per_round=counts, n_warmup=20)
-    return median_ratio(rounds["c"], rounds["onnxruntime"])
+    return ratio_of(partial(runner.logits, *one), partial(reference.logits, *one))

@@ -231,6 +231,14 @@ def measure_alternating(
     return measured
 
 
+def ratio_of(a: Callable[[], object], b: Callable[[], object], budget_s: float = 2.0) -> Ratio:
+    """a's time over b's, the two alternating in 16 rounds that take about ``budget_s``."""
+    calls = {"a": a, "b": b}
+    counts = calls_for_budget(calls, budget_s=budget_s, n_rounds=16)
+    rounds = measure_alternating(calls, n_rounds=16, calls_per_round=counts, n_warmup=20)
+    return median_ratio(rounds["a"], rounds["b"])
+
+
 def _turn(call: Callable[[], object], n_calls: int, clock: Callable[[], int]) -> Seconds:
     elapsed_ns = np.empty(n_calls, np.int64)  # written in place: a growing list could stall between calls
     for index in range(n_calls):

@@ -18,8 +18,8 @@ GATES = 4
 GROUP = 4
 """Columns that are multiplied at once."""
 MAX_LINE = 116
-MAX_PARAMETERS = 2**21
-"""A compiler takes half a minute and a gigabyte for so many numbers."""
+MAX_NUMBERS = 2**21
+"""A compiler takes half a minute and a gigabyte for so many."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 
 
@@ -45,8 +45,8 @@ def check_c(scheme: Scheme, name: str) -> None:
     if not _NAME.fullmatch(name):
         expected = "a letter, then letters, digits and underscores, at most 41 in all"
         raise ModelError("C functions cannot have this name", found=printable(name), expected=expected)
-    if scheme.config.n_parameters > MAX_PARAMETERS:
-        found, most = f"{scheme.config.n_parameters:,} parameters", f"at most {MAX_PARAMETERS:,}"
+    if (n := _n_numbers(scheme)) > MAX_NUMBERS:
+        found, most = f"{n:,} weights and blank states", f"at most {MAX_NUMBERS:,}"
         raise ModelError("the model is too large for C", found=found, expected=most, fix="run it in onnxruntime")
 
 
@@ -82,10 +82,17 @@ def c_source(scheme: Scheme, contract: ModelContract, *, name: str, model_sha256
         _arrays(scheme),
         _functions(scheme),
     ]
-    units = padded(config.hidden_size)
-    widest = max(padded(config.step_size), units if config.n_layers > 1 else 0)
-    stack_bytes = 150 + (2 * widest + widest // 2 + 3 * units if scheme.precision == "int8" else 5 * widest + 4 * units)
-    return CSource(name, written("\n".join(parts)), written(header), n_constant, state_bytes, stack_bytes)
+    return CSource(name, written("\n".join(parts)), written(header), n_constant, state_bytes, _stack_bytes(scheme))
+
+
+def _stack_bytes(scheme: Scheme) -> int:
+    """The arrays of model_push and model_layer where there are no vectors, and 150 bytes beside them."""
+    config, units, inputs = scheme.config, padded(scheme.config.hidden_size), padded(scheme.config.step_size)
+    which = 0 if config.is_values else inputs // 2
+    if scheme.precision == "fp32":
+        return 150 + 4 * inputs + which + 4 * units
+    high, below = (2 * inputs if config.is_values else 0), (2 * units if config.n_layers > 1 else 0)
+    return 150 + 2 * inputs + high + which + 3 * units + below
 
 
 def padded(n: int) -> int:
@@ -154,6 +161,14 @@ def head_arrays(scheme: Scheme) -> dict[str, Array]:
 
 def _by_columns(weights: Array) -> Array:
     return np.pad(weights, ((0, 0), (0, 0), (0, padded(weights.shape[2]) - weights.shape[2])))
+
+
+def _n_numbers(scheme: Scheme) -> int:
+    """How many numbers the text holds, padding and the states of blank pictures too."""
+    config, units = scheme.config, padded(scheme.config.hidden_size)
+    inputs = [padded(config.step_size), *[units] * (config.n_layers - 1)]
+    states = 0 if config.is_values else 2 * config.n_layers * units * (1 + config.n_steps // BLANK_PART)
+    return sum(4 * units * (width + units) for width in inputs) + config.n_classes * units + states
 
 
 def constant_bytes(scheme: Scheme) -> int:

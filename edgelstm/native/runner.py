@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgelstm.config import cache_dir
 from edgelstm.contract import Array, Lengths, Logits, Sequences, check_sequences
-from edgelstm.errors import ProviderError, printable
+from edgelstm.errors import OutputError, ProviderError, printable
 from edgelstm.files import replacing, sha256_of
 from edgelstm.onnx_file import ModelFile, ModelSource, open_model
 
@@ -178,14 +178,20 @@ def load(file: ModelFile, precision: "Precision") -> ctypes.CDLL:
     """The library of a model, from the cache folder, or compiled into it.
 
     Raises ModelError if the model cannot be C; ProviderError without a compiler, if it fails, or if what it makes
-    gives other bits than it must; OutputError if the cache folder cannot be written.
+    gives other bits than it must, or the cache folder cannot be written.
     """
     compiler = find_compiler()
     target = (
         cache_dir() / "native" / f"{_key(file, precision, compiler)}{'.dylib' if sys.platform == 'darwin' else '.so'}"
     )
     if not _is_whole(target):
-        _compile(file, precision, compiler, target)
+        try:
+            _compile(file, precision, compiler, target)
+        except OutputError as error:
+            fix = "set XDG_CACHE_HOME to a folder that can be written"
+            raise ProviderError(
+                "the compiled model cannot be kept", found=error.__cause__ or error.what, fix=fix
+            ) from error
     try:
         library = ctypes.CDLL(str(target))
     except OSError as error:

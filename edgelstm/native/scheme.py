@@ -23,6 +23,11 @@ another; e to the power of x is the polynomial below and no library's.
 - t = (sum_x * w_scale + sum_h * r_scale) + bias, the scales and the bias with FACTOR and the units of x and h in them;
 - logits = sum * scale + bias, from the integers of h.
 
+"Nearest" is to even in a tie. A sum of products is exact, and rounded to float32 once, before it is multiplied; of
+values sum_x is 256 times the high bytes' sum, rounded, plus the low bytes', rounded. A row's scale is its largest
+absolute weight / 127 (an int8 file's: the one it has), 1 for a row of zeros, and its weights the integers nearest to
+weight / scale; scale and bias are multiplied by FACTOR and the unit in float64 and rounded to float32 then.
+
 Nothing is measured as it runs: all scales are fixed, so no answer depends on its batch, on its neighbours, or on how
 its rows were cut into calls.
 

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from edgelstm.config import ModelConfig, TrainConfig
-from edgelstm.contract import Lengths, Runner, Sequences, in_batches
+from edgelstm.contract import Lengths, Runner, Sequences
 from edgelstm.errors import CheckpointError
 from edgelstm.files import sha256_of, write_bytes
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.session import SessionSettings
 from edgelstm.training.augment import augmented
 from edgelstm.training.checkpoint import load_checkpoint
+from edgelstm.training.distributed import ALONE, Group
 from edgelstm.training.model import RowLstm, TorchRunner
 
 CHUNK = 500
@@ -74,7 +76,7 @@ class TeacherLogits:
 
     def __init__(
         self, sequences: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor | None, model: RowLstm,
-        train: TrainConfig, teachers: Sequence[Teacher], folder: Path,
+        train: TrainConfig, teachers: Sequence[Teacher], folder: Path, group: Group = ALONE,
     ) -> None:  # fmt: skip
         """``sequences`` are (N, R, C) of ``model``'s kind, ``lengths`` (N,) int32 where they differ.
 
@@ -83,7 +85,7 @@ class TeacherLogits:
         self._labels = labels
         self._sequences, self._model, self._train, self._teachers = sequences, model, train, teachers
         self._lengths: Lengths | None = None if lengths is None else lengths.cpu().numpy()
-        self._folder = folder
+        self._folder, self._group = folder, group
 
     def copy_for(self, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The (N, R, C) sequences of an epoch, counted from 0, and the (N, classes) mean of the teachers' logits.
@@ -97,18 +99,27 @@ class TeacherLogits:
             sequences = torch.cat([augmented(part, self._model, change, generator, shown) for part, shown in parts])
             if sequences.dtype != self._sequences.dtype:  # the teachers read pixels
                 sequences = sequences.round().clamp(0, 255).to(torch.uint8)
-        shown = sequences.cpu().numpy()
+        shown, group = sequences.cpu().numpy(), self._group
         path = self._folder / f"{self._key(shown)}.f16"
         shape = (len(shown), self._teachers[0].config.n_classes)
-        if path.is_file() and path.stat().st_size == 2 * shape[0] * shape[1]:
-            logits = np.frombuffer(path.read_bytes(), np.float16).reshape(shape)
-        else:
-            total = reduce(
-                np.add, [in_batches(teacher.runner, shown, CHUNK, self._lengths) for teacher in self._teachers]
-            )
-            logits = np.asarray(total / np.float32(len(self._teachers)), np.float16)
-            write_bytes(path, logits.tobytes())
-        return sequences, torch.from_numpy(logits.astype(np.float32)).to(sequences.device)
+        kept = None
+        if group.is_writer and path.is_file() and path.stat().st_size == 2 * shape[0] * shape[1]:
+            kept = path.read_bytes()
+        kept = group.gather(kept)[0]
+        if kept is None:
+            chunks = group.share_out(-(-len(shown) // CHUNK), lambda i: self._taught(shown, i))
+            kept = np.concatenate(chunks).tobytes()
+            if group.is_writer:
+                write_bytes(path, kept)
+        logits = np.frombuffer(kept, np.float16).reshape(shape).astype(np.float32)
+        return sequences, torch.from_numpy(logits).to(sequences.device)
+
+    def _taught(self, shown: Sequences, i: int) -> NDArray[np.float16]:
+        """The mean of the teachers' logits for the sequences of chunk ``i``."""
+        at = slice(i * CHUNK, (i + 1) * CHUNK)
+        asked = (shown[at],) if self._lengths is None else (shown[at], self._lengths[at])
+        total = reduce(np.add, [teacher.runner.logits(*asked) for teacher in self._teachers])
+        return np.asarray(total / np.float32(len(self._teachers)), np.float16)
 
     def _key(self, shown: Sequences) -> str:
         """By content, not by how it was made: a changed augmentation must not meet the logits of the old ones."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -14,6 +15,7 @@ from edgelstm.contract import Logits, Score
 from edgelstm.errors import TrainingError
 from edgelstm.training.augment import augmented
 from edgelstm.training.distill import TeacherLogits, distillation_loss
+from edgelstm.training.distributed import ALONE, Group
 from edgelstm.training.model import RowLstm
 from edgelstm.training.state import TrainState, averaged_model
 
@@ -92,14 +94,15 @@ def learning_rate_at(step: int, train: TrainConfig, total: int) -> float:
 
 
 def fit(
-    state: TrainState, train: TrainConfig, fitting: Split, validation: Split, teacher: TeacherLogits | None = None
-) -> Iterator[StepResult | EpochResult]:
+    state: TrainState, train: TrainConfig, fitting: Split, validation: Split, teacher: TeacherLogits | None = None,
+    group: Group = ALONE,
+) -> Iterator[StepResult | EpochResult]:  # fmt: skip
     """Train ``state`` in place from the epoch it stands at, on the labels or on the logits of ``teacher``.
 
     Yields a StepResult every ``log_every`` steps and an EpochResult after each epoch, when ``state``
-    may be saved. Each epoch draws its order and augmentation from its own generator, seeded by
-    (seed, epoch), so a run that goes on from a saved epoch ends with the very same bits. Raises
-    TrainingError if the loss stops being finite.
+    may be saved. Each epoch draws its order and augmentation from its own generators, seeded by
+    (seed, epoch, shard), so a run that goes on from a saved epoch ends with the very same bits, and so does
+    one whose shards other processes of a ``group`` compute. Raises TrainingError if the loss stops being finite.
     """
     total = n_steps(train, len(fitting))
     each = steps_per_epoch(train, len(fitting))
@@ -113,17 +116,12 @@ def fit(
             batches += order[: each // train.passes]
         batches = batches[: total - step]
         sequences, taught = teacher.copy_for(state.epoch) if teacher else (fitting.sequences, None)
+        shown = _Shown(dataclasses.replace(fitting, sequences=sequences), taught, _of_shards(generator, train.shards))
         began, loss_sum, n_right, n_seen = time.perf_counter(), 0.0, 0, 0
         state.model.train()
         for batch in batches:
-            shown, targets = sequences[batch], None if taught is None else taught[batch]
-            lengths = None if fitting.lengths is None else fitting.lengths[batch]
-            if lengths is not None:  # beyond the longest there is only padding
-                shown = shown[:, : int(lengths.max())]
-            if train.augment and taught is None:  # a copy with logits was augmented before the teachers saw it
-                shown = augmented(shown, state.model, train.augment, generator, fitting.labels[batch])
             rate = learning_rate_at(step, train, total)
-            loss, right = _take_step(state, train, shown, lengths, fitting.labels[batch], targets, rate)
+            loss, right = _take_step(state, train, shown, batch, rate, group)
             step += 1
             _update_average(state.average, live, train.ema_decay, step)
             if not math.isfinite(loss):
@@ -134,19 +132,73 @@ def fit(
                 yield StepResult(step, state.epoch + 1, loss, Score(right, len(batch)), rate)
         seconds = time.perf_counter() - began
         state.epoch += 1
-        logits = logits_of(averaged_model(state), validation)
+        logits = logits_of(averaged_model(state), validation, group=group)
         yield EpochResult(
             step, state.epoch, loss_sum / len(batches), Score(n_right, n_seen), score_of(logits, validation),
             n_seen / seconds, logits,
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What an epoch shows."""
+
+    fitting: Split
+    taught: torch.Tensor | None
+    """(N, classes) logits of the teachers; the sequences then are as the teachers saw them."""
+    generators: list[torch.Generator]
+    """Of the augmentation of each shard of a batch."""
+
+
+def _of_shards(generator: torch.Generator, shards: int) -> list[torch.Generator]:
+    """The epoch's own generator for the first shard, and for each other one a generator seeded by it."""
+    # drawn, not counted: torch keeps 32 bits of a seed, so seed, epoch and shard have no room side by side
+    seeds = torch.randint(2**32, (shards - 1,), generator=generator).tolist()
+    return [generator, *(torch.Generator().manual_seed(seed) for seed in seeds)]
+
+
 def _take_step(
-    state: TrainState, train: TrainConfig, sequences: torch.Tensor, lengths: torch.Tensor | None,
-    labels: torch.Tensor, taught: torch.Tensor | None, rate: float,
-) -> tuple[float, int]:  # fmt: skip
-    """Forward, loss, backward, step; the loss and the right answers of the batch before the step."""
+    state: TrainState, train: TrainConfig, shown: _Shown, batch: torch.Tensor, rate: float, group: Group
+) -> tuple[float, int]:
+    """The gradient, summed over the batch's shards, and a step; the loss and the right answers before the step."""
     state.optimizer.param_groups[0]["lr"] = rate
+    weights = list(state.model.parameters())
+    shards = batch.tensor_split(train.shards)
+    if len(shards) == group.size == 1:  # nothing to sum: without copies of the gradient
+        found = _backward(state, train, shown, batch, shown.generators[0], 1.0)
+    else:
+
+        def flat_gradient(i: int) -> torch.Tensor:
+            share = len(shards[i]) / len(batch)
+            counts = _backward(state, train, shown, shards[i], shown.generators[i], share)
+            return torch.cat([*(weight.grad.flatten() for weight in weights if weight.grad is not None), counts])
+
+        sizes = [weight.numel() for weight in weights]
+        like = weights[0].detach().new_empty(sum(sizes) + 2)
+        *gradients, found = group.sum_in_order(len(shards), like, flat_gradient).split([*sizes, 2])
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.view_as(weight)
+    if train.clip_norm:
+        torch.nn.utils.clip_grad_norm_(weights, train.clip_norm)
+    state.optimizer.step()
+    loss, right = found.tolist()
+    return loss, int(right)
+
+
+def _backward(
+    state: TrainState, train: TrainConfig, shown: _Shown, at: torch.Tensor, generator: torch.Generator, share: float
+) -> torch.Tensor:
+    """Forward, loss, backward for the sequences ``at`` these places, which are this share of the batch.
+
+    Returns (2,): the loss as it counts in the batch's, and the right answers.
+    """
+    sequences, labels, lengths = shown.fitting.sequences[at], shown.fitting.labels[at], shown.fitting.lengths
+    taught = None if shown.taught is None else shown.taught[at]
+    if lengths is not None:  # beyond the longest there is only padding
+        lengths = lengths[at]
+        sequences = sequences[:, : int(lengths.max())]
+    if train.augment and taught is None:  # a copy with logits was augmented before the teachers saw it
+        sequences = augmented(sequences, state.model, train.augment, generator, labels)
     with torch.autocast(sequences.device.type, torch.bfloat16, enabled=train.bf16):
         # (T, B, C): the logits after each step, or after the last alone
         steps = state.model.logits_by_step(sequences) if train.step_loss else state.model(sequences, lengths)[None]
@@ -157,12 +209,10 @@ def _take_step(
     loss = _loss(last, labels, taught, train)
     if train.step_loss:
         loss = torch.lerp(loss, _mean_step_loss(steps, lengths, labels, taught, train), train.step_loss)
+    loss = loss * share
     state.optimizer.zero_grad()
     loss.backward()
-    if train.clip_norm:
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), train.clip_norm)
-    state.optimizer.step()
-    return loss.item(), int((last.argmax(1) == labels).sum().item())
+    return torch.stack([loss.detach(), (last.argmax(1) == labels).sum().float()])
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor | None, train: TrainConfig) -> torch.Tensor:
@@ -194,12 +244,11 @@ def _mean_step_loss(
 
 
 @torch.inference_mode()
-def logits_of(model: RowLstm, split: Split, batch_size: int = 1000) -> Logits:
-    """(N, classes) float32 logits of a split's sequences, on the CPU."""
+def logits_of(model: RowLstm, split: Split, batch_size: int = 1000, group: Group = ALONE) -> Logits:
+    """(N, classes) float32 logits of a split's sequences, on the CPU, the batches shared out among a group."""
     parts = split.sequences.split(batch_size)
     ends = [None] * len(parts) if split.lengths is None else split.lengths.split(batch_size)
-    found: Logits = torch.cat([model(*part) for part in zip(parts, ends, strict=True)]).cpu().numpy()
-    return found
+    return np.concatenate(group.share_out(len(parts), lambda i: model(parts[i], ends[i]).cpu().numpy()))
 
 
 def score_of(logits: Logits, split: Split) -> Score:

@@ -27,9 +27,10 @@ from edgelstm.runtime.calibration import fit_temperature
 from edgelstm.training.busy import BusyCheck, BusyMachine
 from edgelstm.training.checkpoint import CHECKPOINT_FILE, STATE_FILE, Checkpoint, save_checkpoint
 from edgelstm.training.distill import Teacher, TeacherLogits, check_teachers, load_teacher
+from edgelstm.training.distributed import ALONE, Group
 from edgelstm.training.fit import EpochResult, Split, StepResult, fit, logits_of, n_steps, score_of, steps_per_epoch
 from edgelstm.training.model import RowLstm, new_model
-from edgelstm.training.state import RunPlan, TrainState, averaged_model, load_state, new_state, save_state
+from edgelstm.training.state import RunPlan, TrainState, averaged_model, load_state, new_state, save_state, state_from
 
 LOG_FILE = "log.jsonl"
 BOARD_DIR = "tensorboard"
@@ -51,6 +52,8 @@ class RunStart:
     steps_done: int
     device: str
     threads: int
+    processes: int = 1
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,12 @@ Event = RunStart | StepResult | BusyMachine | EpochResult | RunEnd | str
 
 def begin_run(
     plan: RunPlan, folder: Path, open_data: OpenData, device: str = "auto", *, teachers: Sequence[Path] = (),
-    overwrite: bool = False,
+    overwrite: bool = False, shards: int | None = None, group: Group = ALONE,
 ) -> Generator[Event, None, None]:  # fmt: skip
     """Train from the beginning into ``folder``, on the labels or on the logits of the ``teachers``.
+
+    The plan's ``shards`` are those given, else as many as the group has processes. A group that torchrun began goes
+    on with the very same run if the folder holds it: torchrun starts killed processes anew with the same arguments.
 
     Raises OutputError if the folder cannot be written, if another training writes there, or if it already holds a
     run and ``overwrite`` is not given; then the old run is removed. Raises CheckpointError or ModelError for a bad
@@ -94,39 +100,75 @@ def begin_run(
     on = _device(device)  # what can be refused is, before a folder is made
     loaded = [load_teacher(path, str(on)) for path in teachers]
     train = dataclasses.replace(
-        plan.train, threads=torch.get_num_threads(), teachers=tuple(teacher.sha256 for teacher in loaded)
-    )
+        plan.train, threads=torch.get_num_threads(), teachers=tuple(teacher.sha256 for teacher in loaded),
+        shards=shards or group.size,
+    )  # fmt: skip
     check_teachers(loaded, plan.config, train.teachers)
-    check_writable(folder)
-    with _locked(folder) as lock:
-        if not overwrite and any((folder / name).exists() for name in RUN_FILES):
-            fix = "go on with --resume, choose another folder with -o, or give --overwrite to train anew"
-            raise OutputError(f"{folder} already holds a run", fix=fix)
-        plan = dataclasses.replace(plan, train=train)
-        return _run(plan, _fresh(plan, on), folder, open_data, loaded, lock)
+    plan = dataclasses.replace(plan, train=train)
+    if group.is_writer:
+        check_writable(folder)
+    with _locked(folder, group) as lock:
+        found = None
+        if group.is_writer:
+            if group.is_launched and (group.n_restarts or not overwrite):
+                found = _begun(plan, folder, on, any_shards=not shards)
+            # torchrun starts a run anew that was killed in its first epoch, when it has a log only
+            names = (STATE_FILE, CHECKPOINT_FILE) if group.is_launched else RUN_FILES
+            if not (found or overwrite) and any((folder / name).exists() for name in names):
+                fix = "go on with --resume, choose another folder with -o, or give --overwrite to train anew"
+                raise OutputError(f"{folder} already holds a run", fix=fix)
+            found = found or (plan, _fresh(plan, on))
+        plan, state = _to_all(group, found, on)
+        return _run(plan, state, folder, open_data, loaded, lock, group)
 
 
 def resume_run(
-    folder: Path, open_data: OpenData, device: str = "auto", *, teachers: Sequence[Path] = ()
+    folder: Path, open_data: OpenData, device: str = "auto", *, teachers: Sequence[Path] = (), group: Group = ALONE
 ) -> tuple[RunPlan, Generator[Event, None, None]]:
-    """Go on from the last saved epoch, to the very bits of an uninterrupted run.
+    """Go on from the last saved epoch, to the very bits of an uninterrupted run, with any number of processes.
 
     Raises CheckpointError if there is no state, or it is damaged, or the teachers are others; OutputError if
     another training writes into the folder. The number of threads is set to the saved one: sums split over
     another number of threads round differently.
     """
-    with _locked(folder) as lock:
+    with _locked(folder, group) as lock:
         on = _device(device)
-        plan, state = load_state(folder / STATE_FILE, on)
-        torch.set_num_threads(plan.train.threads or torch.get_num_threads())
+        plan, state = _to_all(group, load_state(folder / STATE_FILE, on) if group.is_writer else None, on)
         loaded = [load_teacher(path, str(on)) for path in teachers]
         check_teachers(loaded, plan.config, plan.train.teachers)
-        return plan, _run(plan, state, folder, open_data, loaded, lock)
+        return plan, _run(plan, state, folder, open_data, loaded, lock, group)
+
+
+def _begun(plan: RunPlan, folder: Path, device: torch.device, *, any_shards: bool) -> tuple[RunPlan, TrainState] | None:
+    """What a killed process left of the run of this plan, if there is anything."""
+    if not (folder / STATE_FILE).exists():
+        return None
+    held, state = load_state(folder / STATE_FILE, device)
+    asked = dataclasses.replace(plan.train, shards=held.train.shards if any_shards else plan.train.shards)
+    return (held, state) if dataclasses.replace(plan, train=asked, data_sha256=held.data_sha256) == held else None
+
+
+def _to_all(group: Group, found: tuple[RunPlan, TrainState] | None, device: torch.device) -> tuple[RunPlan, TrainState]:
+    """What the group's writer found, in each process, with the threads of the plan."""
+    if group.size > 1:
+        sent = None
+        if found:
+            sent = found[0], found[1].epoch, {name: tensor.cpu() for name, tensor in found[1].tensors().items()}
+        received = group.gather(sent)[0]
+        assert received, "the first process is the writer"
+        plan, epoch, tensors = received
+        found = found or (plan, state_from(plan, epoch, tensors, device))
+    assert found
+    torch.set_num_threads(found[0].train.threads or torch.get_num_threads())
+    return found
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[FolderLock]:
+def _locked(folder: Path, group: Group) -> Iterator[FolderLock | None]:
     """The lock of a run's folder, without what killed runs left there; it is given back only if the block raises."""
+    if not group.is_writer:
+        yield None
+        return
     lock = FolderLock(folder, "another training writes into")
     try:
         remove_parts(folder, RUN_FILES)
@@ -137,11 +179,13 @@ def _locked(folder: Path) -> Iterator[FolderLock]:
 
 
 def _run(
-    plan: RunPlan, state: TrainState, folder: Path, open_data: OpenData, teachers: Sequence[Teacher], lock: FolderLock
-) -> Generator[Event, None, None]:
+    plan: RunPlan, state: TrainState, folder: Path, open_data: OpenData, teachers: Sequence[Teacher],
+    lock: FolderLock | None, group: Group,
+) -> Generator[Event, None, None]:  # fmt: skip
     device = state.model.head.weight.device
-    with contextlib.closing(lock):
+    with contextlib.closing(lock) if lock else contextlib.nullcontext():
         dataset = open_data(plan.config)
+        group.check_same("data", dataset.sha256)
         if plan.data_sha256 not in ("", dataset.sha256):
             raise CheckpointError(
                 f"{folder} holds a run on other data", found=f"sha256 {dataset.sha256[:12]}",
@@ -153,7 +197,9 @@ def _run(
             set_normalisation(state, dataset.train)
         kept = cache_dir() / TEACHER_LOGITS_DIR
         teacher = (
-            TeacherLogits(fitting.sequences, fitting.labels, fitting.lengths, state.model, plan.train, teachers, kept)
+            TeacherLogits(
+                fitting.sequences, fitting.labels, fitting.lengths, state.model, plan.train, teachers, kept, group
+            )
             if teachers
             else None
         )
@@ -163,54 +209,63 @@ def _run(
         )  # fmt: skip
         total = n_steps(plan.train, len(fitting))
         steps_done = min(total, state.epoch * steps_per_epoch(plan.train, len(fitting)))
-        if not state.epoch:  # the old run goes only now that nothing is missing for the new one
+        if group.is_writer and not state.epoch:  # the old run goes only now that nothing is missing for the new one
             for name in RUN_FILES:
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / BOARD_DIR, ignore_errors=True)
         last: EpochResult | None = None
         with contextlib.ExitStack() as stack:
-            log = stack.enter_context(contextlib.closing(_RunLog(folder, steps_done, state.model)))
+            log = None
+            if group.is_writer:
+                log = stack.enter_context(contextlib.closing(_RunLog(folder, steps_done, state.model)))
             stack.callback(torch.set_flush_denormal, False)
             torch.set_flush_denormal(True)  # gates near 0 make denormals, and each costs a CPU a hundredfold
-            yield RunStart(len(fitting), total, state.epoch, steps_done, str(device), torch.get_num_threads())
+            yield RunStart(
+                len(fitting), total, state.epoch, steps_done, str(device), torch.get_num_threads(), group.size,
+                plan.train.shards,
+            )  # fmt: skip
             busy = BusyCheck(torch.get_num_threads())
-            for result in fit(state, plan.train, fitting, validation, teacher):
-                log.write(result)  # before the state: what a killed run logged beyond its state will come again
+            for result in fit(state, plan.train, fitting, validation, teacher, group):
+                if log:
+                    log.write(result)  # before the state: what a killed run logged beyond its state will come again
                 if isinstance(result, EpochResult):
                     last = result
                     checkpoint = dataclasses.replace(checkpoint, epoch=result.epoch, validation=result.validation)
-                    save_state(folder / STATE_FILE, plan, state)
-                    save_checkpoint(folder / CHECKPOINT_FILE, checkpoint)
+                    group.check_same("weights", state.sha256 if group.size > 1 else "")
+                    if group.is_writer:
+                        save_state(folder / STATE_FILE, plan, state)
+                        save_checkpoint(folder / CHECKPOINT_FILE, checkpoint)
                     busy.pause()
                 elif device.type == "cpu" and (found := busy.steps_done()):
                     yield found
                 yield result
             # before anything else: an interrupted run shall have its scores
             baseline = largest_class_baseline(dataset)
-            end = _end(state, checkpoint, last, validation, test, baseline, folder / CHECKPOINT_FILE)
+            end = _end(state, checkpoint, last, validation, test, baseline, folder / CHECKPOINT_FILE, group)
             flattered = None
             if dataset.train.groups is not None:
                 yield "once more, on a split that disregards groups, to show how much that would flatter"
-                flattered = _flattered(plan, dataset, device)
+                flattered = _flattered(plan, dataset, device, group)
         yield dataclasses.replace(end, random_split=flattered)
 
 
 def _end(
     state: TrainState, checkpoint: Checkpoint, last: EpochResult | None, validation: Split, test: Split,
-    baseline: Score, file: Path,
+    baseline: Score, file: Path, group: Group,
 ) -> RunEnd:  # fmt: skip
     """Score the trained weights, fit the temperature, and write both into the run's checkpoint."""
     model = averaged_model(state)
-    logits = last.validation_logits if last else logits_of(model, validation)
-    test_logits, labels = logits_of(model, test), test.labels.cpu().numpy()
+    logits = last.validation_logits if last else logits_of(model, validation, group=group)
+    test_logits, labels = logits_of(model, test, group=group), test.labels.cpu().numpy()
     first = Score.of(test_logits[:N_FIRST], labels[:N_FIRST])
     classes = ClassReport.of(test_logits, labels, checkpoint.config.class_names)
     train, score = last.train if last else None, score_of(logits, validation)
     end = RunEnd(file, train, score, classes.score, first, classes, baseline)
     temperature = fit_temperature(logits, validation.labels.cpu().numpy())
-    save_checkpoint(
-        file, dataclasses.replace(checkpoint, validation=end.validation, test=end.test, temperature=temperature)
-    )
+    if group.is_writer:
+        save_checkpoint(
+            file, dataclasses.replace(checkpoint, validation=end.validation, test=end.test, temperature=temperature)
+        )
     return end
 
 
@@ -286,7 +341,7 @@ def _ranges(dataset: Dataset) -> tuple[tuple[float, float], ...]:
     return tuple(zip(*limits.tolist(), strict=True))
 
 
-def _flattered(plan: RunPlan, dataset: Dataset, device: torch.device) -> Score | None:
+def _flattered(plan: RunPlan, dataset: Dataset, device: torch.device, group: Group) -> Score | None:
     """The test score of the same recipe where the same groups are on both sides of the split; nothing is written."""
     try:
         drawn = random_split(dataset)
@@ -295,9 +350,9 @@ def _flattered(plan: RunPlan, dataset: Dataset, device: torch.device) -> Score |
     state = _fresh(plan, device)
     set_normalisation(state, drawn.train)
     fitting, validation, test = (_split_on(device, part, plan.config) for part in drawn.parts.values())
-    for _ in fit(state, dataclasses.replace(plan.train, teachers=()), fitting, validation):
+    for _ in fit(state, dataclasses.replace(plan.train, teachers=()), fitting, validation, group=group):
         pass
-    return score_of(logits_of(averaged_model(state), test), test)
+    return score_of(logits_of(averaged_model(state), test, group=group), test)
 
 
 def _fresh(plan: RunPlan, device: torch.device) -> TrainState:

@@ -1,6 +1,7 @@
 """All that changes while a run trains, and its file: what a killed run goes on from, bit for bit."""
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,14 @@ class TrainState:
             tensors |= {f"adamw.{key}.{name}": value for key, value in moments.items()}
         return tensors
 
+    @property
+    def sha256(self) -> str:
+        """Of the bytes of all tensors."""
+        digest = hashlib.sha256()
+        for tensor in self.tensors().values():
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
 
 def new_state(model: RowLstm, train: TrainConfig) -> TrainState:
     """A run that has not begun, from freshly initialised weights."""
@@ -73,12 +82,17 @@ def save_state(path: Path, plan: RunPlan, state: TrainState) -> None:
 def load_state(path: Path, device: torch.device) -> tuple[RunPlan, TrainState]:
     """Read what ``save_state`` wrote. Raises CheckpointError if the file is missing or anything in it is wrong."""
     (plan, epoch), tensors = load_tensors(path, _plan_from)
+    return plan, state_from(plan, epoch, tensors, device)
+
+
+def state_from(plan: RunPlan, epoch: int, tensors: Tensors, device: torch.device) -> TrainState:
+    """A state of the values that ``TrainState.tensors`` gave."""
     state = new_state(RowLstm(plan.config).to(device), plan.train)
     state.epoch = epoch
     with torch.no_grad():
         for name, tensor in state.tensors().items():
             tensor.copy_(tensors[name])
-    return plan, state
+    return state
 
 
 def _plan_from(values: dict[str, Any]) -> tuple[tuple[RunPlan, int], Shapes]:

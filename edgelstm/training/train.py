@@ -26,6 +26,7 @@ from edgelstm.data.arrays import dataset_from_arrays
 from edgelstm.data.dataset import Dataset, open_dataset
 from edgelstm.data.evaluation import DataSource, is_mnist_source, opened
 from edgelstm.data.mnist import ensure_mnist
+from edgelstm.training.distributed import joined
 from edgelstm.training.run import Event, RunEnd, begin_run, resume_run
 from edgelstm.training.state import RunPlan
 
@@ -45,6 +46,8 @@ class Trained:
     folder: Path
     plan: RunPlan
     end: RunEnd
+    is_writer: bool = True
+    """Whether this is the process that wrote the files: with torchrun there are others, which have nothing to add."""
 
 
 Arrays = tuple[npt.ArrayLike, npt.ArrayLike]
@@ -69,6 +72,7 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     bf16: bool = False,
+    shards: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Callable[[Event | Started | str], None] = lambda event: None,
@@ -81,6 +85,10 @@ def train(
     runs/NAME for data of that name. What is None is the model's or the recipe's. ``on_progress`` gets lines, a
     Started, and each event of the run; what it raises ends the run, whose last checkpoint stays.
 
+    Processes that torchrun began train one model together: the first of them writes and reports. ``shards`` (default:
+    the number of processes) are the parts of a batch whose gradients are summed in order: they fix the bits, not how
+    many processes compute them. If such processes fail, one raises and the others exit with status 1.
+
     Raises DataError for data that cannot be trained on, ValueError for a size that is out of range, OutputError if the
     folder cannot be written or holds a run, CheckpointError if it cannot be resumed.
     """
@@ -89,50 +97,61 @@ def train(
     for what, found, known in (("model", model, FAMILY), ("recipe", recipe, RECIPES)):
         if found is not None and found not in known:
             raise ValueError(f"{what}: found {found!r}, expected {', '.join(known)}")
-    is_mnist, dataset = is_mnist_source(data), None
-    if isinstance(data, tuple):
-        data = dataset_from_arrays(*data, size=size, preparation=preparation, channels_first=channels_first)
-    if isinstance(data, Dataset):
-        dataset = None if is_mnist else data
-    elif not is_mnist and not (resume and output):
-        dataset = open_dataset(
-            data, size=size, preparation=preparation, channels_first=channels_first, report=on_progress
-        )
-    if dataset and not resume:
-        for line in (dataset.describe(), *(f"warning: {line}" for line in dataset.warnings)):
-            on_progress(line)
-    name = model or (DEFAULT_MODEL if is_mnist else OWN_MODEL)
-    folder = Path(output or Path(RUNS_DIR) / (dataset.name if dataset else name))
+    with joined(device) as group:
+        if not group.is_writer:
+            on_progress = _say_nothing
+        is_mnist, dataset = is_mnist_source(data), None
+        if isinstance(data, tuple):
+            data = dataset_from_arrays(*data, size=size, preparation=preparation, channels_first=channels_first)
+        if isinstance(data, Dataset):
+            dataset = None if is_mnist else data
+        elif not is_mnist and not (resume and output):
+            dataset = open_dataset(
+                data, size=size, preparation=preparation, channels_first=channels_first, report=on_progress
+            )
+        if dataset and not resume:
+            for line in (dataset.describe(), *(f"warning: {line}" for line in dataset.warnings)):
+                on_progress(line)
+        name = model or (DEFAULT_MODEL if is_mnist else OWN_MODEL)
+        folder = Path(output or Path(RUNS_DIR) / (dataset.name if dataset else name))
 
-    def open_data(config: ModelConfig) -> Dataset:
-        if data in (None, "mnist"):
-            ensure_mnist(report=on_progress)  # after all that can be refused at once
-        # what was read already; a run that is resumed has its own size and preparation, so its data is read for it
-        source = data if resume or dataset is None else dataset
-        return opened(source, config, channels_first=channels_first, report=on_progress)
+        def open_data(config: ModelConfig) -> Dataset:
+            if data in (None, "mnist"):  # after all that can be refused at once
+                if not group.local_rank:
+                    ensure_mnist(report=on_progress)
+                group.gather(None)  # the others find it there
+            # what was read already; a run that is resumed has its own size and preparation, so its data is read for it
+            source = data if resume or dataset is None else dataset
+            return opened(source, config, channels_first=channels_first, report=on_progress)
 
-    files = [Path(teacher) for teacher in teachers]
-    if resume:
-        plan, events = resume_run(folder, open_data, device, teachers=files)
-    else:
-        config = config_for(name, dataset)
-        config = dataclasses.replace(
-            config, hidden_size=hidden_size or config.hidden_size, n_layers=n_layers or config.n_layers,
-            rows_per_step=rows_per_step or config.rows_per_step,
-        )  # fmt: skip
-        settings = recipe_for_data(recipe, config, len(dataset.train)) if dataset else recipe_for(name, recipe)
-        settings = dataclasses.replace(settings, seed=seed, threads=threads, bf16=bf16)
-        if epochs:
-            settings = dataclasses.replace(settings, epochs=epochs, n_samples=None)
-        plan = RunPlan(dataset.name if dataset else name, config, settings)
-        events = begin_run(plan, folder, open_data, device, teachers=files, overwrite=overwrite)
-    on_progress(Started(folder, plan))
-    event: Event | None = None
-    with contextlib.closing(events):  # the run's folder is free again, whatever stops it
-        for event in events:
-            on_progress(event)
-    assert isinstance(event, RunEnd), "a run ends with RunEnd or an exception"
-    return Trained(folder, plan, event)
+        files = [Path(teacher) for teacher in teachers]
+        if resume:
+            plan, events = resume_run(folder, open_data, device, teachers=files, group=group)
+        else:
+            config = config_for(name, dataset)
+            config = dataclasses.replace(
+                config, hidden_size=hidden_size or config.hidden_size, n_layers=n_layers or config.n_layers,
+                rows_per_step=rows_per_step or config.rows_per_step,
+            )  # fmt: skip
+            settings = recipe_for_data(recipe, config, len(dataset.train)) if dataset else recipe_for(name, recipe)
+            settings = dataclasses.replace(settings, seed=seed, threads=threads, bf16=bf16)
+            if epochs:
+                settings = dataclasses.replace(settings, epochs=epochs, n_samples=None)
+            plan = RunPlan(dataset.name if dataset else name, config, settings)
+            events = begin_run(
+                plan, folder, open_data, device, teachers=files, overwrite=overwrite, shards=shards, group=group
+            )
+        on_progress(Started(folder, plan))
+        event: Event | None = None
+        with contextlib.closing(events):  # the run's folder is free again, whatever stops it
+            for event in events:
+                on_progress(event)
+        assert isinstance(event, RunEnd), "a run ends with RunEnd or an exception"
+        return Trained(folder, plan, event, group.is_writer)
+
+
+def _say_nothing(event: object) -> None:
+    """The first of several processes speaks."""
 
 
 def config_for(model: str, dataset: Dataset | None) -> ModelConfig:
