@@ -20,7 +20,7 @@ def rows(folder):
     """All rows of a job, in the order of its parts; no part may be missing."""
     import pyarrow.parquet
 
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "_manifest.json").read_text())
     parts = sorted(folder.glob("part-*.parquet"))
     assert [f"part-{i:06}.parquet" for i in range(manifest["n_parts"])] == [part.name for part in parts]
     return [row for part in parts for row in pyarrow.parquet.read_table(part).to_pylist()]
@@ -28,7 +28,7 @@ def rows(folder):
 
 def files(folder):
     """The parts' names and bytes; nothing that is half done may lie beside them."""
-    assert {"manifest.json", "_inputs.parquet"} >= {
+    assert {"_manifest.json", "_inputs.parquet"} >= {
         path.name for path in folder.iterdir() if not path.name.startswith("part-")
     }
     return {path.name: path.read_bytes() for path in folder.glob("part-*.parquet")}

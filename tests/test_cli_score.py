@@ -52,7 +52,10 @@ def test_a_folder_is_scored_in_rows_and_summed_up(tiny):
     assert found[5]["error"].startswith("p/text.png")
     again = run("score", "p", "-o", "out", "--model", tiny, expected=1)
     assert again.stdout.startswith("scored     6 inputs into 1 files in out, 6 of them by earlier runs\n")
-    manifest = json.loads(Path("out/manifest.json").read_text())
+    import pyarrow.parquet
+
+    assert pyarrow.parquet.read_table("out").to_pylist() == found  # the folder is one table
+    manifest = json.loads(Path("out/_manifest.json").read_text())
     assert {"n": 6, "n_errors": 1, "n_abstained": 1} == manifest["finished"]
 
 
@@ -63,7 +66,7 @@ def test_json_is_one_document(tiny):
     assert ("p", "out", "local", 5, 0, 1, 0, 1) == tuple(
         done[key] for key in ("source", "output", "engine", "n", "n_errors", "n_abstained", "n_earlier", "n_parts")
     )
-    assert done["fingerprint"] == json.loads(Path("out/manifest.json").read_text())["fingerprint"]
+    assert done["fingerprint"] == json.loads(Path("out/_manifest.json").read_text())["fingerprint"]
 
 
 @pytest.mark.usefixtures("pictures")
@@ -78,7 +81,7 @@ def test_a_list_comes_on_standard_input(tiny):
 def test_another_job_is_one_error_line(tiny):
     run("score", "p", "-o", "out", "--model", tiny, expected=1)
     error = fails("score", "p", "-o", "out", "--model", tiny, "--batch-size", 3)
-    assert error == "out holds another job: found another batch size in manifest.json; choose another folder with -o"
+    assert error == "out holds another job: found another batch size in _manifest.json; choose another folder with -o"
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_another_job_is_refused_and_says_what_differs(
         ("batch size", tiny_model_bytes, {"batch_size": 8}),
     ]  # fmt: skip
     for what, model, options in cases:
-        with pytest.raises(OutputError, match=f"out holds another job: found another {what} in manifest.json; choose"):
+        with pytest.raises(OutputError, match=f"out holds another job: found another {what} in _manifest.json; choose"):
             scored(model, **options)
     (here / "list.txt").write_text("0.png\n" * 700)  # the source has changed since
     with pytest.raises(OutputError, match="found another inputs"):
@@ -287,12 +287,12 @@ def test_another_job_is_refused_and_says_what_differs(
     ],
 )  # fmt: skip
 def test_a_hostile_manifest_is_refused(listed, tiny_model_bytes, here, alone, content, expected):
-    path = here / "out" / "manifest.json"
+    path = here / "out" / "_manifest.json"
     path.parent.mkdir()
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(OutputError, match=expected):
         scored(tiny_model_bytes)
-    assert ["manifest.json"] == os.listdir("out")
+    assert ["_manifest.json"] == os.listdir("out")
 
 
 def test_parts_without_a_manifest_are_refused_and_other_files_stay(listed, tiny_model_bytes, here, alone):
@@ -300,8 +300,8 @@ def test_parts_without_a_manifest_are_refused_and_other_files_stay(listed, tiny_
     (here / "out" / "notes.txt").write_text("mine")
     scored(tiny_model_bytes)
     assert "mine" == (here / "out" / "notes.txt").read_text()
-    (here / "out" / "manifest.json").unlink()
-    with pytest.raises(OutputError, match="out holds parts, but no manifest"):
+    (here / "out" / "_manifest.json").unlink()
+    with pytest.raises(OutputError, match="out holds parts, but no _manifest"):
         scored(tiny_model_bytes)
 
 
@@ -340,7 +340,7 @@ def test_what_a_killed_run_left_half_done_is_removed(listed, tiny_model_bytes, h
     for name in (".part-000001.parquet.abcdefgh.part", "._inputs.parquet.part"):
         (here / "out" / name).write_bytes(b"half")
     scored(tiny_model_bytes)
-    assert {"manifest.json", "_inputs.parquet", *files(here / "out")} == set(os.listdir("out"))
+    assert {"_manifest.json", "_inputs.parquet", *files(here / "out")} == set(os.listdir("out"))
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])

@@ -33,7 +33,8 @@ Result = TypeVar("Result")
 
 MAX_WORKERS = 8
 """Of those that prepare: more would only wait for the one process that runs the model."""
-MANIFEST, LISTING = "manifest.json", "_inputs.parquet"
+MANIFEST, LISTING = "_manifest.json", "_inputs.parquet"
+"""Parquet readers pass over names that begin with _: the folder is one table."""
 MAX_MANIFEST_BYTES = 2**20
 FORMAT = 1
 """Another number wherever the same job would give other rows or other parts."""
