@@ -142,7 +142,7 @@ def ruled(spans: bool, squared: bool, digit: Bytes, rng: Rng) -> Bytes:
 
 def spanning_bar(digit: Bytes, rng: Rng) -> Bytes:
     """A drawing without any margin left and right: the bar of a 7, 5, 2 or 4 runs through the whole width."""
-    own = drawing(digit, rng, 300, rng.uniform(0.02, 0.09))
+    own = drawing(digit, rng, 300, np.exp(rng.uniform(np.log(0.006), np.log(0.09))))
     above, below = rng.integers(0, 60, 2)
     pixels = np.pad(own, [(above, below), (0, 0)])
     return np.clip(either_way(pixels, rng) * 0.8 + 20 + rng.normal(0, 2, pixels.shape), 0, 255).astype(np.uint8)

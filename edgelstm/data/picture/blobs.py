@@ -21,6 +21,10 @@ MIN_AREA, MIN_STROKE = 0.02, 0.12
 TOUCHING, CLOSE, NEAR = 0.02, 0.05, 0.25
 """Gaps in shares of the main piece's extent. Touching: even a speck belongs to it, for a pen that skips leaves some.
 Close: any stroke does. Near: a stroke that does not stand beside it like another digit; people leave up to a fifth."""
+MIN_FULL = 0.9
+"""Share of a straight side of a sheet or a frame that is there: corners may be rounded, pens skip."""
+MIN_FRAME_PX = 24
+"""A smaller frame has no room for a digit."""
 RIVAL = 0.3
 """A piece with so much of the main one's score is worth a note: it may be another digit."""
 MAX_PIECES = 40
@@ -161,6 +165,26 @@ def _gap(blobs: Blobs, i: int, group: Mask) -> tuple[float, bool]:
     tall = (blobs.bottom[i] - blobs.top[i]) > 0.6 * (bottom - top)
     beside = overlap < 0.2 * min(right - left, blobs.right[i] - blobs.left[i])
     return float(max(gap_x, gap_y)), bool(tall and beside)
+
+
+def inside_frame(blobs: Blobs, i: int) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left and right of the inside of piece ``i``, if it is a frame, or a sheet, with something in it."""
+    top, bottom, left, right = (int(side[i]) for side in (blobs.top, blobs.bottom, blobs.left, blobs.right))
+    height, width = bottom - top, right - left
+    if min(height, width) < MIN_FRAME_PX:
+        return None
+    own = blobs.labels[top:bottom, left:right] == i
+    depth = max(2, min(height, width) // 16)  # lines thicker or further askew are strokes
+    ends = slice(None, depth), slice(-depth, None)
+    sides = [own[end].any(axis=0) for end in ends] + [own[:, end].any(axis=1) for end in ends]
+    if min(float(side.mean()) for side in sides) < MIN_FULL:
+        return None
+    within = (blobs.top > top) & (blobs.bottom < bottom) & (blobs.left > left) & (blobs.right < right)
+    filled = own.mean() > 0.4  # a sheet, of which strokes are missing
+    if not filled and not (blobs.extent[within] > 0.25 * max(height, width)).any():  # nothing but specks: a square 0
+        return None
+    edge = 3 if filled else depth + 2
+    return top + edge, bottom - edge, left + edge, right - edge
 
 
 def grown(mask: Mask) -> Mask:

@@ -1,4 +1,4 @@
-"""Find the digit in a decoded picture: look for a sheet, tell ink from paper, choose the pieces that are the digit."""
+"""Find the digit in a decoded picture: tell ink from paper, look inside sheets and frames, choose the digit's pieces."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgelstm.data.picture.blobs import choose, grown, label
+from edgelstm.data.picture.blobs import choose, grown, inside_frame, label
 from edgelstm.data.picture.draw import BOX_SHARE, drawn, stroke_width
 from edgelstm.data.picture.ink import (
     blurred,
@@ -14,22 +14,29 @@ from edgelstm.data.picture.ink import (
     grey_from,
     ink_from,
     ink_is_dark,
-    ink_on_even_ground,
+    rim_of,
     slope_votes,
     threshold,
 )
 from edgelstm.data.picture.lines import without_lines
-from edgelstm.data.picture.sheet import inside_frame, pasted_sheet, sheet_on_desk
+from edgelstm.data.picture.sheet import pasted_sheet, sheet_on_desk
 from edgelstm.errors import PictureError
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Box = tuple[float, float, float, float]
+"""Top, bottom, left and right, the ends exclusive."""
 
 WORK_PX = 320
 """Longest side at which ink is looked for."""
-
-MAX_DEPTH = 2
-"""Times that a part of the picture is looked at anew: a plot on a page on a desk."""
+ENLARGED_PX = 96
+"""What is smaller is enlarged to this longest side first: in 8 x 8 pixels a loop is one pixel wide."""
+SCAN_PX = 64
+"""A picture not larger is a digit cut out of something, and goes on beyond its edges as its rim begins."""
+MARGIN = 0.2
+"""Width of the margin in the ground's colour around such a picture and around drawings, shares of the longer side."""
+MAX_DEPTH = 3
+"""Times that a part of the picture is looked at anew: a frame in a plot on a page on a desk."""
 SMALL_PX = 100
 """A digit not larger at WORK_PX is looked at closer, where the picture has more pixels: a pen's stroke is a fourteenth
 of a digit's height, so 7 pixels wide at this size, and narrower ones lose their edges."""
@@ -64,9 +71,7 @@ def digit_from_array(picture: Bytes, rows: int = 28, cols: int = 28) -> DigitPic
         picture = picture[:, :, 0]
     if picture.shape == (rows, cols):
         for candidate in (picture, 255 - picture):
-            if not candidate.any():
-                return DigitPicture(np.zeros((rows, cols), np.uint8), "no ink found", empty=True)
-            if _is_ready(candidate):
+            if candidate.any() and _is_ready(candidate):
                 return DigitPicture(np.ascontiguousarray(candidate))
     found = _find(picture)
     if found is None:
@@ -78,8 +83,7 @@ def digit_from_array(picture: Bytes, rows: int = 28, cols: int = 28) -> DigitPic
 def _is_ready(picture: Bytes) -> bool:
     """Whether it looks like a picture out of MNIST: light ink on black, boxed and centred."""
     rows, cols = picture.shape
-    edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-    if edge.mean() > 16 or picture.max() < 128:  # MNIST's edges are black, and its ink reaches white
+    if rim_of(picture).mean() > 16 or picture.max() < 128:  # MNIST's edges are black, and its ink reaches white
         return False
     ink = picture > 96
     ys, xs = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
@@ -91,18 +95,86 @@ def _is_ready(picture: Bytes) -> bool:
     return bool(abs(y - rows / 2) < 0.05 * rows and abs(x - cols / 2) < 0.05 * cols)
 
 
+@dataclass(frozen=True)
+class _View:
+    """A part of a picture, made larger or smaller, with a margin around it."""
+
+    grey: Bytes
+    top: float
+    left: float
+    scale: float
+    """Pixels of the view for one of the picture."""
+    margin: int
+    ground: int | None
+    """The one value of a drawing's ground."""
+
+    def cut(self, picture: Bytes, box: Box) -> Bytes:
+        """A box in the view as a part of the picture."""
+        height, width = picture.shape[:2]
+        y0, y1 = (round(min(max((n - self.margin) / self.scale + self.top, 0), height)) for n in box[:2])
+        x0, x1 = (round(min(max((n - self.margin) / self.scale + self.left, 0), width)) for n in box[2:])
+        return picture[y0:y1, x0:x1]
+
+
+def _view(grey: Bytes) -> _View | None:
+    """What of a picture is looked at, and how large: a drawing's ink, all of a photo. None: all of one value.
+
+    A drawing's ground is the same beyond the edges, and so is that of a digit cut out of a page: with a margin, ink
+    that touches the edge is read as any other. In a photo such things are shadows, desks and fingers.
+    """
+    ground, top, left = even_ground(grey), 0, 0
+    if ground is not None:
+        away = Image.fromarray(grey).point([abs(value - ground) for value in range(256)])
+        darkest = away.getextrema()[1]
+        box = away.point([255 * (value > max(2, darkest // 4)) for value in range(256)]).getbbox()
+        if box is None:
+            return None
+        left, top = box[:2]
+        grey = grey[top : box[3], left : box[2]]
+    longest = max(grey.shape)
+    scale = min(WORK_PX / longest, 1.0) if longest >= ENLARGED_PX else ENLARGED_PX / longest
+    if scale != 1:
+        size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
+        method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+        grey = np.asarray(Image.fromarray(grey).resize(size, method))
+    margin = 0
+    if ground is not None or longest <= SCAN_PX:
+        margin = round(MARGIN * max(grey.shape))
+        colour = ground if ground is not None else int(np.median(rim_of(grey)))
+        grey = np.pad(grey, margin, constant_values=colour)
+    return _View(grey, top, left, scale, margin, ground)
+
+
+def _cut(picture: Bytes, box: tuple[int, int, int, int]) -> Bytes:
+    return picture[box[0] : box[1], box[2] : box[3]]
+
+
 def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
     """The digit's ink, cropped: (h, w) float32, above 0.5 inside the strokes; and a note. None: no ink."""
-    grey = grey_from(_reduce(picture, WORK_PX))
+    if min(picture.shape) == 0:
+        return None
+    grey = grey_from(picture)
     if depth < MAX_DEPTH:
-        within = _within(picture, grey)
-        if within is not None:
-            return _find(within, depth + 1)
-    inked = _inked(grey)
+        pasted = pasted_sheet(grey)
+        if pasted is not None:
+            found = _find(_cut(picture, pasted), depth + 1)
+            if found is not None:
+                return found
+    view = _view(grey)
+    if view is None:
+        return None
+    grey = view.grey.astype(np.float32)
+    if depth < MAX_DEPTH and view.ground is None and not view.margin:
+        sheet = sheet_on_desk(picture, grey)
+        if sheet is not None:
+            return _find(sheet, depth + 1)
+    inked = _inked(grey, view.ground)
     if inked is None:
         return None
     ink, votes, level = inked
-    mask = (ink > level) & without_lines(ink > 0.6 * level)
+    mask = ink > level
+    if depth == 0:
+        mask &= without_lines(ink > 0.6 * level)
     thick = grown(mask)
     blobs = label(thick)  # a pixel or two between two pieces of a stroke is no gap
     ground = ink[~thick]
@@ -111,15 +183,16 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
         return None
     inside = inside_frame(blobs, int(chosen[0])) if depth < MAX_DEPTH else None
     if inside is not None:
-        found = _find(_cut(picture, grey, inside), depth + 1)
+        found = _find(view.cut(picture, inside), depth + 1)
         if found is not None:
             return found
     top, bottom = int(blobs.top[chosen].min()), int(blobs.bottom[chosen].max())
     left, right = int(blobs.left[chosen].min()), int(blobs.right[chosen].max())
     extent = max(bottom - top, right - left)
-    if depth == 0 and extent < SMALL_PX and max(picture.shape[:2]) > 1.5 * max(grey.shape):  # small: look closer
+    if depth == 0 and extent < SMALL_PX and view.scale < 0.67:  # small: look closer
         margin = 0.6 * extent
-        closer = _find(_cut(picture, grey, (top - margin, bottom + margin, left - margin, right + margin)), depth + 1)
+        around = view.cut(picture, (top - margin, bottom + margin, left - margin, right + margin))
+        closer = _find(around, depth + 1)
         if closer is not None:
             return closer[0], note
     box = (slice(top, bottom), slice(left, right))
@@ -129,25 +202,13 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
     return crop, note
 
 
-def _within(picture: Bytes, grey: Floats) -> Bytes | None:
-    """What of the picture is the sheet, if that is not all; ``grey`` is its smaller copy."""
-    pasted = pasted_sheet(grey)
-    if pasted is not None:
-        return _cut(picture, grey, pasted)
-    return sheet_on_desk(picture, grey) if even_ground(grey) is None else None
-
-
-def _cut(picture: Bytes, grey: Floats, box: tuple[float, float, float, float]) -> Bytes:
-    """Top, bottom, left, right in ``grey``, a smaller copy, as a part of the picture."""
-    scale = max(picture.shape[:2]) / max(grey.shape)
-    y0, y1, x0, x1 = (max(0, round(n * scale)) for n in box)
-    return picture[y0:y1, x0:x1]
-
-
-def _inked(grey: Floats) -> tuple[Floats, Floats, float] | None:
+def _inked(grey: Floats, ground: int | None) -> tuple[Floats, Floats, float] | None:
     """How much ink covers each pixel, how far each is an edge, and the level of the edges; None: no ink."""
-    ink = ink_on_even_ground(grey)
-    if ink is None:
+    if ground is not None:
+        away = grey - np.float32(ground)
+        dark = float(np.square(np.minimum(away, 0)).sum()) >= float(np.square(np.maximum(away, 0)).sum())
+        ink = np.maximum(-away if dark else away, 0) / np.float32(max(ground, 32) if dark else 255)
+    else:
         ink = ink_from(grey, ink_is_dark(grey))
     votes = slope_votes(ink)
     if votes is None:  # blank, or all edges, as the dots of a fax: blur them together
@@ -165,13 +226,3 @@ def _inked(grey: Floats) -> tuple[Floats, Floats, float] | None:
         if soft_votes is not None and soft_level is not None:
             return softer, soft_votes, soft_level
     return ink, votes, level
-
-
-def _reduce(picture: Bytes, longest: int) -> Bytes:
-    """The picture with its longest side at most ``longest``, averaged, so that hairlines stay."""
-    height, width = picture.shape[:2]
-    scale = max(height, width) / longest
-    if scale <= 1:
-        return picture
-    size = (max(1, round(width / scale)), max(1, round(height / scale)))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))

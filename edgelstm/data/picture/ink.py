@@ -10,8 +10,12 @@ from PIL import Image
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-EVEN_SHARE = 0.6
-"""Paper never has one value over so much of a picture; a drawing's canvas does."""
+EVEN_SHARE, EVEN_SHARE_OF_TWO = 0.6, 0.5
+"""Paper never has one value over so much of a picture, nor paper and ink two; a drawing's canvas does."""
+NEAR_LEVELS, EXACT = 2, 0.5
+"""JPEG leaves an even ground within two levels, and half of it on one of them."""
+MIN_APART = 48
+"""Levels between ground and ink where each has much of the picture."""
 GROUND_PX = 160
 """Longest side of the copy in which paper is told from ink."""
 MIN_CONTRAST = 0.04
@@ -28,24 +32,26 @@ GRAIN = 4
 """A slope is an edge if it is so many times steeper than the median slope."""
 
 
-def grey_from(picture: Bytes) -> Floats:
-    """(H, W) float32: grey as it is; colour along the direction in which the ink differs most."""
+def grey_from(picture: Bytes) -> Bytes:
+    """(H, W) uint8: grey as it is; colour along the direction in which the ink differs most."""
     if picture.ndim == 2:
-        return picture.astype(np.float32)
-    flat = picture.reshape(-1, 3).astype(np.float32)
+        return picture
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    flat = picture.reshape(-1, 3)
+    flat = flat[:: max(1, len(flat) // 10_000)].astype(np.float32)  # enough to see how the colours spread
     away = flat - np.array([median(channel) for channel in flat.T], np.float32)
     spread, axes = np.linalg.eigh(away.T @ away / len(away))
-    main = axes[:, -1].astype(np.float32)
     # another direction is worth its noise only if things differ there three times as much as in brightness
-    if float(np.var(away @ LUMA)) * 3 < float(spread[-1]) * float(LUMA @ LUMA):
-        main = main / np.abs(main).sum()
-        if main @ LUMA < 0:
-            main = -main
-        grey = flat @ main
-        grey = grey - min(0.0, float(255 * main[main < 0].sum()))
-    else:
-        grey = flat @ LUMA
-    return np.asarray(grey.reshape(picture.shape[:2]), np.float32)
+    if float(np.var(away @ LUMA)) * 3 >= float(spread[-1]) * float(LUMA @ LUMA):
+        return np.asarray(image.convert("L"))
+    main = axes[:, -1] / np.abs(axes[:, -1]).sum()
+    main = main if main @ LUMA >= 0 else -main
+    return np.asarray(image.convert("L", (*main.tolist(), float(-255 * main[main < 0].sum()))))
+
+
+def rim_of(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The pixels along the four edges."""
+    return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
 
 
 def median(values: npt.NDArray[Any]) -> float:
@@ -130,24 +136,26 @@ def _quadratic(y: Floats, x: Floats) -> tuple[Floats, ...]:
     return np.ones_like(x), x, y, x * x, x * y, y * y
 
 
-def even_ground(grey: Floats) -> int | None:
-    """The one grey value of a drawing's ground; None for other pictures."""
-    counts = np.bincount(np.rint(grey).astype(np.uint8).ravel(), minlength=256)
-    ground = int(counts.argmax())
-    return ground if counts[ground] >= EVEN_SHARE * grey.size else None
+def even_ground(grey: Bytes) -> int | None:
+    """The one grey value of a drawing's ground; None for other pictures.
 
-
-def ink_on_even_ground(grey: Floats) -> Floats | None:
-    """How much ink covers each pixel of a drawing, whose ground is one exact value; None for other pictures."""
-    ground = even_ground(grey)
-    if ground is None:
+    Either it covers most of the picture, or it and one other value, the ink's, do. In a digit cut to its ink there is
+    more ink than ground, but not along the rim.
+    """
+    counts = np.array(Image.fromarray(grey).histogram(), np.float64) / grey.size
+    near = np.convolve(counts, np.ones(2 * NEAR_LEVELS + 1), "same")
+    first = int(counts.argmax())
+    apart = np.abs(np.arange(256) - first) >= MIN_APART
+    second = int(np.where(apart, counts, 0).argmax())
+    if counts[first] + counts[second] < EXACT * (near[first] + near[second]):  # a bell of values, as of paper
         return None
-    away = grey - np.float32(ground)
-    darker, lighter = np.maximum(-away, 0), np.maximum(away, 0)
-    weight = _centre_weight((grey.shape[0], grey.shape[1]))
-    if float((weight * darker * darker).sum()) >= float((weight * lighter * lighter).sum()):
-        return np.asarray(darker / max(ground, DARKEST), np.float32)
-    return np.asarray(lighter / 255, np.float32)
+    if near[first] >= EVEN_SHARE:
+        return first
+    if near[first] + near[second] < EVEN_SHARE_OF_TWO:
+        return None
+    rim = rim_of(grey).astype(np.int16)
+    shares = [near[value] + np.mean(np.abs(rim - value) <= NEAR_LEVELS) for value in (first, second)]
+    return first if shares[0] >= shares[1] else second
 
 
 def ink_is_dark(grey: Floats) -> bool:

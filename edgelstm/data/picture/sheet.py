@@ -2,9 +2,10 @@
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from edgelstm.data.picture.blobs import Blobs, label
-from edgelstm.data.picture.ink import median
+from edgelstm.data.picture.ink import median, rim_of
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -43,50 +44,23 @@ def sheet_on_desk(picture: Bytes, grey: Floats) -> Bytes | None:
     return np.asarray(picture[rows[:, None], np.clip(columns, first[:, None], last[:, None])])
 
 
-def pasted_sheet(grey: Floats) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of a sheet that lies on an even margin, as a frame or a saved plot has.
-
-    Grey levels: JPEG leaves an even margin within 8 of its median, and what differs by more than 12 is something else.
-    """
-    height, width = grey.shape
-    rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    margin = median(rim)
-    if np.mean(np.abs(rim - margin) < 8) < 0.98:
+def pasted_sheet(grey: Bytes) -> tuple[int, int, int, int] | None:
+    """Top, bottom, left and right of a sheet that lies on a margin of one value: its four sides are straight."""
+    margin = int(median(rim_of(grey)))
+    image = Image.fromarray(grey)
+    if min(grey.shape) < 8 or np.mean(np.abs(rim_of(grey).astype(np.int16) - margin) < 8) < 0.98:
         return None
-    other = np.abs(grey - margin) > 12
-    ys = np.flatnonzero(other.mean(axis=1) > MIN_PASTED)  # a plot's labels fill no such share of a row
-    xs = np.flatnonzero(other.mean(axis=0) > MIN_PASTED)
-    if not len(ys) or not len(xs):
+    box = image.point([255 * (abs(value - margin) > 12) for value in range(256)]).getbbox()
+    if box is None or box == (0, 0, *image.size):
         return None
-    top, bottom, left, right = int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1
-    if bottom - top < MIN_PASTED * height or right - left < MIN_PASTED * width:
+    left, top, right, bottom = box
+    if min(bottom - top, right - left) < 8:
         return None
-    if min(bottom - top, right - left) <= 2 * RIM_PX:  # nothing would be left of it
-        return None
-    sheet = other[top:bottom, left:right]
-    sides = (sheet[:3], sheet[-3:], sheet[:, :3], sheet[:, -3:])
+    sheet = np.abs(grey[top:bottom, left:right].astype(np.int16) - margin) > 12
+    sides = (sheet[:2], sheet[-2:], sheet[:, :2], sheet[:, -2:])
     if min(float(side.mean()) for side in sides) < MIN_FULL:  # four straight sides, which no digit has
         return None
     return top + RIM_PX, bottom - RIM_PX, left + RIM_PX, right - RIM_PX
-
-
-def inside_frame(blobs: Blobs, i: int) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of the inside of piece ``i``, if it is a frame with another piece in it."""
-    top, bottom, left, right = (int(side[i]) for side in (blobs.top, blobs.bottom, blobs.left, blobs.right))
-    height, width = bottom - top, right - left
-    if min(height, width) < MIN_FRAME_PX:
-        return None
-    own = blobs.labels[top:bottom, left:right] == i
-    depth = max(2, min(height, width) // 16)  # lines thicker or further askew are strokes
-    ends = slice(None, depth), slice(-depth, None)
-    sides = [own[end].any(axis=0) for end in ends] + [own[:, end].any(axis=1) for end in ends]
-    if min(float(side.mean()) for side in sides) < MIN_FULL:
-        return None
-    within = (blobs.top > top) & (blobs.bottom < bottom) & (blobs.left > left) & (blobs.right < right)
-    if not (blobs.extent[within] > 0.25 * max(height, width)).any():  # nothing but specks: a square 0
-        return None
-    edge = depth + 2
-    return top + edge, bottom - edge, left + edge, right - edge
 
 
 def _row_ends(grey: Floats) -> tuple[int, Floats, Floats] | None:
