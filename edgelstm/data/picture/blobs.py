@@ -183,7 +183,7 @@ def inside_frame(blobs: Blobs, i: int) -> tuple[int, int, int, int] | None:
     filled = own.mean() > 0.4  # a sheet, of which strokes are missing
     if not filled and not (blobs.extent[within] > 0.25 * max(height, width)).any():  # nothing but specks: a square 0
         return None
-    edge = 3 if filled else depth + 2
+    edge = depth + 2
     return top + edge, bottom - edge, left + edge, right - edge
 
 

@@ -19,28 +19,28 @@ THINNEST, THICKEST = 2.2 / 20, 3.6 / 20
 def drawn(ink: Floats, rows: int, cols: int) -> Bytes:
     """Cropped ink (h, w), strokes above 0.5 -> (rows, cols) uint8 with MNIST's size, pen and centre."""
     box = BOX_SHARE * min(rows, cols) * FINE
-    mask = _fit(ink, box)
-    radius = 0.0
+    cover = _fit(ink, box)
     for _ in range(2):  # thickening makes the digit larger, so it is fitted again into what is left
+        mask = cover > 0.5
         width = stroke_width(mask)
         goal = min(max(width, THINNEST * box), THICKEST * box)
         radius = (goal - width) / 2
-        if radius <= 0.5:
+        if abs(radius) <= 0.5:
+            return _centre(cover, rows, cols)
+        if radius < 0:
             break
-        mask = _fit(ink, box - 2 * radius)
-    mask = _thicken(mask, radius)
-    return _centre(mask, rows, cols)
+        cover = _fit(ink, box - 2 * radius)
+    return _centre(_thicken(mask, radius).astype(np.float32), rows, cols)
 
 
-def _fit(ink: Floats, box: float) -> Mask:
-    """Scale to a longest side of ``box`` subpixels, and cut at half ink."""
+def _fit(ink: Floats, box: float) -> Floats:
+    """Scale to a longest side of ``box`` subpixels: coverage, 0 to 1."""
     scale = box / max(ink.shape)
     padded = np.pad(ink, 1)
     height, width = (max(3, round(n * scale)) for n in padded.shape)
     method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
     scaled = np.asarray(Image.fromarray(padded).resize((width, height), method))
-    mask = scaled > 0.5
-    return mask if mask.any() else scaled >= scaled.max()
+    return np.clip(scaled, 0, 1) if (scaled > 0.5).any() else np.float32(scaled >= scaled.max())
 
 
 def _near(mask: Mask, radius: float) -> Mask:
@@ -84,7 +84,7 @@ def _thicken(mask: Mask, radius: float) -> Mask:
     return mask
 
 
-def _centre(mask: Mask, rows: int, cols: int) -> Bytes:
+def _centre(mask: Floats, rows: int, cols: int) -> Bytes:
     """Put the centre of mass into the middle of the canvas and average each FINE x FINE subpixels."""
     canvas = np.zeros((rows * FINE, cols * FINE), np.float32)
     places = []

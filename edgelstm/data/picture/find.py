@@ -14,6 +14,7 @@ from edgelstm.data.picture.ink import (
     grey_from,
     ink_from,
     ink_is_dark,
+    small_ground,
     rim_of,
     slope_votes,
     threshold,
@@ -132,16 +133,17 @@ def _view(grey: Bytes) -> _View | None:
         left, top = box[:2]
         grey = grey[top : box[3], left : box[2]]
     longest = max(grey.shape)
+    if ground is None and longest <= SCAN_PX:
+        ground = small_ground(grey)
     scale = min(WORK_PX / longest, 1.0) if longest >= ENLARGED_PX else ENLARGED_PX / longest
     if scale != 1:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
         method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
         grey = np.asarray(Image.fromarray(grey).resize(size, method))
     margin = 0
-    if ground is not None or longest <= SCAN_PX:
+    if ground is not None:
         margin = round(MARGIN * max(grey.shape))
-        colour = ground if ground is not None else int(np.median(rim_of(grey)))
-        grey = np.pad(grey, margin, constant_values=colour)
+        grey = np.pad(grey, margin, constant_values=ground)
     return _View(grey, top, left, scale, margin, ground)
 
 

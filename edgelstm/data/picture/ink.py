@@ -12,8 +12,12 @@ Floats = npt.NDArray[np.float32]
 
 EVEN_SHARE, EVEN_SHARE_OF_TWO = 0.6, 0.5
 """Paper never has one value over so much of a picture, nor paper and ink two; a drawing's canvas does."""
+EVEN_RIM, MIN_SMALL_CONTRAST = 5, 24
+"""Ink differs from the ground of a small scan so many times more than that ground varies, and so many levels."""
 NEAR_LEVELS, EXACT = 2, 0.5
 """JPEG leaves an even ground within two levels, and half of it on one of them."""
+DITHERED_PX = 128
+"""In a larger picture of two values these are looked at in twos: dots that make a grey are no ground."""
 MIN_APART = 48
 """Levels between ground and ink where each has much of the picture."""
 GROUND_PX = 160
@@ -142,7 +146,10 @@ def even_ground(grey: Bytes) -> int | None:
     Either it covers most of the picture, or it and one other value, the ink's, do. In a digit cut to its ink there is
     more ink than ground, but not along the rim.
     """
-    counts = np.array(Image.fromarray(grey).histogram(), np.float64) / grey.size
+    image = Image.fromarray(grey)
+    if min(image.size) >= DITHERED_PX:
+        image = image.reduce(2)
+    counts = np.array(image.histogram(), np.float64) / (image.width * image.height)
     near = np.convolve(counts, np.ones(2 * NEAR_LEVELS + 1), "same")
     first = int(counts.argmax())
     apart = np.abs(np.arange(256) - first) >= MIN_APART
@@ -156,6 +163,21 @@ def even_ground(grey: Bytes) -> int | None:
     rim = rim_of(grey).astype(np.int16)
     shares = [near[value] + np.mean(np.abs(rim - value) <= NEAR_LEVELS) for value in (first, second)]
     return first if shares[0] >= shares[1] else second
+
+
+def small_ground(grey: Bytes) -> int | None:
+    """The grey value of the ground of a small scan, None if it shows nothing: dark or light, whichever there is more
+    of in the picture and along its rim.
+    """
+    low, high = int(grey.min()), int(grey.max())
+    rim = rim_of(grey)
+    dark, dark_rim = grey <= (low + high) // 2, rim <= (low + high) // 2
+    own = dark_rim if np.mean(dark) + np.mean(dark_rim) >= 1 else ~dark_rim
+    if not own.any():
+        return None
+    ground = median(rim[own])
+    spread = float(np.mean(np.abs(rim[own] - np.float32(ground))))
+    return round(ground) if high - low > max(MIN_SMALL_CONTRAST, EVEN_RIM * spread) else None
 
 
 def ink_is_dark(grey: Floats) -> bool:
