@@ -93,7 +93,7 @@ def label(mask: Mask) -> Blobs:
     return Blobs(labels, area, top, bottom, left, right)
 
 
-def choose(blobs: Blobs, votes: Floats, faint: bool = False) -> tuple[Ints | None, str | None]:
+def choose(blobs: Blobs, votes: Floats | None, faint: bool = False) -> tuple[Ints | None, str | None]:
     """The pieces that make up the digit, and a note if there is another object.
 
     ``votes`` (H-2, W-2) is how far each inner pixel is an edge, as ``slope_votes`` says. ``faint``: the
@@ -127,7 +127,7 @@ def choose(blobs: Blobs, votes: Floats, faint: bool = False) -> tuple[Ints | Non
     return members, "more than one object: read the largest" if rivals else None
 
 
-def _scores(blobs: Blobs, votes: Floats) -> tuple[Scores, Scores, Scores]:
+def _scores(blobs: Blobs, votes: Floats | None) -> tuple[Scores, Scores, Scores]:
     """Of each piece: its edges' votes, its contact with the picture's edge, and its score as a digit.
 
     Strokes have long edges. The more of its longer side a piece lies along the picture's edge, the rather it is a
@@ -138,12 +138,13 @@ def _scores(blobs: Blobs, votes: Floats) -> tuple[Scores, Scores, Scores]:
     inside = flat >= 0
     mask = blobs.labels >= 0
     n = len(blobs)
-    weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n).astype(np.float64)
     border = np.concatenate([blobs.labels[0], blobs.labels[-1], blobs.labels[:, 0], blobs.labels[:, -1]])
     contact = np.bincount(border[border >= 0], minlength=n) / blobs.extent
     solid = np.pad(mask, 1)
     rim_pixels = mask & ~(solid[:-2, 1:-1] & solid[2:, 1:-1] & solid[1:-1, :-2] & solid[1:-1, 2:])
-    thick = 2 * blobs.area / np.bincount(flat[inside], rim_pixels.ravel()[inside], n)
+    outline = np.bincount(flat[inside], rim_pixels.ravel()[inside], n)
+    thick = 2 * blobs.area / outline
+    weight = outline if votes is None else np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n)
     score = weight / (1 + (3 * contact) ** 2) / (1 + (2.5 * thick / blobs.extent) ** 4)
     score[contact > MAX_CONTACT] = 0
     return weight, contact, score

@@ -43,6 +43,8 @@ SMALL_PX = 100
 of a digit's height, so 7 pixels wide at this size, and narrower ones lose their edges."""
 HAIRLINE_PX = 2.5
 """Strokes narrower than this are blurred: whether they fall on one column of pixels or between two shows too much."""
+PALE = 0.5
+"""In a drawing, where there is no grain, ink of this share of the level halfway up its strokes is ink."""
 FAINT = 3.5
 """Ink that is not so many times darker than its ground may be grain."""
 
@@ -170,17 +172,17 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
         sheet = sheet_on_desk(picture, grey)
         if sheet is not None:
             return _find(sheet, depth + 1)
-    inked = _inked(grey, view.ground)
+    inked = _inked(grey) if view.ground is None else _drawn_ink(grey, view.ground)
     if inked is None:
         return None
     ink, votes, level = inked
-    mask = ink > level
+    mask = ink > (level if view.ground is None else PALE * level)
     if depth == 0:
-        mask &= without_lines(ink > 0.6 * level)
+        mask &= without_lines(ink > 0.6 * level if view.ground is None else mask)
     thick = grown(mask)
     blobs = label(thick)  # a pixel or two between two pieces of a stroke is no gap
     ground = ink[~thick]
-    chosen, note = choose(blobs, votes, faint=bool(len(ground)) and level < FAINT * float(ground.mean()))
+    chosen, note = choose(blobs, votes, faint=view.ground is None and bool(len(ground)) and level < FAINT * float(ground.mean()))
     if chosen is None:
         return None
     inside = inside_frame(blobs, int(chosen[0])) if depth < MAX_DEPTH else None
@@ -199,19 +201,24 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
             return closer[0], note
     box = (slice(top, bottom), slice(left, right))
     keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels[box]]
-    level = threshold(ink[box], slope_votes(ink[box])) or level
+    if view.ground is None:
+        level = threshold(ink[box], slope_votes(ink[box])) or level
     crop = np.where(grown(keep), ink[box], 0) * np.float32(0.5 / level)
     return crop, note
 
 
-def _inked(grey: Floats, ground: int | None) -> tuple[Floats, Floats, float] | None:
+def _drawn_ink(grey: Floats, ground: int) -> tuple[Floats, None, float]:
+    """How much ink covers each pixel of a drawing, 0 to 1, and the level halfway up its strokes."""
+    away = grey - np.float32(ground)
+    dark = float(np.square(np.minimum(away, 0)).sum()) >= float(np.square(np.maximum(away, 0)).sum())
+    ink = np.maximum(-away if dark else away, 0)
+    strokes = ink[ink > 0.25 * ink.max()]
+    return ink, None, float(np.partition(strokes, int(0.75 * len(strokes)))[int(0.75 * len(strokes))]) / 2
+
+
+def _inked(grey: Floats) -> tuple[Floats, Floats, float] | None:
     """How much ink covers each pixel, how far each is an edge, and the level of the edges; None: no ink."""
-    if ground is not None:
-        away = grey - np.float32(ground)
-        dark = float(np.square(np.minimum(away, 0)).sum()) >= float(np.square(np.maximum(away, 0)).sum())
-        ink = np.maximum(-away if dark else away, 0) / np.float32(max(ground, 32) if dark else 255)
-    else:
-        ink = ink_from(grey, ink_is_dark(grey))
+    ink = ink_from(grey, ink_is_dark(grey))
     votes = slope_votes(ink)
     if votes is None:  # blank, or all edges, as the dots of a fax: blur them together
         for _ in range(4):
