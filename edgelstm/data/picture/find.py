@@ -177,8 +177,10 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
         return None
     ink, votes, level = inked
     mask = ink > (level if view.ground is None else PALE * level)
-    if depth == 0:
-        mask &= without_lines(ink > 0.6 * level if view.ground is None else mask)
+    if depth == 0:  # lines end where the picture does, and its margin begins
+        inner = (slice(view.margin, len(mask) - view.margin), slice(view.margin, mask.shape[1] - view.margin))
+        lined = ink[inner] > (0.6 if view.ground is None else PALE) * level
+        mask[inner] &= without_lines(lined)
     thick = grown(mask)
     blobs = label(thick)  # a pixel or two between two pieces of a stroke is no gap
     ground = ink[~thick]

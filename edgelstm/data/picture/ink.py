@@ -10,14 +10,18 @@ from PIL import Image
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-EVEN_SHARE, EVEN_SHARE_OF_TWO = 0.6, 0.5
-"""Paper never has one value over so much of a picture, nor paper and ink two; a drawing's canvas does."""
+EVEN_SHARE, EVEN_SHARE_OF_TWO, EVEN_RIM_OF_TWO = 0.6, 0.5, 0.7
+"""Paper never has one value over so much of a picture, nor paper and ink two, there and along the rim; a drawing's
+canvas does."""
 EVEN_RIM, MIN_SMALL_CONTRAST = 5, 24
 """Ink differs from the ground of a small scan so many times more than that ground varies, and so many levels."""
 NEAR_LEVELS, EXACT = 2, 0.5
 """JPEG leaves an even ground within two levels, and half of it on one of them."""
 DITHERED_PX = 128
 """In a larger picture of two values these are looked at in twos: dots that make a grey are no ground."""
+SMOOTH_SHARE, EVEN_RIM_SHARE = 0.6, 0.3
+"""A small scan made large has no grain: most pixels lie within a level of the line through their neighbours. So much of
+its rim has the ground's value."""
 MIN_APART = 48
 """Levels between ground and ink where each has much of the picture."""
 GROUND_PX = 160
@@ -147,22 +151,28 @@ def even_ground(grey: Bytes) -> int | None:
     more ink than ground, but not along the rim.
     """
     image = Image.fromarray(grey)
+    counts = np.array(image.histogram(), np.float64) / grey.size
     if min(image.size) >= DITHERED_PX:
-        image = image.reduce(2)
-    counts = np.array(image.histogram(), np.float64) / (image.width * image.height)
+        halved = image.reduce(2)
+        counts = np.minimum(counts, np.array(halved.histogram(), np.float64) / (halved.width * halved.height))
     near = np.convolve(counts, np.ones(2 * NEAR_LEVELS + 1), "same")
     first = int(counts.argmax())
     apart = np.abs(np.arange(256) - first) >= MIN_APART
     second = int(np.where(apart, counts, 0).argmax())
-    if counts[first] + counts[second] < EXACT * (near[first] + near[second]):  # a bell of values, as of paper
-        return None
-    if near[first] >= EVEN_SHARE:
+    exact = counts[first] >= EXACT * near[first]  # no bell of values, as of paper
+    if exact and near[first] >= EVEN_SHARE:
         return first
-    if near[first] + near[second] < EVEN_SHARE_OF_TWO:
-        return None
     rim = rim_of(grey).astype(np.int16)
-    shares = [near[value] + np.mean(np.abs(rim - value) <= NEAR_LEVELS) for value in (first, second)]
-    return first if shares[0] >= shares[1] else second
+    on_rim = [float(np.mean(np.abs(rim - value) <= NEAR_LEVELS)) for value in (first, second)]
+    two = exact and counts[second] >= EXACT * near[second] and near[first] + near[second] >= EVEN_SHARE_OF_TWO
+    if not two or sum(on_rim) < EVEN_RIM_OF_TWO:
+        bend = np.diff(grey[:: max(1, len(grey) // 64)].astype(np.int16), 2, axis=1)
+        smooth = bend.size and np.mean(np.abs(bend) <= 1) > SMOOTH_SHARE
+        ground = small_ground(grey) if smooth else None
+        even = ground is not None and np.mean(np.abs(rim - ground) <= NEAR_LEVELS) >= EVEN_RIM_SHARE
+        even = even or (ground is not None and np.mean(np.abs(bend) <= 1) > 0.85 and np.ptp(grey) > 100)
+        return ground if even else None
+    return first if near[first] + on_rim[0] >= near[second] + on_rim[1] else second
 
 
 def small_ground(grey: Bytes) -> int | None:

@@ -49,9 +49,25 @@ def _without_rules(mask: Mask) -> Mask:
     n_partial = len({int(y[on].mean()) // max(4, height // 30) for _, on in found})  # one line is found many times
     out = mask.copy()
     for whole, on in found:
+        if n_partial < MIN_PARTIAL and _turns(mask, y[on], x[on], highest):
+            continue
         if whole or n_partial >= MIN_PARTIAL:
             out[y[on], x[on]] = False
     return out if out.sum() > 0.02 * mask.sum() else mask  # or the line is all there is: a 1 from edge to edge
+
+
+def _turns(mask: Mask, y: Ints, x: Ints, highest: int) -> bool:
+    """Whether other ink joins one of its ends: the bar of a 2, 5 or 7 that spans the picture; a printed line goes on."""
+    height, width = mask.shape
+    zone = width // 8
+    for end in (x < zone, x >= width - zone):
+        if end.any():
+            columns = np.unique(x[end])
+            level = int(round(float(y[end].mean())))
+            for at in (level - 2 * highest, level + 2 * highest):
+                if 0 <= at < height and mask[at, columns].any():
+                    return True
+    return False
 
 
 def _opened(mask: Mask, length: int) -> Mask:
