@@ -14,6 +14,7 @@ from edgelstm.data.picture.ink import (
     grey_from,
     ink_from,
     ink_is_dark,
+    made_small,
     small_ground,
     rim_of,
     slope_votes,
@@ -34,6 +35,8 @@ ENLARGED_PX = 96
 """What is smaller is enlarged to this longest side first: in 8 x 8 pixels a loop is one pixel wide."""
 SCAN_PX = 64
 """A picture not larger is a digit cut out of something, and goes on beyond its edges as its rim begins."""
+FEW_PX = 32
+"""Such a cut-out made large shows no more than this longest side can."""
 MARGIN = 0.2
 """Width of the margin in the ground's colour around such a picture and around drawings, shares of the longer side."""
 MAX_DEPTH = 3
@@ -135,8 +138,10 @@ def _view(grey: Bytes) -> _View | None:
         left, top = box[:2]
         grey = grey[top : box[3], left : box[2]]
     longest = max(grey.shape)
-    if ground is None and longest <= SCAN_PX:
-        ground = small_ground(grey)
+    if ground is None:
+        few = grey if longest <= SCAN_PX else made_small(grey, FEW_PX)
+        if few is not None:
+            ground = small_ground(few)
     scale = min(WORK_PX / longest, 1.0) if longest >= ENLARGED_PX else ENLARGED_PX / longest
     if scale != 1:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
@@ -214,6 +219,8 @@ def _drawn_ink(grey: Floats, ground: int) -> tuple[Floats, None, float]:
     away = grey - np.float32(ground)
     dark = float(np.square(np.minimum(away, 0)).sum()) >= float(np.square(np.maximum(away, 0)).sum())
     ink = np.maximum(-away if dark else away, 0)
+    if stroke_width(ink > 0.5 * ink.max()) < HAIRLINE_PX:
+        ink = blurred(ink)
     strokes = ink[ink > 0.25 * ink.max()]
     return ink, None, float(np.partition(strokes, int(0.75 * len(strokes)))[int(0.75 * len(strokes))]) / 2
 

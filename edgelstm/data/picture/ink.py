@@ -19,9 +19,10 @@ NEAR_LEVELS, EXACT = 2, 0.5
 """JPEG leaves an even ground within two levels, and half of it on one of them."""
 DITHERED_PX = 128
 """In a larger picture of two values these are looked at in twos: dots that make a grey are no ground."""
-SMOOTH_SHARE, EVEN_RIM_SHARE = 0.6, 0.3
-"""A small scan made large has no grain: most pixels lie within a level of the line through their neighbours. So much of
-its rim has the ground's value."""
+DITHERED_PX = 128
+"""In a larger picture of two values these are looked at in twos: dots that make a grey are no ground."""
+MAX_LOST = 0.02
+"""Share of a picture's variance that a small scan made large loses when it is made small again."""
 MIN_APART = 48
 """Levels between ground and ink where each has much of the picture."""
 GROUND_PX = 160
@@ -166,13 +167,20 @@ def even_ground(grey: Bytes) -> int | None:
     on_rim = [float(np.mean(np.abs(rim - value) <= NEAR_LEVELS)) for value in (first, second)]
     two = exact and counts[second] >= EXACT * near[second] and near[first] + near[second] >= EVEN_SHARE_OF_TWO
     if not two or sum(on_rim) < EVEN_RIM_OF_TWO:
-        bend = np.diff(grey[:: max(1, len(grey) // 64)].astype(np.int16), 2, axis=1)
-        smooth = bend.size and np.mean(np.abs(bend) <= 1) > SMOOTH_SHARE
-        ground = small_ground(grey) if smooth else None
-        even = ground is not None and np.mean(np.abs(rim - ground) <= NEAR_LEVELS) >= EVEN_RIM_SHARE
-        even = even or (ground is not None and np.mean(np.abs(bend) <= 1) > 0.85 and np.ptp(grey) > 100)
-        return ground if even else None
+        return None
     return first if near[first] + on_rim[0] >= near[second] + on_rim[1] else second
+
+
+def made_small(grey: Bytes, longest: int) -> Bytes | None:
+    """A small scan that was made large, small again; None if the picture shows more than so few pixels can."""
+    height, width = grey.shape
+    scale = longest / max(height, width)
+    image = Image.fromarray(grey)
+    small = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BOX)
+    again = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC), np.float32)
+    if float(np.square(again - grey).mean()) > MAX_LOST * float(grey.var(dtype=np.float32)):
+        return None
+    return np.asarray(small)
 
 
 def small_ground(grey: Bytes) -> int | None:
