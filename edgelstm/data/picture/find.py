@@ -35,7 +35,7 @@ ENLARGED_PX = 96
 """What is smaller is enlarged to this longest side first: in 8 x 8 pixels a loop is one pixel wide."""
 SCAN_PX = 64
 """A picture not larger is a digit cut out of something, and goes on beyond its edges as its rim begins."""
-FEW_PX = 32
+FEW_PX = 48
 """Such a cut-out made large shows no more than this longest side can."""
 MARGIN = 0.2
 """Width of the margin in the ground's colour around such a picture and around drawings, shares of the longer side."""

@@ -13,7 +13,7 @@ Floats = npt.NDArray[np.float32]
 EVEN_SHARE, EVEN_SHARE_OF_TWO, EVEN_RIM_OF_TWO = 0.6, 0.5, 0.7
 """Paper never has one value over so much of a picture, nor paper and ink two, there and along the rim; a drawing's
 canvas does."""
-EVEN_RIM, MIN_SMALL_CONTRAST = 5, 24
+EVEN_RIM, MIN_SMALL_CONTRAST = 5, 40
 """Ink differs from the ground of a small scan so many times more than that ground varies, and so many levels."""
 NEAR_LEVELS, EXACT = 2, 0.5
 """JPEG leaves an even ground within two levels, and half of it on one of them."""
@@ -21,8 +21,12 @@ DITHERED_PX = 128
 """In a larger picture of two values these are looked at in twos: dots that make a grey are no ground."""
 DITHERED_PX = 128
 """In a larger picture of two values these are looked at in twos: dots that make a grey are no ground."""
-MAX_LOST = 0.02
+MAX_LOST = 0.03
 """Share of a picture's variance that a small scan made large loses when it is made small again."""
+MIN_FULL_CONTRAST, MIN_FILLED = 100, 0.12
+"""A digit cut out fills its picture: it differs by so many levels, and takes so much of it."""
+MAX_RUN = 0.27
+"""And it touches no more of the rim in one place: the bar of a 7 takes one side."""
 MIN_APART = 48
 """Levels between ground and ink where each has much of the picture."""
 GROUND_PX = 160
@@ -174,6 +178,17 @@ def even_ground(grey: Bytes) -> int | None:
 def made_small(grey: Bytes, longest: int) -> Bytes | None:
     """A small scan that was made large, small again; None if the picture shows more than so few pixels can."""
     height, width = grey.shape
+    low, high = int(grey.min()), int(grey.max())
+    is_dark = grey <= (low + high) // 2
+    dark = float(np.mean(is_dark))
+    if high - low < MIN_FULL_CONTRAST or min(dark, 1 - dark) < MIN_FILLED:
+        return None
+    around = np.concatenate([is_dark[0], is_dark[:, -1], is_dark[-1, ::-1], is_dark[::-1, 0]])
+    changes = np.flatnonzero(around != np.roll(around, 1))
+    runs = np.diff(np.append(changes, changes[:1] + len(around)))
+    less = around[changes] if dark + np.mean(around) < 1 else ~around[changes]
+    if less.any() and runs[less].max() > MAX_RUN * len(around):  # a shadow, a desk
+        return None
     scale = longest / max(height, width)
     image = Image.fromarray(grey)
     small = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BOX)
