@@ -16,8 +16,11 @@ THINNEST, THICKEST = 2.2 / 20, 3.6 / 20
 """Stroke widths, in shares of the box, that are left as they are; most MNIST strokes lie between."""
 
 
-def drawn(ink: Floats, rows: int, cols: int) -> Bytes:
-    """Cropped ink (h, w), strokes above 0.5 -> (rows, cols) uint8 with MNIST's size, pen and centre."""
+def drawn(ink: Floats, rows: int, cols: int, grey_kept: bool = False) -> Bytes:
+    """Cropped ink (h, w), strokes above 0.5 -> (rows, cols) uint8 with MNIST's size, pen and centre.
+
+    Of few pixels the grey is kept: cut at a half, their loops close and their pale strokes are gone.
+    """
     box = BOX_SHARE * min(rows, cols) * FINE
     cover = _fit(ink, box)
     for _ in range(2):  # thickening makes the digit larger, so it is fitted again into what is left
@@ -26,7 +29,7 @@ def drawn(ink: Floats, rows: int, cols: int) -> Bytes:
         goal = min(max(width, THINNEST * box), THICKEST * box)
         radius = (goal - width) / 2
         if abs(radius) <= 0.5:
-            return _centre(cover, rows, cols)
+            return _centre(cover if grey_kept else mask.astype(np.float32), rows, cols)
         if radius < 0:
             break
         cover = _fit(ink, box - 2 * radius)

@@ -35,8 +35,9 @@ ENLARGED_PX = 96
 """What is smaller is enlarged to this longest side first: in 8 x 8 pixels a loop is one pixel wide."""
 SCAN_PX = 64
 """A picture not larger is a digit cut out of something, and goes on beyond its edges as its rim begins."""
-FEW_PX = 48
-"""Such a cut-out made large shows no more than this longest side can."""
+FEW_PX, MAX_LOST = 48, 0.03
+"""Such a cut-out made large shows no more than this longest side can: made small again it loses hardly any of its
+variance."""
 MARGIN = 0.2
 """Width of the margin in the ground's colour around such a picture and around drawings, shares of the longer side."""
 MAX_DEPTH = 3
@@ -79,11 +80,18 @@ def digit_from_array(picture: Bytes, rows: int = 28, cols: int = 28) -> DigitPic
         for candidate in (picture, 255 - picture):
             if candidate.any() and _is_ready(candidate):
                 return DigitPicture(np.ascontiguousarray(candidate))
-    found = _find(picture)
+    try:
+        # if there is nothing that keeps away from the edges, a digit cut out of a photo may fill it
+        found = _find(picture) or _find(picture, max_lost=2 * MAX_LOST)
+    except PictureError:
+        raise
+    except Exception as error:  # whatever happens to one picture may only cost that picture
+        what = f"{type(error).__name__}: {error}"
+        raise PictureError("cannot find the digit in a picture", found=what, fix="report it as a bug") from error
     if found is None:
         return DigitPicture(np.zeros((rows, cols), np.uint8), "no ink found", empty=True)
-    ink, note = found
-    return DigitPicture(drawn(ink, rows, cols), note)
+    ink, note, grey_kept = found
+    return DigitPicture(drawn(ink, rows, cols, grey_kept), note)
 
 
 def _is_ready(picture: Bytes) -> bool:
@@ -113,6 +121,8 @@ class _View:
     margin: int
     ground: int | None
     """The one value of a drawing's ground."""
+    few: bool
+    """It shows no more than a few pixels can: their grey says as much as their number."""
 
     def cut(self, picture: Bytes, box: Box) -> Bytes:
         """A box in the view as a part of the picture."""
@@ -122,7 +132,7 @@ class _View:
         return picture[y0:y1, x0:x1]
 
 
-def _view(grey: Bytes) -> _View | None:
+def _view(grey: Bytes, max_lost: float) -> _View | None:
     """What of a picture is looked at, and how large: a drawing's ink, all of a photo. None: all of one value.
 
     A drawing's ground is the same beyond the edges, and so is that of a digit cut out of a page: with a margin, ink
@@ -138,10 +148,11 @@ def _view(grey: Bytes) -> _View | None:
         left, top = box[:2]
         grey = grey[top : box[3], left : box[2]]
     longest = max(grey.shape)
+    few = longest <= SCAN_PX
     if ground is None:
-        few = grey if longest <= SCAN_PX else made_small(grey, FEW_PX)
-        if few is not None:
-            ground = small_ground(few)
+        small = grey if few else made_small(grey, FEW_PX, max_lost)
+        if small is not None:
+            ground, few = small_ground(small), True
     scale = min(WORK_PX / longest, 1.0) if longest >= ENLARGED_PX else ENLARGED_PX / longest
     if scale != 1:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
@@ -151,15 +162,18 @@ def _view(grey: Bytes) -> _View | None:
     if ground is not None:
         margin = round(MARGIN * max(grey.shape))
         grey = np.pad(grey, margin, constant_values=ground)
-    return _View(grey, top, left, scale, margin, ground)
+    return _View(grey, top, left, scale, margin, ground, few)
 
 
 def _cut(picture: Bytes, box: tuple[int, int, int, int]) -> Bytes:
     return picture[box[0] : box[1], box[2] : box[3]]
 
 
-def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
-    """The digit's ink, cropped: (h, w) float32, above 0.5 inside the strokes; and a note. None: no ink."""
+def _find(picture: Bytes, depth: int = 0, max_lost: float = MAX_LOST) -> tuple[Floats, str | None, bool] | None:
+    """The digit's ink, cropped: (h, w) float32, above 0.5 inside the strokes; a note; whether its grey is kept.
+
+    None: no ink.
+    """
     if min(picture.shape) == 0:
         return None
     grey = grey_from(picture)
@@ -169,7 +183,7 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
             found = _find(_cut(picture, pasted), depth + 1)
             if found is not None:
                 return found
-    view = _view(grey)
+    view = _view(grey, max_lost)
     if view is None:
         return None
     grey = view.grey.astype(np.float32)
@@ -205,13 +219,13 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
         around = view.cut(picture, (top - margin, bottom + margin, left - margin, right + margin))
         closer = _find(around, depth + 1)
         if closer is not None:
-            return closer[0], note
+            return closer[0], note, closer[2]
     box = (slice(top, bottom), slice(left, right))
     keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels[box]]
     if view.ground is None:
         level = threshold(ink[box], slope_votes(ink[box])) or level
     crop = np.where(grown(keep), ink[box], 0) * np.float32(0.5 / level)
-    return crop, note
+    return crop, note, view.few and view.ground is not None
 
 
 def _drawn_ink(grey: Floats, ground: int) -> tuple[Floats, None, float]:

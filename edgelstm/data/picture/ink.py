@@ -21,9 +21,7 @@ DITHERED_PX = 128
 """In a larger picture of two values these are looked at in twos: dots that make a grey are no ground."""
 DITHERED_PX = 128
 """In a larger picture of two values these are looked at in twos: dots that make a grey are no ground."""
-MAX_LOST = 0.03
-"""Share of a picture's variance that a small scan made large loses when it is made small again."""
-MIN_FULL_CONTRAST, MIN_FILLED = 100, 0.12
+MIN_FULL_CONTRAST, MIN_FILLED = 128, 0.12
 """A digit cut out fills its picture: it differs by so many levels, and takes so much of it."""
 MAX_RUN = 0.27
 """And it touches no more of the rim in one place: the bar of a 7 takes one side."""
@@ -175,27 +173,28 @@ def even_ground(grey: Bytes) -> int | None:
     return first if near[first] + on_rim[0] >= near[second] + on_rim[1] else second
 
 
-def made_small(grey: Bytes, longest: int) -> Bytes | None:
-    """A small scan that was made large, small again; None if the picture shows more than so few pixels can."""
+def made_small(grey: Bytes, longest: int, max_lost: float) -> Bytes | None:
+    """A digit cut out of something, small; None if it is none, or loses more of its variance than ``max_lost``."""
     height, width = grey.shape
-    low, high = int(grey.min()), int(grey.max())
-    is_dark = grey <= (low + high) // 2
-    dark = float(np.mean(is_dark))
-    if high - low < MIN_FULL_CONTRAST or min(dark, 1 - dark) < MIN_FILLED:
-        return None
-    around = np.concatenate([is_dark[0], is_dark[:, -1], is_dark[-1, ::-1], is_dark[::-1, 0]])
-    changes = np.flatnonzero(around != np.roll(around, 1))
-    runs = np.diff(np.append(changes, changes[:1] + len(around)))
-    less = around[changes] if dark + np.mean(around) < 1 else ~around[changes]
-    if less.any() and runs[less].max() > MAX_RUN * len(around):  # a shadow, a desk
-        return None
     scale = longest / max(height, width)
     image = Image.fromarray(grey)
     small = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BOX)
-    again = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC), np.float32)
-    if float(np.square(again - grey).mean()) > MAX_LOST * float(grey.var(dtype=np.float32)):
+    few = np.asarray(small)
+    ordered = np.sort(few.ravel()).astype(int)
+    low, high = ordered[len(ordered) // 20], ordered[-1 - len(ordered) // 20]
+    dark = few <= (low + high) // 2
+    rim = np.concatenate([dark[0], dark[:, -1], dark[-1, ::-1], dark[::-1, 0]])
+    rim = rim if dark.mean() + rim.mean() < 1 else ~rim  # where there is ink
+    starts = np.flatnonzero(rim & ~np.roll(rim, 1))
+    ends = np.flatnonzero(~rim & np.roll(rim, 1))
+    longest_run = max((int(((ends - start) % len(rim)).min()) for start in starts), default=0)
+    filled = min(dark.mean(), 1 - dark.mean())
+    if high - low < MIN_FULL_CONTRAST or filled < MIN_FILLED or longest_run > MAX_RUN * len(rim):  # a shadow, a desk
         return None
-    return np.asarray(small)
+    again = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC), np.float32)
+    if float(np.square(again - grey).mean()) > max_lost * float(grey.var(dtype=np.float32)):
+        return None
+    return few
 
 
 def small_ground(grey: Bytes) -> int | None:
