@@ -383,3 +383,64 @@ def test_a_sheet_with_four_straight_sides_fills_the_picture_and_a_disc_does_not(
     disc = Image.new("L", (240, 200), 60)
     ImageDraw.Draw(disc).ellipse((50, 30, 190, 170), fill=220)
     assert sheet_on_desk(np.asarray(disc), np.asarray(disc, np.float32)) is None
+
+
+def cut_to_ink(cover: np.ndarray) -> np.ndarray:
+    ys, xs = np.nonzero(cover > 0.5)
+    return cover[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+
+
+THREE = [(110, 95), (190, 95), (140, 150), (190, 200), (150, 240), (105, 225)]
+
+
+@pytest.mark.parametrize("points", [SEVEN, THREE])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_margin_of_any_width_never_changes_a_drawing(points: list[tuple[int, int]], inverted: bool) -> None:
+    cut = paper(cut_to_ink(drawn(points)))
+    cut, ground = (255 - cut, 35) if inverted else (cut, 220)
+    plain = digit_from_array(cut)
+    assert plain.note is None
+    for margin in ((0, 0, 9, 0), (40, 0, 0, 0), (3, 3, 3, 3), (120, 30, 70, 200)):
+        wide = np.pad(cut, [margin[:2], margin[2:]], constant_values=ground)
+        assert likeness(plain.pixels, digit_from_array(wide).pixels) > 0.98, margin
+
+
+@pytest.mark.parametrize("size", [16, 24, 40, 100, 300, 900, 2000])
+@pytest.mark.parametrize("method", [Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+def test_a_cut_out_digit_of_any_size_is_the_same_digit(size: int, method: Image.Resampling) -> None:
+    cut = Image.fromarray(paper(cut_to_ink(drawn(THREE, 20))))
+    expected = digit_from_array(np.asarray(cut)).pixels
+    scale = size / max(cut.size)
+    made = cut.resize((round(cut.width * scale), round(cut.height * scale)), method if scale > 1 else Image.Resampling.BOX)
+    assert likeness(expected, digit_from_array(np.asarray(made)).pixels) > 0.9
+
+
+def test_pale_strokes_of_a_small_scan_are_kept() -> None:
+    scan = np.zeros((8, 8), np.uint8)
+    scan[0, 2:6] = scan[7, 2:6] = 250
+    scan[1:7, 1] = scan[1:7, 6] = 110  # the sides of a 0, half as dark
+    pixels = digit_from_array(scan).pixels
+    assert pixels[12:16, :12].max() > 80
+    assert pixels[12:16, 16:].max() > 80
+    assert pixels[13:15, 13:15].max() < 60
+
+
+def test_the_bar_of_a_seven_that_spans_the_picture_is_no_printed_line() -> None:
+    image = Image.new("L", (200, 260), 230)
+    ImageDraw.Draw(image).line([(0, 30), (198, 30), (90, 250)], fill=30, width=3)
+    pixels = digit_from_array(np.clip(np.asarray(image) + GRAIN[:260, :200], 0, 255).astype(np.uint8)).pixels
+    assert (pixels[:8] > 60).any(axis=0).sum() >= 12
+
+
+def test_a_crop_pasted_on_a_white_square_is_read_inside_close_to_its_edges() -> None:
+    crop = np.pad((255 * cut_to_ink(drawn(width=24))).astype(np.uint8), 4)
+    expected = digit_from_array(crop).pixels
+    square = np.full((400, 400), 255, np.uint8)
+    square[100 : 100 + crop.shape[0], 130 : 130 + crop.shape[1]] = crop
+    assert likeness(expected, digit_from_array(square).pixels) > 0.9
+
+
+def test_a_bug_costs_only_its_own_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgelstm.data.picture.find.grey_from", lambda picture: [][0])
+    with pytest.raises(PictureError, match="report it as a bug"):
+        digit_from_array(paper(drawn()))

@@ -48,7 +48,7 @@ of a digit's height, so 7 pixels wide at this size, and narrower ones lose their
 HAIRLINE_PX = 2.5
 """Strokes narrower than this are blurred: whether they fall on one column of pixels or between two shows too much."""
 PALE = 0.5
-"""In a drawing, where there is no grain, ink of this share of the level halfway up its strokes is ink."""
+"""In a small scan, which has no grain, ink of this share of the level halfway up its strokes is ink."""
 FAINT = 3.5
 """Ink that is not so many times darker than its ground may be grain."""
 
@@ -195,10 +195,12 @@ def _find(picture: Bytes, depth: int = 0, max_lost: float = MAX_LOST) -> tuple[F
     if inked is None:
         return None
     ink, votes, level = inked
-    mask = ink > (level if view.ground is None else PALE * level)
+    grey_kept = view.few and view.ground is not None
+    share = PALE if grey_kept else 1.0
+    mask = ink > share * level
     if depth == 0:  # lines end where the picture does, and its margin begins
         inner = (slice(view.margin, len(mask) - view.margin), slice(view.margin, mask.shape[1] - view.margin))
-        lined = ink[inner] > (0.6 if view.ground is None else PALE) * level
+        lined = ink[inner] > (0.6 if view.ground is None else share) * level
         mask[inner] &= without_lines(lined)
     thick = grown(mask)
     blobs = label(thick)  # a pixel or two between two pieces of a stroke is no gap
@@ -225,7 +227,7 @@ def _find(picture: Bytes, depth: int = 0, max_lost: float = MAX_LOST) -> tuple[F
     if view.ground is None:
         level = threshold(ink[box], slope_votes(ink[box])) or level
     crop = np.where(grown(keep), ink[box], 0) * np.float32(0.5 / level)
-    return crop, note, view.few and view.ground is not None
+    return crop, note, grey_kept
 
 
 def _drawn_ink(grey: Floats, ground: int) -> tuple[Floats, None, float]:

@@ -48,9 +48,9 @@ def _without_rules(mask: Mask) -> Mask:
                 found.append((whole, on))
     n_partial = len({int(y[on].mean()) // max(4, height // 30) for _, on in found})  # one line is found many times
     out = mask.copy()
+    if n_partial < MIN_PARTIAL and any(_turns(mask, y[on], x[on], highest) for _, on in found):
+        return mask
     for whole, on in found:
-        if n_partial < MIN_PARTIAL and _turns(mask, y[on], x[on], highest):
-            continue
         if whole or n_partial >= MIN_PARTIAL:
             out[y[on], x[on]] = False
     return out if out.sum() > 0.02 * mask.sum() else mask  # or the line is all there is: a 1 from edge to edge
