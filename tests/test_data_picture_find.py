@@ -411,7 +411,8 @@ def test_a_cut_out_digit_of_any_size_is_the_same_digit(size: int, method: Image.
     cut = Image.fromarray(paper(cut_to_ink(drawn(THREE, 20))))
     expected = digit_from_array(np.asarray(cut)).pixels
     scale = size / max(cut.size)
-    made = cut.resize((round(cut.width * scale), round(cut.height * scale)), method if scale > 1 else Image.Resampling.BOX)
+    method = method if scale > 1 else Image.Resampling.BOX
+    made = cut.resize((round(cut.width * scale), round(cut.height * scale)), method)
     assert likeness(expected, digit_from_array(np.asarray(made)).pixels) > 0.9
 
 

@@ -1,4 +1,4 @@
-"""Small scans, tight crops, digits at the edge and other pictures for ablation.py, made of MNIST's validation digits."""
+"""Small scans, tight crops, digits at the edge and more for ablation.py, made of MNIST's validation digits."""
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial

@@ -144,7 +144,9 @@ def _scores(blobs: Blobs, votes: Floats | None) -> tuple[Scores, Scores, Scores]
     rim_pixels = mask & ~(solid[:-2, 1:-1] & solid[2:, 1:-1] & solid[1:-1, :-2] & solid[1:-1, 2:])
     outline = np.bincount(flat[inside], rim_pixels.ravel()[inside], n)
     thick = 2 * blobs.area / outline
-    weight = outline if votes is None else np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n)
+    weight: Scores = outline.astype(np.float64)
+    if votes is not None:
+        weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n)
     score = weight / (1 + (3 * contact) ** 2) / (1 + (2.5 * thick / blobs.extent) ** 4)
     score[contact > MAX_CONTACT] = 0
     return weight, contact, score

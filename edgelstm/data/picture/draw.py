@@ -43,7 +43,7 @@ def _fit(ink: Floats, box: float) -> Floats:
     height, width = (max(3, round(n * scale)) for n in padded.shape)
     method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
     scaled = np.asarray(Image.fromarray(padded).resize((width, height), method))
-    return np.clip(scaled, 0, 1) if (scaled > 0.5).any() else np.float32(scaled >= scaled.max())
+    return np.asarray(np.clip(scaled, 0, 1) if (scaled > 0.5).any() else scaled >= scaled.max(), np.float32)
 
 
 def _near(mask: Mask, radius: float) -> Mask:

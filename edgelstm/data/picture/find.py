@@ -15,9 +15,9 @@ from edgelstm.data.picture.ink import (
     ink_from,
     ink_is_dark,
     made_small,
-    small_ground,
     rim_of,
     slope_votes,
+    small_ground,
     threshold,
 )
 from edgelstm.data.picture.lines import without_lines
@@ -141,7 +141,7 @@ def _view(grey: Bytes, max_lost: float) -> _View | None:
     ground, top, left = even_ground(grey), 0, 0
     if ground is not None:
         away = Image.fromarray(grey).point([abs(value - ground) for value in range(256)])
-        darkest = away.getextrema()[1]
+        darkest = int(np.asarray(away).max())
         box = away.point([255 * (value > max(2, darkest // 4)) for value in range(256)]).getbbox()
         if box is None:
             return None
@@ -176,14 +176,14 @@ def _find(picture: Bytes, depth: int = 0, max_lost: float = MAX_LOST) -> tuple[F
     """
     if min(picture.shape) == 0:
         return None
-    grey = grey_from(picture)
+    levels = grey_from(picture)
     if depth < MAX_DEPTH:
-        pasted = pasted_sheet(grey)
+        pasted = pasted_sheet(levels)
         if pasted is not None:
             found = _find(_cut(picture, pasted), depth + 1)
             if found is not None:
                 return found
-    view = _view(grey, max_lost)
+    view = _view(levels, max_lost)
     if view is None:
         return None
     grey = view.grey.astype(np.float32)
@@ -205,7 +205,8 @@ def _find(picture: Bytes, depth: int = 0, max_lost: float = MAX_LOST) -> tuple[F
     thick = grown(mask)
     blobs = label(thick)  # a pixel or two between two pieces of a stroke is no gap
     ground = ink[~thick]
-    chosen, note = choose(blobs, votes, faint=view.ground is None and bool(len(ground)) and level < FAINT * float(ground.mean()))
+    faint = view.ground is None and bool(len(ground)) and level < FAINT * float(ground.mean())
+    chosen, note = choose(blobs, votes, faint)
     if chosen is None:
         return None
     inside = inside_frame(blobs, int(chosen[0])) if depth < MAX_DEPTH else None

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgelstm.data.picture.blobs import Blobs, label
+from edgelstm.data.picture.blobs import label
 from edgelstm.data.picture.ink import median, rim_of
 
 Bytes = npt.NDArray[np.uint8]
