@@ -146,7 +146,7 @@ def _scores(blobs: Blobs, votes: Floats | None) -> tuple[Scores, Scores, Scores]
     thick = 2 * blobs.area / outline
     weight: Scores = outline.astype(np.float64)
     if votes is not None:
-        weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n)
+        weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n).astype(np.float64)
     score = weight / (1 + (3 * contact) ** 2) / (1 + (2.5 * thick / blobs.extent) ** 4)
     score[contact > MAX_CONTACT] = 0
     return weight, contact, score

@@ -1,4 +1,4 @@
-"""Find the digit in a decoded picture: tell ink from paper, look inside sheets and frames, choose the digit's pieces."""
+"""Find the digit in a decoded picture: tell ink from paper, look inside sheets and frames, choose its pieces."""
 
 from dataclasses import dataclass
 

@@ -57,13 +57,13 @@ def _without_rules(mask: Mask) -> Mask:
 
 
 def _turns(mask: Mask, y: Ints, x: Ints, highest: int) -> bool:
-    """Whether other ink joins one of its ends: the bar of a 2, 5 or 7 that spans the picture; a printed line goes on."""
+    """Whether other ink joins one of its ends: a bar of a 2, 5 or 7 as wide as the picture; a printed line goes on."""
     height, width = mask.shape
     zone = width // 8
     for end in (x < zone, x >= width - zone):
         if end.any():
             columns = np.unique(x[end])
-            level = int(round(float(y[end].mean())))
+            level = round(float(y[end].mean()))
             for at in (level - 2 * highest, level + 2 * highest):
                 if 0 <= at < height and mask[at, columns].any():
                     return True
