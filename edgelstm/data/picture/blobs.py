@@ -18,7 +18,7 @@ MIN_EXTENT = 4
 """Longest side in pixels: a single pixel of ink, grown by one each way, has 3."""
 MIN_AREA, MIN_STROKE = 0.02, 0.12
 """Specks: a loose stroke, such as the bar of a 5, has more than this of the main piece's area, and of its extent."""
-TOUCHING, CLOSE, NEAR = 0.02, 0.05, 0.25
+TOUCHING, CLOSE, NEAR = 0.02, 0.1, 0.25
 """Gaps in shares of the main piece's extent. Touching: even a speck belongs to it, for a pen that skips leaves some.
 Close: any stroke does. Near: a stroke that does not stand beside it like another digit; people leave up to a fifth."""
 MIN_FULL = 0.9
