@@ -14,17 +14,21 @@ MAX_CONTACT = 0.5
 """What touches the picture's edge with more than this share of its longer side is a shadow or a desk."""
 MAX_LOOSE_CONTACT = 0.3
 """And with more than this, no loose stroke of a digit, which keeps away from the edge."""
-MIN_EXTENT = 4
-"""Longest side in pixels: a single pixel of ink, grown by one each way, has 3."""
 MIN_AREA, MIN_STROKE = 0.02, 0.12
 """Specks: a loose stroke, such as the bar of a 5, has more than this of the main piece's area, and of its extent."""
 TOUCHING, CLOSE, NEAR = 0.02, 0.1, 0.25
 """Gaps in shares of the main piece's extent. Touching: even a speck belongs to it, for a pen that skips leaves some.
 Close: any stroke does. Near: a stroke that does not stand beside it like another digit; people leave up to a fifth."""
+MIN_FRAME = 0.3
+"""A sheet or a frame is at least so wide and so high, in shares of the view."""
+MIN_UPRIGHT = 0.7
+"""And so much of its box, or it lies too far askew."""
 MIN_FULL = 0.9
-"""Share of a straight side of a sheet or a frame that is there: corners may be rounded, pens skip."""
-MIN_FRAME_PX = 24
-"""A smaller frame has no room for a digit."""
+"""Share of its outline that is there: pens skip."""
+MIN_QUAD = 0.93
+"""Share of what a sheet or a frame reaches around that lies between its four corners; of a disc it is 0.64."""
+SHEET = 0.55
+"""What fills so much of what it reaches around is a sheet; what fills less, a frame."""
 RIVAL = 0.3
 """A piece with so much of the main one's score is worth a note: it may be another digit."""
 MAX_PIECES = 40
@@ -93,17 +97,17 @@ def label(mask: Mask) -> Blobs:
     return Blobs(labels, area, top, bottom, left, right)
 
 
-def choose(blobs: Blobs, votes: Floats | None, faint: bool = False) -> tuple[Ints | None, str | None]:
+def choose(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Ints | None, str | None]:
     """The pieces that make up the digit, and a note if there is another object.
 
-    ``votes`` (H-2, W-2) is how far each inner pixel is an edge, as ``slope_votes`` says. ``faint``: the
-    ground is hardly paler than the ink, so that one piece among many is grain and no digit.
+    ``votes`` (H-2, W-2) is how far each inner pixel is an edge, as ``slope_votes`` says. ``margin``: width of the even
+    ground that was added, in which case the picture's edges mean little; 0 in a photo.
     """
     if not len(blobs):
         return None, None
-    weight, contact, score = _scores(blobs, votes)
+    contact, score = _scores(blobs, votes, margin)
     main = int(score.argmax())
-    if not score[main] or blobs.extent[main] < MIN_EXTENT:
+    if not score[main]:
         return None, None
     group = np.zeros(len(blobs), bool)
     group[main] = True
@@ -119,16 +123,13 @@ def choose(blobs: Blobs, votes: Floats | None, faint: bool = False) -> tuple[Int
             group[i] = blobs.extent[i] > MIN_STROKE * blobs.extent[main] or gap < TOUCHING
         elif score[i] > RIVAL * score[main]:
             rivals += 1
-    # of grain the largest piece holds a small part of all edges; a faint digit holds most of them
-    if faint and weight[group].sum() < 0.5 * weight[contact <= MAX_CONTACT].sum():
-        return None, None
     members = np.flatnonzero(group)
     members = np.append(main, members[members != main])
     return members, "more than one object: read the largest" if rivals else None
 
 
-def _scores(blobs: Blobs, votes: Floats | None) -> tuple[Scores, Scores, Scores]:
-    """Of each piece: its edges' votes, its contact with the picture's edge, and its score as a digit.
+def _scores(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Scores, Scores]:
+    """Of each piece: its contact with the picture's edge, and its score as a digit.
 
     Strokes have long edges. The more of its longer side a piece lies along the picture's edge, the rather it is a
     shadow, a finger or a sleeve. What is about as thick as long is a blot or a coin: the score of a disc falls to a
@@ -138,18 +139,24 @@ def _scores(blobs: Blobs, votes: Floats | None) -> tuple[Scores, Scores, Scores]
     inside = flat >= 0
     mask = blobs.labels >= 0
     n = len(blobs)
-    border = np.concatenate([blobs.labels[0], blobs.labels[-1], blobs.labels[:, 0], blobs.labels[:, -1]])
-    contact = np.bincount(border[border >= 0], minlength=n) / blobs.extent
+    inner = blobs.labels[margin : len(mask) - margin, margin : mask.shape[1] - margin] if margin else blobs.labels
+    sides = [np.bincount(side[side >= 0], minlength=n) / len(side) for side in
+             (inner[0], inner[-1], inner[:, 0], inner[:, -1])]
+    contact = sum(side * len_ for side, len_ in zip(sides, (inner.shape[1],) * 2 + (inner.shape[0],) * 2)) / blobs.extent
     solid = np.pad(mask, 1)
     rim_pixels = mask & ~(solid[:-2, 1:-1] & solid[2:, 1:-1] & solid[1:-1, :-2] & solid[1:-1, 2:])
     outline = np.bincount(flat[inside], rim_pixels.ravel()[inside], n)
-    thick = 2 * blobs.area / outline
+    thick = 2 * blobs.area / outline / blobs.extent
     weight: Scores = outline.astype(np.float64)
     if votes is not None:
         weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n).astype(np.float64)
-    score = weight / (1 + (3 * contact) ** 2) / (1 + (2.5 * thick / blobs.extent) ** 4)
-    score[contact > MAX_CONTACT] = 0
-    return weight, contact, score
+    score = weight / (1 + (3 * contact) ** 2) / (1 + (2.5 * thick) ** 4)
+    if margin:
+        spans = (blobs.bottom - blobs.top > 0.9 * len(inner)) & (blobs.right - blobs.left > 0.9 * inner.shape[1])
+        score[(np.max(sides, axis=0) > 0.95) & ~spans] = 0
+    else:
+        score[contact > MAX_CONTACT] = 0
+    return contact, score
 
 
 def _surrounds(blobs: Blobs, i: int, group: Mask) -> bool:
@@ -170,24 +177,34 @@ def _gap(blobs: Blobs, i: int, group: Mask) -> tuple[float, bool]:
     return float(max(gap_x, gap_y)), bool(tall and beside)
 
 
-def inside_frame(blobs: Blobs, i: int) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of the inside of piece ``i``, if it is a frame, or a sheet, with something in it."""
-    top, bottom, left, right = (int(side[i]) for side in (blobs.top, blobs.bottom, blobs.left, blobs.right))
-    height, width = bottom - top, right - left
-    if min(height, width) < MIN_FRAME_PX:
+def inside(blobs: Blobs, i: int) -> Mask | None:
+    """(H, W), the inside of piece ``i`` if that is a sheet or a frame: its corners say how large it is."""
+    height, width = blobs.bottom[i] - blobs.top[i], blobs.right[i] - blobs.left[i]
+    if min(height, width) < MIN_FRAME * min(blobs.labels.shape):
         return None
-    own = blobs.labels[top:bottom, left:right] == i
-    depth = max(2, min(height, width) // 16)  # lines thicker or further askew are strokes
-    ends = slice(None, depth), slice(-depth, None)
-    sides = [own[end].any(axis=0) for end in ends] + [own[:, end].any(axis=1) for end in ends]
-    if min(float(side.mean()) for side in sides) < MIN_FULL:
+    own = blobs.labels == i
+    hull = _spanned(own) & _spanned(own.T).T
+    if hull.sum() < MIN_UPRIGHT * height * width or own[hull & grown(~hull)].mean() < MIN_FULL:
         return None
-    within = (blobs.top > top) & (blobs.bottom < bottom) & (blobs.left > left) & (blobs.right < right)
-    filled = own.mean() > 0.4  # a sheet, of which strokes are missing
-    if not filled and not (blobs.extent[within] > 0.25 * max(height, width)).any():  # nothing but specks: a square 0
+    y, x = np.nonzero(hull)
+    first, second = x + y, x - y
+    ends = [first.argmin(), first.argmax(), second.argmin(), second.argmax()]
+    dy, dx = (axis[ends[1::2]] - axis[ends[::2]] for axis in (y, x))  # the two diagonals
+    # pixels reach half a pixel beyond their middles, hence the root
+    quad = abs(float(dy[0] * dx[1] - dx[0] * dy[1])) / 2 + 2 * np.sqrt(len(y))
+    if not MIN_QUAD < quad / len(y) < 1 / MIN_QUAD:
         return None
-    edge = depth + 2
-    return top + edge, bottom - edge, left + edge, right - edge
+    for _ in range(2 + min(own.shape) // 80):  # not its rim, which is blurred
+        hull = ~grown(~hull)
+    if own.sum() < SHEET * len(y):
+        hull &= ~grown(grown(own))
+    return hull if hull.any() else None
+
+
+def _spanned(mask: Mask) -> Mask:
+    """Each row filled from its first to its last pixel."""
+    before = np.logical_or.accumulate(mask, axis=1)
+    return np.asarray(before & np.logical_or.accumulate(mask[:, ::-1], axis=1)[:, ::-1])
 
 
 def grown(mask: Mask) -> Mask:

@@ -8,7 +8,7 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-FINE = 8
+FINE = 4
 """Subpixels of one final pixel, each way: strokes are thickened and centred at this scale."""
 BOX_SHARE = 20 / 28
 """MNIST fits each digit into a box of 20 x 20 of its 28 x 28 pixels, keeping the aspect ratio."""
@@ -16,23 +16,20 @@ THINNEST, THICKEST = 2.2 / 20, 3.6 / 20
 """Stroke widths, in shares of the box, that are left as they are; most MNIST strokes lie between."""
 
 
-def drawn(ink: Floats, rows: int, cols: int, grey_kept: bool = False) -> Bytes:
-    """Cropped ink (h, w), strokes above 0.5 -> (rows, cols) uint8 with MNIST's size, pen and centre.
-
-    Of few pixels the grey is kept: cut at a half, their loops close and their pale strokes are gone.
-    """
+def drawn(cover: Floats, rows: int, cols: int) -> Bytes:
+    """How much ink covers each pixel (h, w), 0 to 1 -> (rows, cols) uint8 with MNIST's size, pen and centre."""
     box = BOX_SHARE * min(rows, cols) * FINE
-    cover = _fit(ink, box)
+    fitted = _fit(cover, box)
     for _ in range(2):  # thickening makes the digit larger, so it is fitted again into what is left
-        mask = cover > 0.5
+        mask = fitted > 0.5
         width = stroke_width(mask)
         goal = min(max(width, THINNEST * box), THICKEST * box)
         radius = (goal - width) / 2
         if abs(radius) <= 0.5:
-            return _centre(cover if grey_kept else mask.astype(np.float32), rows, cols)
+            return _centre(fitted, rows, cols)
         if radius < 0:
             break
-        cover = _fit(ink, box - 2 * radius)
+        fitted = _fit(cover, box - 2 * radius)
     return _centre(_thicken(mask, radius).astype(np.float32), rows, cols)
 
 

@@ -1,56 +1,39 @@
 """Find the digit in a decoded picture: tell ink from paper, look inside sheets and frames, choose its pieces."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgelstm.data.picture.blobs import choose, grown, inside_frame, label
+from edgelstm.data.picture.blobs import Blobs, choose, grown, inside, label
 from edgelstm.data.picture.draw import BOX_SHARE, drawn, stroke_width
-from edgelstm.data.picture.ink import (
-    blurred,
-    even_ground,
-    grey_from,
-    ink_from,
-    ink_is_dark,
-    made_small,
-    rim_of,
-    slope_votes,
-    small_ground,
-    threshold,
-)
+from edgelstm.data.picture.ink import MIN_TWO_LEVELS, Ink, even_ink, grey_from, photo_ink, rim_of, two_levels
 from edgelstm.data.picture.lines import without_lines
-from edgelstm.data.picture.sheet import pasted_sheet, sheet_on_desk
 from edgelstm.errors import PictureError
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-Box = tuple[float, float, float, float]
-"""Top, bottom, left and right, the ends exclusive."""
+Mask = npt.NDArray[np.bool_]
 
 WORK_PX = 320
-"""Longest side at which ink is looked for."""
+"""Longest side at which ink is looked for; more are averaged in squares."""
 ENLARGED_PX = 96
 """What is smaller is enlarged to this longest side first: in 8 x 8 pixels a loop is one pixel wide."""
-SCAN_PX = 64
-"""A picture not larger is a digit cut out of something, and goes on beyond its edges as its rim begins."""
-FEW_PX, MAX_LOST = 48, 0.03
-"""Such a cut-out made large shows no more than this longest side can: made small again it loses hardly any of its
-variance."""
-MARGIN = 0.2
-"""Width of the margin in the ground's colour around such a picture and around drawings, shares of the longer side."""
+MARGIN_PX = 8
+"""Added in the ground's colour where the ground is even: ink that touches the edge is then read as any other."""
 MAX_DEPTH = 3
 """Times that a part of the picture is looked at anew: a frame in a plot on a page on a desk."""
-SMALL_PX = 100
-"""A digit not larger at WORK_PX is looked at closer, where the picture has more pixels: a pen's stroke is a fourteenth
-of a digit's height, so 7 pixels wide at this size, and narrower ones lose their edges."""
-HAIRLINE_PX = 2.5
-"""Strokes narrower than this are blurred: whether they fall on one column of pixels or between two shows too much."""
-PALE = 0.5
-"""In a small scan, which has no grain, ink of this share of the level halfway up its strokes is ink."""
-FAINT = 3.5
-"""Ink that is not so many times darker than its ground may be grain."""
+SMALL_SHARE = 0.3
+"""A digit not larger is looked at closer, where the picture has more pixels than the view."""
+MIN_SHARE, MIN_OWN_PX = 0.02, 4.5
+"""Longest side of a digit, in shares of the picture's and in its pixels: what is smaller is dust."""
+MAX_THICK = 0.33
+"""What is thicker, in shares of its longer side, is no stroke: a disc has a half."""
+MIN_PARTED = 0.75
+AROUND = 0.25
+"""Width of the part around the digit in which there are two levels, shares of its longer side."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +57,19 @@ def digit_from_array(picture: Bytes, rows: int = 28, cols: int = 28) -> DigitPic
     if picture.dtype != np.uint8 or not picture.size or picture.ndim < 2 or picture.shape[2:] not in ((), (3,)):
         what = f"{picture.dtype} of shape {picture.shape}"
         raise PictureError("an array is no picture", found=what, expected="uint8 of shape (H, W) or (H, W, 3)")
-    if picture.ndim == 3 and (picture == picture[:, :, :1]).all():
-        picture = picture[:, :, 0]
-    if picture.shape == (rows, cols):
-        for candidate in (picture, 255 - picture):
+    if picture.shape[:2] == (rows, cols):
+        grey = grey_from(picture)
+        for candidate in (grey, 255 - grey):
             if candidate.any() and _is_ready(candidate):
                 return DigitPicture(np.ascontiguousarray(candidate))
     try:
-        # if there is nothing that keeps away from the edges, a digit cut out of a photo may fill it
-        found = _find(picture) or _find(picture, max_lost=2 * MAX_LOST)
-    except PictureError:
-        raise
+        found = _find(picture)
     except Exception as error:  # whatever happens to one picture may only cost that picture
         what = f"{type(error).__name__}: {error}"
         raise PictureError("cannot find the digit in a picture", found=what, fix="report it as a bug") from error
     if found is None:
         return DigitPicture(np.zeros((rows, cols), np.uint8), "no ink found", empty=True)
-    ink, note, grey_kept = found
-    return DigitPicture(drawn(ink, rows, cols, grey_kept), note)
+    return DigitPicture(drawn(found[0], rows, cols), found[1])
 
 
 def _is_ready(picture: Bytes) -> bool:
@@ -109,155 +87,116 @@ def _is_ready(picture: Bytes) -> bool:
     return bool(abs(y - rows / 2) < 0.05 * rows and abs(x - cols / 2) < 0.05 * cols)
 
 
-@dataclass(frozen=True)
-class _View:
-    """A part of a picture, made larger or smaller, with a margin around it."""
-
-    grey: Bytes
-    top: float
-    left: float
-    scale: float
-    """Pixels of the view for one of the picture."""
-    margin: int
-    ground: int | None
-    """The one value of a drawing's ground."""
-    few: bool
-    """It shows no more than a few pixels can: their grey says as much as their number."""
-
-    def cut(self, picture: Bytes, box: Box) -> Bytes:
-        """A box in the view as a part of the picture."""
-        height, width = picture.shape[:2]
-        y0, y1 = (round(min(max((n - self.margin) / self.scale + self.top, 0), height)) for n in box[:2])
-        x0, x1 = (round(min(max((n - self.margin) / self.scale + self.left, 0), width)) for n in box[2:])
-        return picture[y0:y1, x0:x1]
+def _cut(picture: Bytes, box: tuple[float, float, float, float], scale: float) -> Bytes:
+    """A box, top, bottom, left and right, of a view with ``scale`` pixels for one of the picture, cut out of it."""
+    height, width = picture.shape[:2]
+    y0, y1 = (round(min(max(n / scale, 0), height)) for n in box[:2])
+    x0, x1 = (round(min(max(n / scale, 0), width)) for n in box[2:])
+    return picture[y0:y1, x0:x1]
 
 
-def _view(grey: Bytes, max_lost: float) -> _View | None:
-    """What of a picture is looked at, and how large: a drawing's ink, all of a photo. None: all of one value.
+def _look_inside(
+    picture: Bytes, pieces: Blobs, i: int, margin: int, scale: float, depth: int
+) -> tuple[Floats, str | None] | None:
+    """What ``_find`` finds inside a sheet or a frame; what of its box is beside it takes its colour."""
+    hull = inside(pieces, i)
+    if hull is None:
+        return None
+    hull = hull[margin : len(hull) - margin, margin : hull.shape[1] - margin]
+    ys, xs = np.flatnonzero(hull.any(axis=1)), np.flatnonzero(hull.any(axis=0))
+    box = (int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1)
+    cut = _cut(picture, box, scale).copy()
+    if min(cut.shape[:2]) == 0:
+        return None
+    own = Image.fromarray(hull[box[0] : box[1], box[2] : box[3]]).resize(cut.shape[1::-1])
+    within = np.asarray(own)
+    cut[~within] = np.median(cut[within][:: max(1, cut.size // 10_000)], axis=0)
+    return _find(cut, depth + 1)
 
-    A drawing's ground is the same beyond the edges, and so is that of a digit cut out of a page: with a margin, ink
-    that touches the edge is read as any other. In a photo such things are shadows, desks and fingers.
-    """
-    ground, top, left = even_ground(grey), 0, 0
-    if ground is not None:
-        away = Image.fromarray(grey).point([abs(value - ground) for value in range(256)])
-        darkest = int(np.asarray(away).max())
-        box = away.point([255 * (value > max(2, darkest // 4)) for value in range(256)]).getbbox()
-        if box is None:
-            return None
-        left, top = box[:2]
-        grey = grey[top : box[3], left : box[2]]
+
+def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
+    """How much ink covers each pixel of the digit's box, 0 to 1, and a note; None: no ink."""
+    longest = max(picture.shape[:2])
+    if min(picture.shape[:2]) == 0:
+        return None
+    image = Image.fromarray(picture)
+    factor = -(-longest // WORK_PX)
+    image = image.reduce(factor) if factor > 1 else image
+    grey = grey_from(np.asarray(image))
+    small, share, level = two_levels(grey)
+    if depth < MAX_DEPTH and min(small.shape) >= 24:
+        for mask in (small > level, small <= level):
+            pieces = label(mask)
+            if rim_of(mask).mean() < 0.1 and len(pieces):
+                found = _look_inside(picture, pieces, int(pieces.area.argmax()), 0, max(small.shape) / longest, depth)
+                if found is not None:
+                    return found
+    for ink in _inks(grey, share):
+        found = _digit_of(picture, ink, max(grey.shape) / longest * ink.scale, depth)
+        if found is not None:
+            return found
+    return None
+
+
+def _inks(grey: Bytes, share: float) -> Iterator[Ink]:
     longest = max(grey.shape)
-    few = longest <= SCAN_PX
-    if ground is None:
-        small = grey if few else made_small(grey, FEW_PX, max_lost)
-        if small is not None:
-            ground, few = small_ground(small), True
-    scale = min(WORK_PX / longest, 1.0) if longest >= ENLARGED_PX else ENLARGED_PX / longest
-    if scale != 1:
+    scale = ENLARGED_PX / longest if longest < ENLARGED_PX else 1.0
+    if scale > 1:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
-        method = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
-        grey = np.asarray(Image.fromarray(grey).resize(size, method))
-    margin = 0
-    if ground is not None:
-        margin = round(MARGIN * max(grey.shape))
-        grey = np.pad(grey, margin, constant_values=ground)
-    return _View(grey, top, left, scale, margin, ground, few)
+        grey = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
+    if share >= MIN_TWO_LEVELS:
+        yield even_ink(grey, MARGIN_PX, scale)
+    ink = photo_ink(grey.astype(np.float32), scale)
+    if ink is not None:
+        yield ink
 
 
-def _cut(picture: Bytes, box: tuple[int, int, int, int]) -> Bytes:
-    return picture[box[0] : box[1], box[2] : box[3]]
-
-
-def _find(picture: Bytes, depth: int = 0, max_lost: float = MAX_LOST) -> tuple[Floats, str | None, bool] | None:
-    """The digit's ink, cropped: (h, w) float32, above 0.5 inside the strokes; a note; whether its grey is kept.
-
-    None: no ink.
-    """
-    if min(picture.shape) == 0:
-        return None
-    levels = grey_from(picture)
-    if depth < MAX_DEPTH:
-        pasted = pasted_sheet(levels)
-        if pasted is not None:
-            found = _find(_cut(picture, pasted), depth + 1)
-            if found is not None:
-                return found
-    view = _view(levels, max_lost)
-    if view is None:
-        return None
-    grey = view.grey.astype(np.float32)
-    if depth < MAX_DEPTH and view.ground is None and not view.margin:
-        sheet = sheet_on_desk(picture, grey)
-        if sheet is not None:
-            return _find(sheet, depth + 1)
-    inked = _inked(grey) if view.ground is None else _drawn_ink(grey, view.ground)
-    if inked is None:
-        return None
-    ink, votes, level = inked
-    grey_kept = view.few and view.ground is not None
-    share = PALE if grey_kept else 1.0
-    mask = ink > share * level
+def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> tuple[Floats, str | None] | None:
+    mask = ink.cover > 0.5
+    inner = (slice(ink.margin, len(mask) - ink.margin), slice(ink.margin, mask.shape[1] - ink.margin))
     if depth == 0:  # lines end where the picture does, and its margin begins
-        inner = (slice(view.margin, len(mask) - view.margin), slice(view.margin, mask.shape[1] - view.margin))
-        lined = ink[inner] > (0.6 if view.ground is None else share) * level
-        mask[inner] &= without_lines(lined)
-    thick = grown(mask)
-    blobs = label(thick)  # a pixel or two between two pieces of a stroke is no gap
-    ground = ink[~thick]
-    faint = view.ground is None and bool(len(ground)) and level < FAINT * float(ground.mean())
-    chosen, note = choose(blobs, votes, faint)
+        mask[inner] &= without_lines(ink.cover[inner] > (0.5 if ink.margin else 0.3))
+    blobs = label(grown(mask))  # a pixel or two between two pieces of a stroke is no gap
+    chosen, note = choose(blobs, ink.votes, ink.margin)
     if chosen is None:
         return None
-    inside = inside_frame(blobs, int(chosen[0])) if depth < MAX_DEPTH else None
-    if inside is not None:
-        found = _find(view.cut(picture, inside), depth + 1)
+    if depth < MAX_DEPTH:
+        found = _look_inside(picture, blobs, int(chosen[0]), ink.margin, scale, depth)
         if found is not None:
             return found
     top, bottom = int(blobs.top[chosen].min()), int(blobs.bottom[chosen].max())
     left, right = int(blobs.left[chosen].min()), int(blobs.right[chosen].max())
     extent = max(bottom - top, right - left)
-    if depth == 0 and extent < SMALL_PX and view.scale < 0.67:  # small: look closer
-        margin = 0.6 * extent
-        around = view.cut(picture, (top - margin, bottom + margin, left - margin, right + margin))
-        closer = _find(around, depth + 1)
-        if closer is not None:
-            return closer[0], note, closer[2]
-    box = (slice(top, bottom), slice(left, right))
-    keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels[box]]
-    if view.ground is None:
-        level = threshold(ink[box], slope_votes(ink[box])) or level
-    crop = np.where(grown(keep), ink[box], 0) * np.float32(0.5 / level)
-    return crop, note, grey_kept
-
-
-def _drawn_ink(grey: Floats, ground: int) -> tuple[Floats, None, float]:
-    """How much ink covers each pixel of a drawing, 0 to 1, and the level halfway up its strokes."""
-    away = grey - np.float32(ground)
-    dark = float(np.square(np.minimum(away, 0)).sum()) >= float(np.square(np.maximum(away, 0)).sum())
-    ink = np.maximum(-away if dark else away, 0)
-    if stroke_width(ink > 0.5 * ink.max()) < HAIRLINE_PX:
-        ink = blurred(ink)
-    strokes = ink[ink > 0.25 * ink.max()]
-    return ink, None, float(np.partition(strokes, int(0.75 * len(strokes)))[int(0.75 * len(strokes))]) / 2
-
-
-def _inked(grey: Floats) -> tuple[Floats, Floats, float] | None:
-    """How much ink covers each pixel, how far each is an edge, and the level of the edges; None: no ink."""
-    ink = ink_from(grey, ink_is_dark(grey))
-    votes = slope_votes(ink)
-    if votes is None:  # blank, or all edges, as the dots of a fax: blur them together
-        for _ in range(4):
-            grey = blurred(grey)
-        ink = ink_from(grey, ink_is_dark(grey))
-        votes = slope_votes(ink)
-    level = threshold(ink, votes)
-    if votes is None or level is None:
+    if extent - 2 < max(MIN_SHARE * max(mask.shape) if depth == 0 else 0, MIN_OWN_PX * scale):
         return None
-    if stroke_width(ink > level) < HAIRLINE_PX:
-        softer = blurred(ink)
-        soft_votes = slope_votes(softer)
-        soft_level = threshold(softer, soft_votes)
-        if soft_votes is not None and soft_level is not None:
-            return softer, soft_votes, soft_level
-    return ink, votes, level
+    box = tuple(n - ink.margin for n in (top, bottom, left, right))
+    if depth == 0 and extent < SMALL_SHARE * max(mask.shape) and scale < 0.67:  # small: look closer
+        room = 0.6 * extent
+        around = (box[0] - room, box[1] + room, box[2] - room, box[3] + room)
+        closer = _find(_cut(picture, around, scale), depth + 1)
+        if closer is not None:
+            return closer[0], note
+    crop = (slice(top, bottom), slice(left, right))
+    keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels]
+    if stroke_width(keep[crop]) > MAX_THICK * extent:
+        return None
+    room = round(AROUND * extent)
+    around = (slice(max(0, top - room), bottom + room), slice(max(0, left - room), right + room))
+    own, ground = ink.cover[around][(mask & keep)[around]], ink.cover[around][blobs.labels[around] < 0]
+    LOG.append(_parted(own, ground))
+    if _parted(own, ground) < MIN_PARTED:
+        return None
+    return np.where(grown(keep[crop]), np.clip(ink.cover[crop], 0, 1), 0), note
+
+
+LOG = []
+
+
+def _parted(ink: Floats, ground: Floats) -> float:
+    """Share of the variance that lies between ink and ground, 0 to 1."""
+    if not len(ink) or not len(ground):
+        return 1.0
+    share = len(ink) / (len(ink) + len(ground))
+    between = share * (1 - share) * float(ink.mean() - ground.mean()) ** 2
+    within = share * float(ink.var()) + (1 - share) * float(ground.var())
+    return between / max(between + within, 1e-9)

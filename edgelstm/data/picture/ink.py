@@ -1,5 +1,6 @@
 """Which pixels are ink: grey values, the paper behind them, the polarity, the threshold."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -7,26 +8,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edgelstm.data.picture.blobs import label
+from edgelstm.data.picture.draw import stroke_width
+
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
-EVEN_SHARE, EVEN_SHARE_OF_TWO, EVEN_RIM_OF_TWO = 0.6, 0.5, 0.7
-"""Paper never has one value over so much of a picture, nor paper and ink two, there and along the rim; a drawing's
-canvas does."""
-EVEN_RIM, MIN_SMALL_CONTRAST = 5, 40
-"""Ink differs from the ground of a small scan so many times more than that ground varies, and so many levels."""
-NEAR_LEVELS, EXACT = 2, 0.5
-"""JPEG leaves an even ground within two levels, and half of it on one of them."""
-DITHERED_PX = 128
-"""In a larger picture of two values these are looked at in twos: dots that make a grey are no ground."""
-DITHERED_PX = 128
-"""In a larger picture of two values these are looked at in twos: dots that make a grey are no ground."""
-MIN_FULL_CONTRAST, MIN_FILLED = 128, 0.12
-"""A digit cut out fills its picture: it differs by so many levels, and takes so much of it."""
-MAX_RUN = 0.27
-"""And it touches no more of the rim in one place: the bar of a 7 takes one side."""
-MIN_APART = 48
-"""Levels between ground and ink where each has much of the picture."""
+TWO_LEVELS_PX = 64
+"""Longest side of the copy in which two levels are looked for: averaged so far, grain is gone and strokes are not."""
+MIN_TWO_LEVELS = 0.79
+"""Share of the variance that two levels explain where there is ink; see ``two_levels``."""
+FULL = 0.75
+"""Share of the ink that is paler than full ink."""
+HAIRLINE_PX = 2.5
+"""Strokes narrower than this are blurred: whether they fall on one column of pixels or between two shows too much."""
 GROUND_PX = 160
 """Longest side of the copy in which paper is told from ink."""
 MIN_CONTRAST = 0.04
@@ -90,10 +86,10 @@ def _extreme(values: Floats, size: int, highest: bool) -> Floats:
     return values
 
 
-def _small(grey: Floats) -> Floats:
-    """A copy of at most GROUND_PX, averaged."""
+def _small(grey: npt.NDArray[Any], longest: int = GROUND_PX) -> npt.NDArray[Any]:
+    """A copy of at most so many pixels, averaged."""
     height, width = grey.shape
-    scale = max(height, width) / GROUND_PX
+    scale = max(height, width) / longest
     if scale <= 1:
         return grey
     size = (max(1, round(width / scale)), max(1, round(height / scale)))
@@ -147,69 +143,57 @@ def _quadratic(y: Floats, x: Floats) -> tuple[Floats, ...]:
     return np.ones_like(x), x, y, x * x, x * y, y * y
 
 
-def even_ground(grey: Bytes) -> int | None:
-    """The one grey value of a drawing's ground; None for other pictures.
+@dataclass(frozen=True)
+class Ink:
+    """How much ink covers each pixel of a picture, at some scale."""
 
-    Either it covers most of the picture, or it and one other value, the ink's, do. In a digit cut to its ink there is
-    more ink than ground, but not along the rim.
+    cover: Floats
+    """(H, W), above 0.5 inside the strokes, 1 in their middle."""
+    votes: Floats | None
+    """(H-2, W-2), how far each inner pixel is an edge; None: all edges are alike."""
+    margin: int
+    """Pixels of even ground that were added all around; 0 in a photo, which ends at its edges."""
+    scale: float
+    """Pixels of ``cover`` for one of what it was made of."""
+
+
+def two_levels(grey: Bytes) -> tuple[Bytes, float, float]:
+    """A small copy, the share of its variance that two levels explain, and what parts the two (Otsu 1979).
+
+    Averaged, ink and paper are two levels. Grain, a gradient or a soft shadow, cut at any level, are two levels to
+    two thirds or three quarters.
     """
-    image = Image.fromarray(grey)
-    counts = np.array(image.histogram(), np.float64) / grey.size
-    if min(image.size) >= DITHERED_PX:
-        halved = image.reduce(2)
-        counts = np.minimum(counts, np.array(halved.histogram(), np.float64) / (halved.width * halved.height))
-    near = np.convolve(counts, np.ones(2 * NEAR_LEVELS + 1), "same")
-    first = int(counts.argmax())
-    apart = np.abs(np.arange(256) - first) >= MIN_APART
-    second = int(np.where(apart, counts, 0).argmax())
-    exact = counts[first] >= EXACT * near[first]  # no bell of values, as of paper
-    if exact and near[first] >= EVEN_SHARE:
-        return first
-    rim = rim_of(grey).astype(np.int16)
-    on_rim = [float(np.mean(np.abs(rim - value) <= NEAR_LEVELS)) for value in (first, second)]
-    two = exact and counts[second] >= EXACT * near[second] and near[first] + near[second] >= EVEN_SHARE_OF_TWO
-    if not two or sum(on_rim) < EVEN_RIM_OF_TWO:
-        return None
-    return first if near[first] + on_rim[0] >= near[second] + on_rim[1] else second
+    small = _small(grey, TWO_LEVELS_PX)
+    counts = np.bincount(small.ravel(), minlength=256).astype(np.float64)
+    below, total = np.cumsum(counts), np.cumsum(counts * np.arange(256))
+    above = below[-1] - below
+    apart = (total[-1] * below - total * below[-1]) ** 2 / np.maximum(below * above, 1)
+    variance = float(small.var()) * below[-1] ** 2
+    best = np.flatnonzero(apart >= apart.max() * (1 - 1e-9))
+    return small, float(apart.max()) / variance if variance else 0.0, float(best.mean())
 
 
-def made_small(grey: Bytes, longest: int, max_lost: float) -> Bytes | None:
-    """A digit cut out of something, small; None if it is none, or loses more of its variance than ``max_lost``."""
-    height, width = grey.shape
-    scale = longest / max(height, width)
-    image = Image.fromarray(grey)
-    small = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BOX)
-    few = np.asarray(small)
-    ordered = np.sort(few.ravel()).astype(int)
-    low, high = ordered[len(ordered) // 20], ordered[-1 - len(ordered) // 20]
-    dark = few <= (low + high) // 2
-    rim = np.concatenate([dark[0], dark[:, -1], dark[-1, ::-1], dark[::-1, 0]])
-    rim = rim if dark.mean() + rim.mean() < 1 else ~rim  # where there is ink
-    starts = np.flatnonzero(rim & ~np.roll(rim, 1))
-    ends = np.flatnonzero(~rim & np.roll(rim, 1))
-    longest_run = max((int(((ends - start) % len(rim)).min()) for start in starts), default=0)
-    filled = min(dark.mean(), 1 - dark.mean())
-    if high - low < MIN_FULL_CONTRAST or filled < MIN_FILLED or longest_run > MAX_RUN * len(rim):  # a shadow, a desk
-        return None
-    again = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC), np.float32)
-    if float(np.square(again - grey).mean()) > max_lost * float(grey.var(dtype=np.float32)):
-        return None
-    return few
+def even_ink(grey: Bytes, margin: int, scale: float) -> Ink:
+    """The ink of a picture of two levels, in a margin of its ground."""
+    small, _, level = two_levels(grey)
+    ground_is_dark = _ground_score(small <= level) >= _ground_score(small > level)
+    own = grey[(grey <= level) == ground_is_dark]
+    ground = median(own)
+    away = (grey.astype(np.float32) - np.float32(ground)) * (1 if ground_is_dark else -1)
+    away = np.pad(np.maximum(away, 0), margin)
+    for _ in range(4):
+        strokes = away[away > abs(level - ground)]
+        full = float(np.partition(strokes, int(FULL * len(strokes)))[int(FULL * len(strokes))]) if len(strokes) else 1.0
+        if stroke_width(away > full / 2) >= HAIRLINE_PX:
+            break
+        away = blurred(away)
+    return Ink(away / np.float32(max(full, 1)), None, margin, scale)
 
 
-def small_ground(grey: Bytes) -> int | None:
-    """The grey value of the ground of a small scan, None if it shows nothing: dark or light, whichever there is more
-    of in the picture and along its rim.
-    """
-    low, high = int(grey.min()), int(grey.max())
-    rim = rim_of(grey)
-    dark, dark_rim = grey <= (low + high) // 2, rim <= (low + high) // 2
-    own = dark_rim if np.mean(dark) + np.mean(dark_rim) >= 1 else ~dark_rim
-    if not own.any():
-        return None
-    ground = median(rim[own])
-    spread = float(np.mean(np.abs(rim[own] - np.float32(ground))))
-    return round(ground) if high - low > max(MIN_SMALL_CONTRAST, EVEN_RIM * spread) else None
+def _ground_score(mask: Mask) -> float:
+    """How far a part of the picture is ground: it covers most of it, and of the rim, and ink divides it."""
+    pieces = label(mask)
+    return float(mask.mean() + rim_of(mask).mean() - (pieces.area.max() / mask.sum() if len(pieces) else 0))
 
 
 def ink_is_dark(grey: Floats) -> bool:
@@ -278,3 +262,24 @@ def blurred(ink: Floats) -> Floats:
         before, after = (np.take(padded, range(i, i + n), axis) for i in (0, 2))
         ink = np.asarray((before + 2 * ink + after) / 4, np.float32)
     return ink
+
+
+def photo_ink(grey: Floats, scale: float) -> Ink | None:
+    """The ink of a photo, whose paper has shadows and shading; None: no ink."""
+    ink = ink_from(grey, ink_is_dark(grey))
+    votes = slope_votes(ink)
+    if votes is None:  # blank, or all edges, as the dots of a fax: blur them together
+        for _ in range(4):
+            grey = blurred(grey)
+        ink = ink_from(grey, ink_is_dark(grey))
+        votes = slope_votes(ink)
+    level = threshold(ink, votes)
+    if level is None:
+        return None
+    if stroke_width(ink > level) < HAIRLINE_PX:
+        softer = blurred(ink)
+        soft_votes = slope_votes(softer)
+        soft_level = threshold(softer, soft_votes)
+        if soft_level is not None:
+            ink, votes, level = softer, soft_votes, soft_level
+    return Ink(ink * np.float32(0.5 / level), votes, 0, scale)
