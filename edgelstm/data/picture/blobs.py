@@ -14,6 +14,8 @@ MAX_CONTACT = 0.5
 """What touches the picture's edge with more than this share of its longer side is a shadow or a desk."""
 MAX_LOOSE_CONTACT = 0.3
 """And with more than this, no loose stroke of a digit, which keeps away from the edge."""
+WHOLE = 0.95
+"""Share of a side of the picture that is all of it."""
 MIN_AREA, MIN_STROKE = 0.02, 0.12
 """Specks: a loose stroke, such as the bar of a 5, has more than this of the main piece's area, and of its extent."""
 TOUCHING, CLOSE, NEAR = 0.02, 0.1, 0.25
@@ -27,7 +29,7 @@ MIN_FULL = 0.9
 """Share of its outline that is there: pens skip."""
 MIN_QUAD = 0.93
 """Share of what a sheet or a frame reaches around that lies between its four corners; of a disc it is 0.64."""
-SHEET = 0.55
+SHEET = 0.7
 """What fills so much of what it reaches around is a sheet; what fills less, a frame."""
 RIVAL = 0.3
 """A piece with so much of the main one's score is worth a note: it may be another digit."""
@@ -113,7 +115,7 @@ def choose(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Ints | None
     group[main] = True
     rivals = 0
     for i in np.argsort(-score)[:MAX_PIECES]:
-        if group[i] or contact[i] > MAX_LOOSE_CONTACT or blobs.area[i] < MIN_AREA * blobs.area[main]:
+        if group[i] or (contact[i] > MAX_LOOSE_CONTACT and not margin) or blobs.area[i] < MIN_AREA * blobs.area[main]:
             continue
         if _surrounds(blobs, i, group):  # a drawn frame
             continue
@@ -140,9 +142,9 @@ def _scores(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Scores, Sc
     mask = blobs.labels >= 0
     n = len(blobs)
     inner = blobs.labels[margin : len(mask) - margin, margin : mask.shape[1] - margin] if margin else blobs.labels
-    sides = [np.bincount(side[side >= 0], minlength=n) / len(side) for side in
-             (inner[0], inner[-1], inner[:, 0], inner[:, -1])]
-    contact = sum(side * len_ for side, len_ in zip(sides, (inner.shape[1],) * 2 + (inner.shape[0],) * 2)) / blobs.extent
+    edges = (inner[0], inner[-1], inner[:, 0], inner[:, -1])
+    counts = [np.bincount(edge[edge >= 0], minlength=n) for edge in edges]
+    contact = sum(counts) / blobs.extent
     solid = np.pad(mask, 1)
     rim_pixels = mask & ~(solid[:-2, 1:-1] & solid[2:, 1:-1] & solid[1:-1, :-2] & solid[1:-1, 2:])
     outline = np.bincount(flat[inside], rim_pixels.ravel()[inside], n)
@@ -151,9 +153,10 @@ def _scores(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Scores, Sc
     if votes is not None:
         weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n).astype(np.float64)
     score = weight / (1 + (3 * contact) ** 2) / (1 + (2.5 * thick) ** 4)
-    if margin:
-        spans = (blobs.bottom - blobs.top > 0.9 * len(inner)) & (blobs.right - blobs.left > 0.9 * inner.shape[1])
-        score[(np.max(sides, axis=0) > 0.95) & ~spans] = 0
+    if margin:  # a shadow or a desk covers a side, and does not go on to the opposite one, or covers the next one too
+        top, bottom, left, right = (count > WHOLE * len(edge) for count, edge in zip(counts, edges, strict=True))
+        spans = (blobs.bottom - blobs.top > WHOLE * len(inner)) & (blobs.right - blobs.left > WHOLE * inner.shape[1])
+        score[(top | bottom) & (left | right) | (top | bottom | left | right) & ~spans] = 0
     else:
         score[contact > MAX_CONTACT] = 0
     return contact, score

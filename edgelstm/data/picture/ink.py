@@ -17,8 +17,11 @@ Mask = npt.NDArray[np.bool_]
 
 TWO_LEVELS_PX = 64
 """Longest side of the copy in which two levels are looked for: averaged so far, grain is gone and strokes are not."""
-MIN_TWO_LEVELS = 0.79
-"""Share of the variance that two levels explain where there is ink; see ``two_levels``."""
+CLEAR, CLEAR_FAR_APART = 0.79, 0.7
+"""Share of the variance that two levels explain where there are only ink and paper; less will do where the two are as
+far apart as shades of one paper never are."""
+FAR_APART = 100
+"""Grey levels."""
 FULL = 0.75
 """Share of the ink that is paler than full ink."""
 HAIRLINE_PX = 2.5
@@ -157,25 +160,27 @@ class Ink:
     """Pixels of ``cover`` for one of what it was made of."""
 
 
-def two_levels(grey: Bytes) -> tuple[Bytes, float, float]:
-    """A small copy, the share of its variance that two levels explain, and what parts the two (Otsu 1979).
+def two_levels(grey: Bytes) -> tuple[Bytes, float, bool]:
+    """A small copy, the grey level that parts it best in two (Otsu 1979), and whether it shows just ink and paper.
 
-    Averaged, ink and paper are two levels. Grain, a gradient or a soft shadow, cut at any level, are two levels to
-    two thirds or three quarters.
+    Averaged so far that grain is gone, these are two levels. Shading, grain or soft shadows are two levels, cut
+    anywhere, to two thirds or three quarters only.
     """
     small = _small(grey, TWO_LEVELS_PX)
     counts = np.bincount(small.ravel(), minlength=256).astype(np.float64)
     below, total = np.cumsum(counts), np.cumsum(counts * np.arange(256))
     above = below[-1] - below
-    apart = (total[-1] * below - total * below[-1]) ** 2 / np.maximum(below * above, 1)
-    variance = float(small.var()) * below[-1] ** 2
-    best = np.flatnonzero(apart >= apart.max() * (1 - 1e-9))
-    return small, float(apart.max()) / variance if variance else 0.0, float(best.mean())
+    between = (total[-1] * below - total * below[-1]) ** 2 / np.maximum(below * above, 1)
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
+    level = float(best.mean())
+    share = float(between.max()) / max(float(small.var()) * below[-1] ** 2, 1e-9)
+    apart = float(small[small > level].mean() - small[small <= level].mean()) if share > 1e-6 else 0.0
+    return small, level, share > (CLEAR if apart < FAR_APART else CLEAR_FAR_APART)
 
 
 def even_ink(grey: Bytes, margin: int, scale: float) -> Ink:
     """The ink of a picture of two levels, in a margin of its ground."""
-    small, _, level = two_levels(grey)
+    small, level, _ = two_levels(grey)
     ground_is_dark = _ground_score(small <= level) >= _ground_score(small > level)
     own = grey[(grey <= level) == ground_is_dark]
     ground = median(own)
