@@ -14,8 +14,8 @@ MAX_CONTACT = 0.5
 """What touches the picture's edge with more than this share of its longer side is a shadow or a desk."""
 MAX_LOOSE_CONTACT = 0.3
 """And with more than this, no loose stroke of a digit, which keeps away from the edge."""
-WHOLE = 0.95
-"""Share of a side of the picture that is all of it."""
+WHOLE, HALF = 0.95, 0.5
+"""Share of a side of the picture that is all of it, and that is much of it."""
 MIN_AREA, MIN_STROKE = 0.02, 0.12
 """Specks: a loose stroke, such as the bar of a 5, has more than this of the main piece's area, and of its extent."""
 TOUCHING, CLOSE, NEAR = 0.02, 0.1, 0.25
@@ -29,8 +29,8 @@ MIN_FULL = 0.9
 """Share of its outline that is there: pens skip."""
 MIN_QUAD = 0.93
 """Share of what a sheet or a frame reaches around that lies between its four corners; of a disc it is 0.64."""
-SHEET = 0.7
-"""What fills so much of what it reaches around is a sheet; what fills less, a frame."""
+SHEET, FULL_SHEET = 0.5, 0.97
+"""What fills so much of what it reaches around, and of its outline, is a sheet; what fills less, a frame."""
 RIVAL = 0.3
 """A piece with so much of the main one's score is worth a note: it may be another digit."""
 MAX_PIECES = 40
@@ -153,10 +153,15 @@ def _scores(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Scores, Sc
     if votes is not None:
         weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n).astype(np.float64)
     score = weight / (1 + (3 * contact) ** 2) / (1 + (2.5 * thick) ** 4)
-    if margin:  # a shadow or a desk covers a side, and does not go on to the opposite one, or covers the next one too
-        top, bottom, left, right = (count > WHOLE * len(edge) for count, edge in zip(counts, edges, strict=True))
-        spans = (blobs.bottom - blobs.top > WHOLE * len(inner)) & (blobs.right - blobs.left > WHOLE * inner.shape[1])
-        score[(top | bottom) & (left | right) | (top | bottom | left | right) & ~spans] = 0
+    if margin:
+        # a shadow or a desk covers one side, or much of two that meet; a digit goes on to the opposite side
+        top, bottom, left, right = (count / len(edge) for count, edge in zip(counts, edges, strict=True))
+        high, wide = blobs.bottom - blobs.top, blobs.right - blobs.left
+        spans = (high > WHOLE * len(inner)) & (wide > WHOLE * inner.shape[1])
+        one = np.max([top, bottom, left, right], axis=0) > WHOLE
+        corner = np.minimum(np.maximum(top, bottom), np.maximum(left, right)) > HALF
+        opposite = np.maximum(np.minimum(top, bottom), np.minimum(left, right)) > HALF
+        score[(one | (corner & ~opposite)) & ~spans] = 0
     else:
         score[contact > MAX_CONTACT] = 0
     return contact, score
@@ -187,7 +192,8 @@ def inside(blobs: Blobs, i: int) -> Mask | None:
         return None
     own = blobs.labels == i
     hull = _spanned(own) & _spanned(own.T).T
-    if hull.sum() < MIN_UPRIGHT * height * width or own[hull & grown(~hull)].mean() < MIN_FULL:
+    rim = own[hull & grown(~hull)].mean()
+    if hull.sum() < MIN_UPRIGHT * height * width or rim < MIN_FULL:
         return None
     y, x = np.nonzero(hull)
     first, second = x + y, x - y
@@ -199,7 +205,7 @@ def inside(blobs: Blobs, i: int) -> Mask | None:
         return None
     for _ in range(2 + min(own.shape) // 80):  # not its rim, which is blurred
         hull = ~grown(~hull)
-    if own.sum() < SHEET * len(y):
+    if rim < FULL_SHEET or own.sum() < SHEET * len(y):
         hull &= ~grown(grown(own))
     return hull if hull.any() else None
 

@@ -1,7 +1,7 @@
 """Find the digit in a decoded picture: tell ink from paper, look inside sheets and frames, choose its pieces."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ MIN_SHARE, MIN_OWN_PX = 0.02, 4.5
 """Longest side of a digit, in shares of the picture's and in its pixels: what is smaller is dust."""
 MAX_THICK = 0.33
 """What is thicker, in shares of its longer side, is no stroke: a disc has a half."""
-MIN_PARTED = 0.72
+MIN_PARTED, WELL_PARTED = 0.72, 0.85
 """Share of the variance that lies between ink and ground, near the digit; of grain cut at any level it is 0.64."""
 AROUND = 0.25
 """Width of the part around the digit in which there are two levels, shares of its longer side."""
@@ -70,7 +70,7 @@ def digit_from_array(picture: Bytes, rows: int = 28, cols: int = 28) -> DigitPic
         raise PictureError("cannot find the digit in a picture", found=what, fix="report it as a bug") from error
     if found is None:
         return DigitPicture(np.zeros((rows, cols), np.uint8), "no ink found", empty=True)
-    return DigitPicture(drawn(found[0], rows, cols), found[1])
+    return DigitPicture(drawn(found.cover, rows, cols), found.note)
 
 
 def _is_ready(picture: Bytes) -> bool:
@@ -88,6 +88,17 @@ def _is_ready(picture: Bytes) -> bool:
     return bool(abs(y - rows / 2) < 0.05 * rows and abs(x - cols / 2) < 0.05 * cols)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What is taken for the digit."""
+
+    cover: Floats
+    """(h, w), how much ink covers each pixel of its box, 0 to 1."""
+    note: str | None
+    parted: float
+    """Share of the variance near it that lies between ink and ground."""
+
+
 def _cut(picture: Bytes, box: tuple[float, float, float, float], scale: float) -> Bytes:
     """A box, top, bottom, left and right, of a view with ``scale`` pixels for one of the picture, cut out of it."""
     height, width = picture.shape[:2]
@@ -98,7 +109,7 @@ def _cut(picture: Bytes, box: tuple[float, float, float, float], scale: float) -
 
 def _look_inside(
     picture: Bytes, pieces: Blobs, i: int, margin: int, scale: float, depth: int
-) -> tuple[Floats, str | None] | None:
+) -> Found | None:
     """What ``_find`` finds inside a sheet or a frame; what of its box is beside it takes its colour."""
     hull = inside(pieces, i)
     if hull is None:
@@ -115,7 +126,7 @@ def _look_inside(
     return _find(cut, depth + 1)
 
 
-def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
+def _find(picture: Bytes, depth: int = 0) -> Found | None:
     """How much ink covers each pixel of the digit's box, 0 to 1, and a note; None: no ink."""
     longest = max(picture.shape[:2])
     if min(picture.shape[:2]) == 0:
@@ -132,11 +143,14 @@ def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
                 found = _look_inside(picture, pieces, int(pieces.area.argmax()), 0, max(small.shape) / longest, depth)
                 if found is not None:
                     return found
+    best: Found | None = None
     for ink in _inks(grey, clear):
         found = _digit_of(picture, ink, max(grey.shape) / longest * ink.scale, depth)
-        if found is not None:
-            return found
-    return None
+        if found is not None and (best is None or found.parted > best.parted):
+            best = found
+        if best is not None and best.parted > WELL_PARTED:
+            break
+    return best
 
 
 def _inks(grey: Bytes, clear: bool) -> Iterator[Ink]:
@@ -152,7 +166,7 @@ def _inks(grey: Bytes, clear: bool) -> Iterator[Ink]:
         yield ink
 
 
-def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> tuple[Floats, str | None] | None:
+def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> Found | None:
     mask = ink.cover > 0.5
     inner = (slice(ink.margin, len(mask) - ink.margin), slice(ink.margin, mask.shape[1] - ink.margin))
     if depth == 0:  # lines end where the picture does, and its margin begins
@@ -176,7 +190,7 @@ def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> tuple[Float
         around = (box[0] - room, box[1] + room, box[2] - room, box[3] + room)
         closer = _find(_cut(picture, around, scale), depth + 1)
         if closer is not None:
-            return closer[0], note
+            return replace(closer, note=note)
     crop = (slice(top, bottom), slice(left, right))
     keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels]
     if stroke_width(keep[crop]) > MAX_THICK * extent:
@@ -184,9 +198,10 @@ def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> tuple[Float
     room = round(AROUND * extent)
     around = (slice(max(0, top - room), bottom + room), slice(max(0, left - room), right + room))
     own, ground = ink.cover[around][(mask & keep)[around]], ink.cover[around][blobs.labels[around] < 0]
-    if _parted(own, ground) < MIN_PARTED:
+    parted = _parted(own, ground)
+    if parted < MIN_PARTED:
         return None
-    return np.where(grown(keep[crop]), np.clip(ink.cover[crop], 0, 1), 0), note
+    return Found(np.where(grown(keep[crop]), np.clip(ink.cover[crop], 0, 1), 0), note, parted)
 
 
 def _parted(ink: Floats, ground: Floats) -> float:
