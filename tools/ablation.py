@@ -10,31 +10,42 @@ from unittest.mock import patch
 
 import numpy as np
 from crops import SETS, Made, made
+from PIL import Image
+from scenes import Bytes
 
 from edgelstm import Classifier
 from edgelstm.data.picture import blobs, digit_from_array, draw, find, ink
 
+def luma(picture: Bytes) -> Bytes:
+    return picture if picture.ndim == 2 else np.asarray(Image.fromarray(picture).convert("L"))
+
+
 STEPS: dict[str, list[tuple[object, str, object]]] = {
     "nothing off": [],
-    "drawings apart": [(find, "even_ground", lambda grey: None)],
-    "small scans apart": [(find, "small_ground", lambda grey: None)],
-    "made small again": [(find, "made_small", lambda grey, longest, max_lost: None)],
-    "margin": [(find, "MARGIN", 0.0)],
+    "two levels": [(ink, "CLEAR", 9), (ink, "CLEAR_FAR_APART", 9)],
+    "photos": [(ink, "CLEAR", 0), (ink, "CLEAR_FAR_APART", 0), (find, "photo_ink", lambda grey, scale: None)],
+    "margin": [(find, "MARGIN_PX", 1)],
     "enlarging": [(find, "ENLARGED_PX", 0)],
-    "pale strokes": [(find, "PALE", 1.0)],
-    "pasted sheet": [(find, "pasted_sheet", lambda grey: None)],
-    "sheet on a desk": [(find, "sheet_on_desk", lambda picture, grey: None)],
-    "frame": [(find, "inside_frame", lambda pieces, i: None)],
+    "sheet, frame": [(find, "inside", lambda pieces, i: None)],
     "printed lines": [(find, "without_lines", lambda mask: mask)],
-    "looking closer": [(find, "SMALL_PX", 0)],
-    "hairlines blurred": [(find, "HAIRLINE_PX", 0)],
-    "grain": [(find, "FAINT", 0)],
+    "looking closer": [(find, "SMALL_SHARE", 0)],
+    "ink and ground apart": [(find, "MIN_PARTED", 0)],
+    "dust": [(find, "MIN_SHARE", 0), (find, "MIN_OWN_PX", 0)],
+    "blots": [(find, "MAX_THICK", 99)],
+    "better of two": [(find, "WELL_PARTED", 0)],
     "pieces grown": [(find, "grown", lambda mask: mask)],
-    "pen thickened": [(draw, "THINNEST", 0.0), (draw, "THICKEST", 1.0)],
-    "narrow ground": [(ink, "NARROW", 1e9)],
-    "contact": [(blobs, "MAX_CONTACT", 99), (blobs, "MAX_LOOSE_CONTACT", 99)],
-    "drawn box": [(blobs, "_surrounds", lambda *pieces: False)],
+    "colour": [(find, "grey_from", luma)],
+    "ink hangs together": [(ink, "TOGETHER", 0)],
+    "hairlines blurred": [(ink, "HAIRLINE_PX", 0)],
+    "narrow ground": [(ink, "NARROW", 0.35)],
     "centre weight": [(ink, "_centre_weight", lambda shape: np.ones(shape, np.float32))],
+    "curved ground": [(ink, "_surface", lambda grey: np.full_like(grey, ink.median(grey)))],
+    "shadows in drawings": [(blobs, "WHOLE", 9), (blobs, "HALF", 9)],
+    "contact": [(blobs, "MAX_CONTACT", 99)],
+    "contact of strokes": [(blobs, "MAX_LOOSE_CONTACT", 99)],
+    "drawn box": [(blobs, "_surrounds", lambda *pieces: False)],
+    "pen thickened": [(draw, "THINNEST", 0.0)],
+    "pen thinned": [(draw, "THICKEST", 1.0)],
 }
 """Module, name and what stands there instead."""
 

@@ -185,12 +185,13 @@ def _gap(blobs: Blobs, i: int, group: Mask) -> tuple[float, bool]:
     return float(max(gap_x, gap_y)), bool(tall and beside)
 
 
-def inside(blobs: Blobs, i: int) -> Mask | None:
-    """(H, W), the inside of piece ``i`` if that is a sheet or a frame: its corners say how large it is."""
+def inside(blobs: Blobs, i: int) -> tuple[Mask, tuple[int, int]] | None:
+    """The inside of piece ``i`` if that is a sheet or a frame, and its top and left: corners say how large it is."""
     height, width = blobs.bottom[i] - blobs.top[i], blobs.right[i] - blobs.left[i]
     if min(height, width) < MIN_FRAME * min(blobs.labels.shape):
         return None
-    own = blobs.labels == i
+    top, left = int(blobs.top[i]), int(blobs.left[i])
+    own = np.pad(blobs.labels[top : blobs.bottom[i], left : blobs.right[i]] == i, 1)
     hull = _spanned(own) & _spanned(own.T).T
     rim = own[hull & grown(~hull)].mean()
     if hull.sum() < MIN_UPRIGHT * height * width or rim < MIN_FULL:
@@ -203,11 +204,11 @@ def inside(blobs: Blobs, i: int) -> Mask | None:
     quad = abs(float(dy[0] * dx[1] - dx[0] * dy[1])) / 2 + 2 * np.sqrt(len(y))
     if not MIN_QUAD < quad / len(y) < 1 / MIN_QUAD:
         return None
-    for _ in range(2 + min(own.shape) // 80):  # not its rim, which is blurred
+    for _ in range(2 + min(blobs.labels.shape) // 80):  # not its rim, which is blurred
         hull = ~grown(~hull)
     if rim < FULL_SHEET or own.sum() < SHEET * len(y):
         hull &= ~grown(grown(own))
-    return hull if hull.any() else None
+    return (hull, (top - 1, left - 1)) if hull.any() else None
 
 
 def _spanned(mask: Mask) -> Mask:

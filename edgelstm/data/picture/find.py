@@ -9,7 +9,7 @@ from PIL import Image
 
 from edgelstm.data.picture.blobs import Blobs, choose, grown, inside, label
 from edgelstm.data.picture.draw import BOX_SHARE, drawn, stroke_width
-from edgelstm.data.picture.ink import Ink, even_ink, grey_from, photo_ink, rim_of, two_levels
+from edgelstm.data.picture.ink import Ink, Levels, even_ink, grey_from, photo_ink, rim_of, two_levels
 from edgelstm.data.picture.lines import without_lines
 from edgelstm.errors import PictureError
 
@@ -23,6 +23,8 @@ ENLARGED_PX = 96
 """What is smaller is enlarged to this longest side first: in 8 x 8 pixels a loop is one pixel wide."""
 MARGIN_PX = 8
 """Added in the ground's colour where the ground is even: ink that touches the edge is then read as any other."""
+MIN_SHEET_PX = 24
+"""A smaller picture shows no sheet on a desk."""
 MAX_DEPTH = 3
 """Times that a part of the picture is looked at anew: a frame in a plot on a page on a desk."""
 SMALL_SHARE = 0.3
@@ -31,7 +33,7 @@ MIN_SHARE, MIN_OWN_PX = 0.02, 4.5
 """Longest side of a digit, in shares of the picture's and in its pixels: what is smaller is dust."""
 MAX_THICK = 0.33
 """What is thicker, in shares of its longer side, is no stroke: a disc has a half."""
-MIN_PARTED, WELL_PARTED = 0.72, 0.85
+MIN_PARTED, WELL_PARTED = 0.68, 0.85
 """Share of the variance that lies between ink and ground, near the digit; of grain cut at any level it is 0.64."""
 AROUND = 0.25
 """Width of the part around the digit in which there are two levels, shares of its longer side."""
@@ -111,16 +113,16 @@ def _look_inside(
     picture: Bytes, pieces: Blobs, i: int, margin: int, scale: float, depth: int
 ) -> Found | None:
     """What ``_find`` finds inside a sheet or a frame; what of its box is beside it takes its colour."""
-    hull = inside(pieces, i)
-    if hull is None:
+    found = inside(pieces, i)
+    if found is None:
         return None
-    hull = hull[margin : len(hull) - margin, margin : hull.shape[1] - margin]
+    hull, (top, left) = found
     ys, xs = np.flatnonzero(hull.any(axis=1)), np.flatnonzero(hull.any(axis=0))
-    box = (int(ys[0]), int(ys[-1]) + 1, int(xs[0]), int(xs[-1]) + 1)
-    cut = _cut(picture, box, scale).copy()
+    top, left = top - margin, left - margin
+    cut = _cut(picture, (top + ys[0], top + ys[-1] + 1, left + xs[0], left + xs[-1] + 1), scale).copy()
     if min(cut.shape[:2]) == 0:
         return None
-    own = Image.fromarray(hull[box[0] : box[1], box[2] : box[3]]).resize(cut.shape[1::-1])
+    own = Image.fromarray(hull[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]).resize(cut.shape[1::-1])
     within = np.asarray(own)
     cut[~within] = np.median(cut[within][:: max(1, cut.size // 10_000)], axis=0)
     return _find(cut, depth + 1)
@@ -135,16 +137,17 @@ def _find(picture: Bytes, depth: int = 0) -> Found | None:
     factor = -(-longest // WORK_PX)
     image = image.reduce(factor) if factor > 1 else image
     grey = grey_from(np.asarray(image))
-    small, level, clear = two_levels(grey)
-    if depth < MAX_DEPTH and min(small.shape) >= 24:
-        for mask in (small > level, small <= level):
-            pieces = label(mask)
-            if rim_of(mask).mean() < 0.1 and len(pieces):
-                found = _look_inside(picture, pieces, int(pieces.area.argmax()), 0, max(small.shape) / longest, depth)
+    levels = two_levels(grey)
+    if depth < MAX_DEPTH and min(levels.small.shape) >= MIN_SHEET_PX:
+        for mask in (levels.small > levels.level, levels.small <= levels.level):
+            if 0 < mask.sum() and rim_of(mask).mean() < 0.1:
+                pieces = label(mask)
+                at = max(levels.small.shape) / longest
+                found = _look_inside(picture, pieces, int(pieces.area.argmax()), 0, at, depth)
                 if found is not None:
                     return found
     best: Found | None = None
-    for ink in _inks(grey, clear):
+    for ink in _inks(grey, levels):
         found = _digit_of(picture, ink, max(grey.shape) / longest * ink.scale, depth)
         if found is not None and (best is None or found.parted > best.parted):
             best = found
@@ -153,14 +156,14 @@ def _find(picture: Bytes, depth: int = 0) -> Found | None:
     return best
 
 
-def _inks(grey: Bytes, clear: bool) -> Iterator[Ink]:
+def _inks(grey: Bytes, levels: Levels) -> Iterator[Ink]:
     longest = max(grey.shape)
     scale = ENLARGED_PX / longest if longest < ENLARGED_PX else 1.0
     if scale > 1:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
         grey = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
-    if clear:
-        yield even_ink(grey, MARGIN_PX, scale)
+    if levels.clear:
+        yield even_ink(grey, levels, MARGIN_PX, scale)
     ink = photo_ink(grey.astype(np.float32), scale)
     if ink is not None:
         yield ink

@@ -22,6 +22,10 @@ CLEAR, CLEAR_FAR_APART = 0.79, 0.7
 far apart as shades of one paper never are."""
 FAR_APART = 100
 """Grey levels."""
+EVEN_RIM = 0.1
+"""Ink along so little of the rim leaves no doubt about the ground."""
+TOGETHER = 1.0
+"""Weight of how far ink hangs together, against the shares of picture and rim that ground covers."""
 FULL = 0.75
 """Share of the ink that is paler than full ink."""
 HAIRLINE_PX = 2.5
@@ -160,8 +164,19 @@ class Ink:
     """Pixels of ``cover`` for one of what it was made of."""
 
 
-def two_levels(grey: Bytes) -> tuple[Bytes, float, bool]:
-    """A small copy, the grey level that parts it best in two (Otsu 1979), and whether it shows just ink and paper.
+@dataclass(frozen=True)
+class Levels:
+    """A small copy of a picture, parted in two."""
+
+    small: Bytes
+    level: float
+    """What is above it is light, the rest dark."""
+    clear: bool
+    """Whether there are just ink and paper."""
+
+
+def two_levels(grey: Bytes) -> Levels:
+    """Part a small copy by Otsu's level (1979), and tell whether it shows just ink and paper.
 
     Averaged so far that grain is gone, these are two levels. Shading, grain or soft shadows are two levels, cut
     anywhere, to two thirds or three quarters only.
@@ -175,13 +190,16 @@ def two_levels(grey: Bytes) -> tuple[Bytes, float, bool]:
     level = float(best.mean())
     share = float(between.max()) / max(float(small.var()) * below[-1] ** 2, 1e-9)
     apart = float(small[small > level].mean() - small[small <= level].mean()) if share > 1e-6 else 0.0
-    return small, level, share > (CLEAR if apart < FAR_APART else CLEAR_FAR_APART)
+    return Levels(small, level, share > (CLEAR if apart < FAR_APART else CLEAR_FAR_APART))
 
 
-def even_ink(grey: Bytes, margin: int, scale: float) -> Ink:
+def even_ink(grey: Bytes, levels: Levels, margin: int, scale: float) -> Ink:
     """The ink of a picture of two levels, in a margin of its ground."""
-    small, level, _ = two_levels(grey)
-    ground_is_dark = _ground_score(small <= level) >= _ground_score(small > level)
+    level, dark = levels.level, levels.small <= levels.level
+    on_rim = float(rim_of(dark).mean())
+    ground_is_dark = on_rim > 0.5
+    if EVEN_RIM < on_rim < 1 - EVEN_RIM:
+        ground_is_dark = _ground_score(dark) >= _ground_score(~dark)
     own = grey[(grey <= level) == ground_is_dark]
     ground = median(own)
     away = (grey.astype(np.float32) - np.float32(ground)) * (1 if ground_is_dark else -1)
@@ -198,7 +216,8 @@ def even_ink(grey: Bytes, margin: int, scale: float) -> Ink:
 def _ground_score(mask: Mask) -> float:
     """How far a part of the picture is ground: it covers most of it, and of the rim, and ink divides it."""
     pieces = label(mask)
-    return float(mask.mean() + rim_of(mask).mean() - (pieces.area.max() / mask.sum() if len(pieces) else 0))
+    together = float(pieces.area.max() / mask.sum()) if len(pieces) else 0.0
+    return float(mask.mean() + rim_of(mask).mean()) - TOGETHER * together
 
 
 def ink_is_dark(grey: Floats) -> bool:

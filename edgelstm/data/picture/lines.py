@@ -26,10 +26,12 @@ def without_lines(mask: Mask) -> Mask:
 def _without_rules(mask: Mask) -> Mask:
     """Take away near-horizontal lines. Where a stroke crosses one, the ink is too high to be a line."""
     height, width = mask.shape
+    if mask.any(axis=0).mean() < WHOLE:  # the common case, and quick
+        return mask
     highest = max(3, height // 70)  # pixels; lines are printed thinner than people write
     thin = mask & ~_opened(mask, highest + 1)
     y, x = np.nonzero(thin)
-    if len(y) < width // 2:  # too few for any line: the common case, and quick
+    if len(y) < width // 2:  # too few for any line
         return mask
     found: list[tuple[bool, Ints]] = []
     edge = max(2, width // 25)
