@@ -11,7 +11,6 @@ from edgelstm.data.mnist import sample_digits
 from edgelstm.data.picture import digit_from_array
 from edgelstm.data.picture.blobs import label
 from edgelstm.data.picture.draw import stroke_width
-from edgelstm.data.picture.sheet import sheet_on_desk
 from edgelstm.errors import PictureError
 
 SEVEN = [(95, 90), (205, 90), (140, 230)]

@@ -152,7 +152,7 @@ def _scores(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Scores, Sc
     weight: Scores = outline.astype(np.float64)
     if votes is not None:
         weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n).astype(np.float64)
-    score = weight / (1 + (3 * contact) ** 2) / (1 + (2.5 * thick) ** 4)
+    score = weight / (1 + (6 * contact) ** 2) / (1 + (2.5 * thick) ** 4)
     if margin:
         # a shadow or a desk covers one side, or much of two that meet; a digit goes on to the opposite side
         top, bottom, left, right = (count / len(edge) for count, edge in zip(counts, edges, strict=True))
@@ -204,7 +204,7 @@ def inside(blobs: Blobs, i: int) -> tuple[Mask, tuple[int, int]] | None:
     quad = abs(float(dy[0] * dx[1] - dx[0] * dy[1])) / 2 + 2 * np.sqrt(len(y))
     if not MIN_QUAD < quad / len(y) < 1 / MIN_QUAD:
         return None
-    for _ in range(2 + min(blobs.labels.shape) // 80):  # not its rim, which is blurred
+    for _ in range(3 + min(blobs.labels.shape) // 80):  # not its rim, which is blurred
         hull = ~grown(~hull)
     if rim < FULL_SHEET or own.sum() < SHEET * len(y):
         hull &= ~grown(grown(own))

@@ -35,6 +35,10 @@ MAX_THICK = 0.33
 """What is thicker, in shares of its longer side, is no stroke: a disc has a half."""
 MIN_PARTED, WELL_PARTED = 0.68, 0.85
 """Share of the variance that lies between ink and ground, near the digit; of grain cut at any level it is 0.64."""
+OUTWEIGHS = 1.8
+"""Where there are printed lines, ink is so many times as wide, or as dark."""
+PALE = 0.35
+"""Share of full ink that is ink in a picture of few pixels, which has strokes narrower than a pixel."""
 AROUND = 0.25
 """Width of the part around the digit in which there are two levels, shares of its longer side."""
 
@@ -170,10 +174,13 @@ def _inks(grey: Bytes, levels: Levels) -> Iterator[Ink]:
 
 
 def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> Found | None:
-    mask = ink.cover > 0.5
+    mask = ink.cover > (PALE if ink.scale > 1 else 0.5)
     inner = (slice(ink.margin, len(mask) - ink.margin), slice(ink.margin, mask.shape[1] - ink.margin))
+    lines = np.zeros_like(mask)
     if depth == 0:  # lines end where the picture does, and its margin begins
-        mask[inner] &= without_lines(ink.cover[inner] > (0.5 if ink.margin else 0.3))
+        bare = without_lines(ink.cover[inner] > (0.5 if ink.margin else 0.3))
+        lines[inner] = mask[inner] & ~bare
+        mask &= ~lines
     blobs = label(grown(mask))  # a pixel or two between two pieces of a stroke is no gap
     chosen, note = choose(blobs, ink.votes, ink.margin)
     if chosen is None:
@@ -198,13 +205,20 @@ def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> Found | Non
     keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels]
     if stroke_width(keep[crop]) > MAX_THICK * extent:
         return None
+    if lines.any() and _weight(ink.cover, mask & keep) < OUTWEIGHS * _weight(ink.cover, lines):  # what is left of them
+        return None
     room = round(AROUND * extent)
     around = (slice(max(0, top - room), bottom + room), slice(max(0, left - room), right + room))
-    own, ground = ink.cover[around][(mask & keep)[around]], ink.cover[around][blobs.labels[around] < 0]
+    own, ground = ink.cover[around][(mask & keep)[around]], ink.cover[around][(blobs.labels < 0)[around] & ~grown(lines)[around]]
     parted = _parted(own, ground)
     if parted < MIN_PARTED:
         return None
     return Found(np.where(grown(keep[crop]), np.clip(ink.cover[crop], 0, 1), 0), note, parted)
+
+
+def _weight(cover: Floats, mask: Mask) -> float:
+    """Width of strokes, in pixels of full ink."""
+    return stroke_width(mask) * float(cover[mask].mean())
 
 
 def _parted(ink: Floats, ground: Floats) -> float:

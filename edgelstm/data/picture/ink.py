@@ -20,8 +20,8 @@ TWO_LEVELS_PX = 64
 CLEAR, CLEAR_FAR_APART = 0.79, 0.7
 """Share of the variance that two levels explain where there are only ink and paper; less will do where the two are as
 far apart as shades of one paper never are."""
-FAR_APART = 100
-"""Grey levels."""
+NEAR_TOGETHER, FAR_APART = 6, 100
+"""Grey levels: averages of grain are whole numbers too, two or three of them."""
 EVEN_RIM = 0.1
 """Ink along so little of the rim leaves no doubt about the ground."""
 TOGETHER = 1.0
@@ -190,7 +190,7 @@ def two_levels(grey: Bytes) -> Levels:
     level = float(best.mean())
     share = float(between.max()) / max(float(small.var()) * below[-1] ** 2, 1e-9)
     apart = float(small[small > level].mean() - small[small <= level].mean()) if share > 1e-6 else 0.0
-    return Levels(small, level, share > (CLEAR if apart < FAR_APART else CLEAR_FAR_APART))
+    return Levels(small, level, apart > NEAR_TOGETHER and share > (CLEAR if apart < FAR_APART else CLEAR_FAR_APART))
 
 
 def even_ink(grey: Bytes, levels: Levels, margin: int, scale: float) -> Ink:
