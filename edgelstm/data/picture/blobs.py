@@ -163,7 +163,8 @@ def _scores(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Scores, Sc
         opposite = np.maximum(np.minimum(top, bottom), np.minimum(left, right)) > HALF
         score[(one | (corner & ~opposite)) & ~spans] = 0
     else:
-        score[contact > MAX_CONTACT] = 0
+        n_sides = np.sum([count > 0 for count in counts], axis=0)  # a shadow's edge or a fold goes from side to side
+        score[(contact > MAX_CONTACT) | (n_sides > 1)] = 0
     return contact, score
 
 

@@ -21,10 +21,12 @@ WORK_PX = 320
 """Longest side at which ink is looked for; more are averaged in squares."""
 ENLARGED_PX = 96
 """What is smaller is enlarged to this longest side first: in 8 x 8 pixels a loop is one pixel wide."""
+MIN_PHOTO_PX = 24
+"""A smaller picture is ink on paper or nothing: so few pixels do not tell shadows from ink."""
 MARGIN_PX = 8
 """Added in the ground's colour where the ground is even: ink that touches the edge is then read as any other."""
-MIN_SHEET_PX = 24
-"""A smaller picture shows no sheet on a desk."""
+MIN_SHEET_PX, MIN_INSIDE_PX = 24, 8
+"""A smaller picture shows no sheet on a desk, and a smaller inside of one no digit."""
 MAX_DEPTH = 3
 """Times that a part of the picture is looked at anew: a frame in a plot on a page on a desk."""
 SMALL_SHARE = 0.3
@@ -124,7 +126,7 @@ def _look_inside(
     ys, xs = np.flatnonzero(hull.any(axis=1)), np.flatnonzero(hull.any(axis=0))
     top, left = top - margin, left - margin
     cut = _cut(picture, (top + ys[0], top + ys[-1] + 1, left + xs[0], left + xs[-1] + 1), scale).copy()
-    if min(cut.shape[:2]) == 0:
+    if min(cut.shape[:2]) < MIN_INSIDE_PX:
         return None
     own = Image.fromarray(hull[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]).resize(cut.shape[1::-1])
     within = np.asarray(own)
@@ -162,15 +164,16 @@ def _find(picture: Bytes, depth: int = 0) -> Found | None:
 
 def _inks(grey: Bytes, levels: Levels) -> Iterator[Ink]:
     longest = max(grey.shape)
-    scale = ENLARGED_PX / longest if longest < ENLARGED_PX else 1.0
+    scale = max(1.0, ENLARGED_PX / longest)
     if scale > 1:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
         grey = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
     if levels.clear:
         yield even_ink(grey, levels, MARGIN_PX, scale)
-    ink = photo_ink(grey.astype(np.float32), scale)
-    if ink is not None:
-        yield ink
+    if longest >= MIN_PHOTO_PX:
+        ink = photo_ink(grey.astype(np.float32), scale)
+        if ink is not None:
+            yield ink
 
 
 def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> Found | None:
