@@ -1,7 +1,7 @@
 """Share of pictures read right, set by set, with each step of the picture preparation switched off.
 
-    python tools/ablation.py -n 40
-    python tools/ablation.py --set "drawn scenes" --step "printed lines"
+python tools/ablation.py -n 40
+python tools/ablation.py --set "drawn scenes" --step "printed lines"
 """
 
 import argparse
@@ -15,6 +15,7 @@ from scenes import Bytes
 
 from edgelstm import Classifier
 from edgelstm.data.picture import blobs, digit_from_array, draw, find, ink
+
 
 def luma(picture: Bytes) -> Bytes:
     return picture if picture.ndim == 2 else np.asarray(Image.fromarray(picture).convert("L"))

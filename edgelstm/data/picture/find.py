@@ -39,7 +39,7 @@ MIN_PARTED, WELL_PARTED = 0.68, 0.85
 """Share of the variance that lies between ink and ground, near the digit; of grain cut at any level it is 0.64."""
 OUTWEIGHS = 1.8
 """Where there are printed lines, ink is so many times as wide, or as dark."""
-PALE = 0.35
+PALE = 0.28
 """Share of full ink that is ink in a picture of few pixels, which has strokes narrower than a pixel."""
 AROUND = 0.25
 """Width of the part around the digit in which there are two levels, shares of its longer side."""
@@ -115,9 +115,7 @@ def _cut(picture: Bytes, box: tuple[float, float, float, float], scale: float) -
     return picture[y0:y1, x0:x1]
 
 
-def _look_inside(
-    picture: Bytes, pieces: Blobs, i: int, margin: int, scale: float, depth: int
-) -> Found | None:
+def _look_inside(picture: Bytes, pieces: Blobs, i: int, margin: int, scale: float, depth: int) -> Found | None:
     """What ``_find`` finds inside a sheet or a frame; what of its box is beside it takes its colour."""
     found = inside(pieces, i)
     if found is None:
@@ -146,7 +144,7 @@ def _find(picture: Bytes, depth: int = 0) -> Found | None:
     levels = two_levels(grey)
     if depth < MAX_DEPTH and min(levels.small.shape) >= MIN_SHEET_PX:
         for mask in (levels.small > levels.level, levels.small <= levels.level):
-            if 0 < mask.sum() and rim_of(mask).mean() < 0.1:
+            if mask.sum() > 0 and rim_of(mask).mean() < 0.1:
                 pieces = label(mask)
                 at = max(levels.small.shape) / longest
                 found = _look_inside(picture, pieces, int(pieces.area.argmax()), 0, at, depth)
@@ -163,6 +161,7 @@ def _find(picture: Bytes, depth: int = 0) -> Found | None:
 
 
 def _inks(grey: Bytes, levels: Levels) -> Iterator[Ink]:
+    """The ink as that of a picture of two levels, if it is one, and as that of a photo."""
     longest = max(grey.shape)
     scale = max(1.0, ENLARGED_PX / longest)
     if scale > 1:
@@ -177,6 +176,7 @@ def _inks(grey: Bytes, levels: Levels) -> Iterator[Ink]:
 
 
 def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> Found | None:
+    """The digit among the pieces of ink, looked at closer if it is small, if it is one at all."""
     mask = ink.cover > (PALE if ink.scale > 1 else 0.5)
     inner = (slice(ink.margin, len(mask) - ink.margin), slice(ink.margin, mask.shape[1] - ink.margin))
     lines = np.zeros_like(mask)
@@ -200,20 +200,20 @@ def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> Found | Non
     box = tuple(n - ink.margin for n in (top, bottom, left, right))
     if depth == 0 and extent < SMALL_SHARE * max(mask.shape) and scale < 0.67:  # small: look closer
         room = 0.6 * extent
-        around = (box[0] - room, box[1] + room, box[2] - room, box[3] + room)
-        closer = _find(_cut(picture, around, scale), depth + 1)
+        wider = (box[0] - room, box[1] + room, box[2] - room, box[3] + room)
+        closer = _find(_cut(picture, wider, scale), depth + 1)
         if closer is not None:
             return replace(closer, note=note)
     crop = (slice(top, bottom), slice(left, right))
     keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels]
     if stroke_width(keep[crop]) > MAX_THICK * extent:
         return None
-    if lines.any() and _weight(ink.cover, mask & keep) < OUTWEIGHS * _weight(ink.cover, lines):  # what is left of them
-        return None
+    if lines.any() and _weight(ink.cover, mask & keep) < OUTWEIGHS * _weight(ink.cover, lines):
+        return None  # what is left of them
     room = round(AROUND * extent)
-    around = (slice(max(0, top - room), bottom + room), slice(max(0, left - room), right + room))
-    own, ground = ink.cover[around][(mask & keep)[around]], ink.cover[around][(blobs.labels < 0)[around] & ~grown(lines)[around]]
-    parted = _parted(own, ground)
+    near = (slice(max(0, top - room), bottom + room), slice(max(0, left - room), right + room))
+    ground = (blobs.labels < 0) & ~grown(lines)
+    parted = _parted(ink.cover[near][(mask & keep)[near]], ink.cover[near][ground[near]])
     if parted < MIN_PARTED:
         return None
     return Found(np.where(grown(keep[crop]), np.clip(ink.cover[crop], 0, 1), 0), note, parted)
