@@ -188,6 +188,9 @@ def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> Found | Non
     chosen, note = choose(blobs, ink.votes, ink.margin)
     if chosen is None:
         return None
+    keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels]
+    if lines.any() and _weight(ink.cover, mask & keep) < OUTWEIGHS * _weight(ink.cover, lines):
+        return None  # what is left of them
     if depth < MAX_DEPTH:
         found = _look_inside(picture, blobs, int(chosen[0]), ink.margin, scale, depth)
         if found is not None:
@@ -205,11 +208,8 @@ def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> Found | Non
         if closer is not None:
             return replace(closer, note=note)
     crop = (slice(top, bottom), slice(left, right))
-    keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels]
     if stroke_width(keep[crop]) > MAX_THICK * extent:
         return None
-    if lines.any() and _weight(ink.cover, mask & keep) < OUTWEIGHS * _weight(ink.cover, lines):
-        return None  # what is left of them
     room = round(AROUND * extent)
     near = (slice(max(0, top - room), bottom + room), slice(max(0, left - room), right + room))
     ground = (blobs.labels < 0) & ~grown(lines)
