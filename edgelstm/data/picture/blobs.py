@@ -16,6 +16,8 @@ MAX_LOOSE_CONTACT = 0.3
 """And with more than this, no loose stroke of a digit, which keeps away from the edge."""
 WHOLE, HALF = 0.95, 0.5
 """Share of a side of the picture that is all of it, and that is much of it."""
+SLIVER = 0.07
+"""What is not wider and lies along the picture's edge is the edge of what the sheet lies on."""
 FAT = 0.25
 """Strokes are seldom so thick, in shares of their longer side; a shadow that ends on a diagonal has 0.29."""
 MIN_AREA, MIN_STROKE = 0.02, 0.12
@@ -168,7 +170,8 @@ def _scores(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Scores, Sc
         one = np.max([top, bottom, left, right], axis=0) > WHOLE
         corner = np.minimum(np.maximum(top, bottom), np.maximum(left, right)) > HALF
         opposite = np.maximum(np.minimum(top, bottom), np.minimum(left, right)) > HALF
-        score[(one & ~spans) | (corner & ~opposite & (~spans | (thick > FAT)))] = 0
+        sliver = (np.minimum(high, wide) < SLIVER * blobs.extent) & (contact > WHOLE)
+        score[sliver | (one & ~spans) | (corner & ~opposite & (~spans | (thick > FAT)))] = 0
     else:
         n_sides = np.sum([count > 0 for count in counts], axis=0)  # a shadow's edge or a fold goes from side to side
         score[(contact > MAX_CONTACT) | (n_sides > 1)] = 0
