@@ -18,8 +18,10 @@ WHOLE, HALF = 0.95, 0.5
 """Share of a side of the picture that is all of it, and that is much of it."""
 SLIVER = 0.07
 """What is not wider and lies along the picture's edge is the edge of what the sheet lies on."""
+MIN_SHADOW_PX = 100
+"""A smaller view is of a small scan, which has no shadows."""
 FAT = 0.25
-"""Strokes are seldom so thick, in shares of their longer side; a shadow that ends on a diagonal has 0.29."""
+"""Strokes are seldom so thick, in shares of their longer side. A shadow is, and does not touch all four sides."""
 MIN_AREA, MIN_STROKE = 0.02, 0.12
 """Specks: a loose stroke, such as the bar of a 5, has more than this of the main piece's area, and of its extent."""
 TOUCHING, CLOSE, NEAR = 0.02, 0.1, 0.25
@@ -168,10 +170,12 @@ def _scores(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Scores, Sc
         high, wide = blobs.bottom - blobs.top, blobs.right - blobs.left
         spans = (high > WHOLE * len(inner)) & (wide > WHOLE * inner.shape[1])
         one = np.max([top, bottom, left, right], axis=0) > WHOLE
-        corner = np.minimum(np.maximum(top, bottom), np.maximum(left, right)) > HALF
+        meeting = np.minimum(np.maximum(top, bottom), np.maximum(left, right))
         opposite = np.maximum(np.minimum(top, bottom), np.minimum(left, right)) > HALF
         sliver = (np.minimum(high, wide) < SLIVER * blobs.extent) & (contact > WHOLE)
-        score[sliver | (one & ~spans) | (corner & ~opposite & (~spans | (thick > FAT)))] = 0
+        four = np.min([top, bottom, left, right], axis=0) > 0
+        fat = (thick > FAT) & (meeting > HALF / 2) & ~four & (max(inner.shape) > MIN_SHADOW_PX)
+        score[sliver | fat | ((one | ((meeting > HALF) & ~opposite)) & ~spans)] = 0
     else:
         n_sides = np.sum([count > 0 for count in counts], axis=0)  # a shadow's edge or a fold goes from side to side
         score[(contact > MAX_CONTACT) | (n_sides > 1)] = 0
