@@ -14,13 +14,29 @@ MAX_CONTACT = 0.5
 """What touches the picture's edge with more than this share of its longer side is a shadow or a desk."""
 MAX_LOOSE_CONTACT = 0.3
 """And with more than this, no loose stroke of a digit, which keeps away from the edge."""
-MIN_EXTENT = 4
-"""Longest side in pixels: a single pixel of ink, grown by one each way, has 3."""
+WHOLE, HALF = 0.95, 0.5
+"""Share of a side of the picture that is all of it, and that is much of it."""
+SLIVER = 0.07
+"""What is not wider and lies along the picture's edge is the edge of what the sheet lies on."""
+MIN_SHADOW_PX = 100
+"""A smaller view is of a small scan, which has no shadows."""
+FAT = 0.25
+"""Strokes are seldom so thick, in shares of their longer side. A shadow is, and does not touch all four sides."""
 MIN_AREA, MIN_STROKE = 0.02, 0.12
 """Specks: a loose stroke, such as the bar of a 5, has more than this of the main piece's area, and of its extent."""
-TOUCHING, CLOSE, NEAR = 0.02, 0.05, 0.25
+TOUCHING, CLOSE, NEAR = 0.02, 0.1, 0.25
 """Gaps in shares of the main piece's extent. Touching: even a speck belongs to it, for a pen that skips leaves some.
 Close: any stroke does. Near: a stroke that does not stand beside it like another digit; people leave up to a fifth."""
+MIN_FRAME = 0.3
+"""A sheet or a frame is at least so wide and so high, in shares of the view."""
+MIN_UPRIGHT = 0.7
+"""And so much of its box, or it lies too far askew."""
+MIN_FULL = 0.9
+"""Share of its outline that is there: pens skip."""
+MIN_QUAD = 0.93
+"""Share of what a sheet or a frame reaches around that lies between its four corners; of a disc it is 0.64."""
+SHEET, FULL_SHEET = 0.5, 0.97
+"""What fills so much of what it reaches around, and of its outline, is a sheet; what fills less, a frame."""
 RIVAL = 0.3
 """A piece with so much of the main one's score is worth a note: it may be another digit."""
 MAX_PIECES = 40
@@ -89,23 +105,28 @@ def label(mask: Mask) -> Blobs:
     return Blobs(labels, area, top, bottom, left, right)
 
 
-def choose(blobs: Blobs, votes: Floats, faint: bool = False) -> tuple[Ints | None, str | None]:
+def choose(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Ints | None, str | None]:
     """The pieces that make up the digit, and a note if there is another object.
 
-    ``votes`` (H-2, W-2) is how far each inner pixel is an edge, as ``slope_votes`` says. ``faint``: the
-    ground is hardly paler than the ink, so that one piece among many is grain and no digit.
+    ``votes`` (H-2, W-2) is how far each inner pixel is an edge, as ``slope_votes`` says. ``margin``: width of the even
+    ground that was added, in which case the picture's edges mean little; 0 in a photo.
     """
     if not len(blobs):
         return None, None
-    weight, contact, score = _scores(blobs, votes)
+    contact, score = _scores(blobs, votes, margin)
     main = int(score.argmax())
-    if not score[main] or blobs.extent[main] < MIN_EXTENT:
+    if not score[main]:
         return None, None
     group = np.zeros(len(blobs), bool)
     group[main] = True
     rivals = 0
     for i in np.argsort(-score)[:MAX_PIECES]:
-        if group[i] or contact[i] > MAX_LOOSE_CONTACT or blobs.area[i] < MIN_AREA * blobs.area[main]:
+        if (
+            group[i]
+            or not score[i]
+            or (contact[i] > MAX_LOOSE_CONTACT and not margin)
+            or blobs.area[i] < MIN_AREA * blobs.area[main]
+        ):
             continue
         if _surrounds(blobs, i, group):  # a drawn frame
             continue
@@ -115,16 +136,13 @@ def choose(blobs: Blobs, votes: Floats, faint: bool = False) -> tuple[Ints | Non
             group[i] = blobs.extent[i] > MIN_STROKE * blobs.extent[main] or gap < TOUCHING
         elif score[i] > RIVAL * score[main]:
             rivals += 1
-    # of grain the largest piece holds a small part of all edges; a faint digit holds most of them
-    if faint and weight[group].sum() < 0.5 * weight[contact <= MAX_CONTACT].sum():
-        return None, None
     members = np.flatnonzero(group)
     members = np.append(main, members[members != main])
     return members, "more than one object: read the largest" if rivals else None
 
 
-def _scores(blobs: Blobs, votes: Floats) -> tuple[Scores, Scores, Scores]:
-    """Of each piece: its edges' votes, its contact with the picture's edge, and its score as a digit.
+def _scores(blobs: Blobs, votes: Floats | None, margin: int) -> tuple[Scores, Scores]:
+    """Of each piece: its contact with the picture's edge, and its score as a digit.
 
     Strokes have long edges. The more of its longer side a piece lies along the picture's edge, the rather it is a
     shadow, a finger or a sleeve. What is about as thick as long is a blot or a coin: the score of a disc falls to a
@@ -134,15 +152,34 @@ def _scores(blobs: Blobs, votes: Floats) -> tuple[Scores, Scores, Scores]:
     inside = flat >= 0
     mask = blobs.labels >= 0
     n = len(blobs)
-    weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n).astype(np.float64)
-    border = np.concatenate([blobs.labels[0], blobs.labels[-1], blobs.labels[:, 0], blobs.labels[:, -1]])
-    contact = np.bincount(border[border >= 0], minlength=n) / blobs.extent
+    inner = blobs.labels[margin : len(mask) - margin, margin : mask.shape[1] - margin] if margin else blobs.labels
+    edges = (inner[0], inner[-1], inner[:, 0], inner[:, -1])
+    counts = [np.bincount(edge[edge >= 0], minlength=n) for edge in edges]
+    contact = sum(counts) / blobs.extent
     solid = np.pad(mask, 1)
     rim_pixels = mask & ~(solid[:-2, 1:-1] & solid[2:, 1:-1] & solid[1:-1, :-2] & solid[1:-1, 2:])
-    thick = 2 * blobs.area / np.bincount(flat[inside], rim_pixels.ravel()[inside], n)
-    score = weight / (1 + (3 * contact) ** 2) / (1 + (2.5 * thick / blobs.extent) ** 4)
-    score[contact > MAX_CONTACT] = 0
-    return weight, contact, score
+    outline = np.bincount(flat[inside], rim_pixels.ravel()[inside], n)
+    thick = 2 * blobs.area / outline / blobs.extent
+    weight: Scores = outline.astype(np.float64)
+    if votes is not None:
+        weight = np.bincount(flat[inside], np.pad(votes, 1).ravel()[inside], n).astype(np.float64)
+    score = weight / (1 + (6 * contact) ** 2) / (1 + (2.5 * thick) ** 4)
+    if margin:
+        # a shadow or a desk covers one side, or much of two that meet; a digit goes on to the opposite side
+        top, bottom, left, right = (count / len(edge) for count, edge in zip(counts, edges, strict=True))
+        high, wide = blobs.bottom - blobs.top, blobs.right - blobs.left
+        spans = (high > WHOLE * len(inner)) & (wide > WHOLE * inner.shape[1])
+        one = np.max([top, bottom, left, right], axis=0) > WHOLE
+        meeting = np.minimum(np.maximum(top, bottom), np.maximum(left, right))
+        opposite = np.maximum(np.minimum(top, bottom), np.minimum(left, right)) > HALF
+        sliver = (np.minimum(high, wide) < SLIVER * blobs.extent) & (contact > WHOLE)
+        four = np.min([top, bottom, left, right], axis=0) > 0
+        fat = (thick > FAT) & (meeting > HALF / 2) & ~four & (max(inner.shape) > MIN_SHADOW_PX)
+        score[sliver | fat | ((one | ((meeting > HALF) & ~opposite)) & ~spans)] = 0
+    else:
+        n_sides = np.sum([count > 0 for count in counts], axis=0)  # a shadow's edge or a fold goes from side to side
+        score[(contact > MAX_CONTACT) | (n_sides > 1)] = 0
+    return contact, score
 
 
 def _surrounds(blobs: Blobs, i: int, group: Mask) -> bool:
@@ -161,6 +198,38 @@ def _gap(blobs: Blobs, i: int, group: Mask) -> tuple[float, bool]:
     tall = (blobs.bottom[i] - blobs.top[i]) > 0.6 * (bottom - top)
     beside = overlap < 0.2 * min(right - left, blobs.right[i] - blobs.left[i])
     return float(max(gap_x, gap_y)), bool(tall and beside)
+
+
+def inside(blobs: Blobs, i: int) -> tuple[Mask, tuple[int, int]] | None:
+    """The inside of piece ``i`` if that is a sheet or a frame, and its top and left: corners say how large it is."""
+    height, width = blobs.bottom[i] - blobs.top[i], blobs.right[i] - blobs.left[i]
+    if min(height, width) < MIN_FRAME * min(blobs.labels.shape):
+        return None
+    top, left = int(blobs.top[i]), int(blobs.left[i])
+    own = np.pad(blobs.labels[top : blobs.bottom[i], left : blobs.right[i]] == i, 1)
+    hull = _spanned(own) & _spanned(own.T).T
+    rim = own[hull & grown(~hull)].mean()
+    if hull.sum() < MIN_UPRIGHT * height * width or rim < MIN_FULL:
+        return None
+    y, x = np.nonzero(hull)
+    first, second = x + y, x - y
+    ends = [first.argmin(), first.argmax(), second.argmin(), second.argmax()]
+    dy, dx = (axis[ends[1::2]] - axis[ends[::2]] for axis in (y, x))  # the two diagonals
+    # pixels reach half a pixel beyond their middles, hence the root
+    quad = abs(float(dy[0] * dx[1] - dx[0] * dy[1])) / 2 + 2 * np.sqrt(len(y))
+    if not MIN_QUAD < quad / len(y) < 1 / MIN_QUAD:
+        return None
+    for _ in range(3 + min(blobs.labels.shape) // 80):  # not its rim, which is blurred
+        hull = ~grown(~hull)
+    if rim < FULL_SHEET or own.sum() < SHEET * len(y):
+        hull &= ~grown(grown(own))
+    return (hull, (top - 1, left - 1)) if hull.any() else None
+
+
+def _spanned(mask: Mask) -> Mask:
+    """Each row filled from its first to its last pixel."""
+    before = np.logical_or.accumulate(mask, axis=1)
+    return np.asarray(before & np.logical_or.accumulate(mask[:, ::-1], axis=1)[:, ::-1])
 
 
 def grown(mask: Mask) -> Mask:

@@ -8,7 +8,7 @@ Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-FINE = 8
+FINE = 4
 """Subpixels of one final pixel, each way: strokes are thickened and centred at this scale."""
 BOX_SHARE = 20 / 28
 """MNIST fits each digit into a box of 20 x 20 of its 28 x 28 pixels, keeping the aspect ratio."""
@@ -16,31 +16,31 @@ THINNEST, THICKEST = 2.2 / 20, 3.6 / 20
 """Stroke widths, in shares of the box, that are left as they are; most MNIST strokes lie between."""
 
 
-def drawn(ink: Floats, rows: int, cols: int) -> Bytes:
-    """Cropped ink (h, w), strokes above 0.5 -> (rows, cols) uint8 with MNIST's size, pen and centre."""
+def drawn(cover: Floats, rows: int, cols: int) -> Bytes:
+    """How much ink covers each pixel (h, w), 0 to 1 -> (rows, cols) uint8 with MNIST's size, pen and centre."""
     box = BOX_SHARE * min(rows, cols) * FINE
-    mask = _fit(ink, box)
-    radius = 0.0
+    fitted = _fit(cover, box)
     for _ in range(2):  # thickening makes the digit larger, so it is fitted again into what is left
+        mask = fitted > 0.5
         width = stroke_width(mask)
         goal = min(max(width, THINNEST * box), THICKEST * box)
         radius = (goal - width) / 2
-        if radius <= 0.5:
+        if abs(radius) <= 0.5:
+            return _centre(fitted, rows, cols)
+        if radius < 0:
             break
-        mask = _fit(ink, box - 2 * radius)
-    mask = _thicken(mask, radius)
-    return _centre(mask, rows, cols)
+        fitted = _fit(cover, box - 2 * radius)
+    return _centre(_thicken(mask, radius).astype(np.float32), rows, cols)
 
 
-def _fit(ink: Floats, box: float) -> Mask:
-    """Scale to a longest side of ``box`` subpixels, and cut at half ink."""
+def _fit(ink: Floats, box: float) -> Floats:
+    """Scale to a longest side of ``box`` subpixels: coverage, 0 to 1."""
     scale = box / max(ink.shape)
     padded = np.pad(ink, 1)
     height, width = (max(3, round(n * scale)) for n in padded.shape)
     method = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.BOX
     scaled = np.asarray(Image.fromarray(padded).resize((width, height), method))
-    mask = scaled > 0.5
-    return mask if mask.any() else scaled >= scaled.max()
+    return np.asarray(np.clip(scaled, 0, 1) if (scaled > 0.5).any() else scaled >= scaled.max(), np.float32)
 
 
 def _near(mask: Mask, radius: float) -> Mask:
@@ -84,7 +84,7 @@ def _thicken(mask: Mask, radius: float) -> Mask:
     return mask
 
 
-def _centre(mask: Mask, rows: int, cols: int) -> Bytes:
+def _centre(mask: Floats, rows: int, cols: int) -> Bytes:
     """Put the centre of mass into the middle of the canvas and average each FINE x FINE subpixels."""
     canvas = np.zeros((rows * FINE, cols * FINE), np.float32)
     places = []

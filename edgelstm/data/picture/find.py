@@ -1,42 +1,48 @@
-"""Find the digit in a decoded picture: look for a sheet, tell ink from paper, choose the pieces that are the digit."""
+"""Find the digit in a decoded picture: tell ink from paper, look inside sheets and frames, choose its pieces."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edgelstm.data.picture.blobs import choose, grown, label
+from edgelstm.data.picture.blobs import Blobs, choose, grown, inside, label
 from edgelstm.data.picture.draw import BOX_SHARE, drawn, stroke_width
-from edgelstm.data.picture.ink import (
-    blurred,
-    even_ground,
-    grey_from,
-    ink_from,
-    ink_is_dark,
-    ink_on_even_ground,
-    slope_votes,
-    threshold,
-)
+from edgelstm.data.picture.ink import Ink, Levels, even_ink, grey_from, photo_ink, rim_of, two_levels
 from edgelstm.data.picture.lines import without_lines
-from edgelstm.data.picture.sheet import inside_frame, pasted_sheet, sheet_on_desk
 from edgelstm.errors import PictureError
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 WORK_PX = 320
-"""Longest side at which ink is looked for."""
-
-MAX_DEPTH = 2
-"""Times that a part of the picture is looked at anew: a plot on a page on a desk."""
-SMALL_PX = 100
-"""A digit not larger at WORK_PX is looked at closer, where the picture has more pixels: a pen's stroke is a fourteenth
-of a digit's height, so 7 pixels wide at this size, and narrower ones lose their edges."""
-HAIRLINE_PX = 2.5
-"""Strokes narrower than this are blurred: whether they fall on one column of pixels or between two shows too much."""
-FAINT = 3.5
-"""Ink that is not so many times darker than its ground may be grain."""
+"""Longest side at which ink is looked for; more are averaged in squares."""
+ENLARGED_PX = 96
+"""What is smaller is enlarged to this longest side first: in 8 x 8 pixels a loop is one pixel wide."""
+MIN_PHOTO_PX = 24
+"""A smaller picture is ink on paper or nothing: so few pixels do not tell shadows from ink."""
+MARGIN_PX = 8
+"""Added in the ground's colour where the ground is even: ink that touches the edge is then read as any other."""
+MIN_SHEET_PX, MIN_INSIDE_PX = 24, 8
+"""A smaller picture shows no sheet on a desk, and a smaller inside of one no digit."""
+MAX_DEPTH = 3
+"""Times that a part of the picture is looked at anew: a frame in a plot on a page on a desk."""
+SMALL_SHARE = 0.3
+"""A digit not larger is looked at closer, where the picture has more pixels than the view."""
+MIN_SHARE, MIN_OWN_PX = 0.02, 4.5
+"""Longest side of a digit, in shares of the picture's and in its pixels: what is smaller is dust."""
+MAX_THICK = 0.33
+"""What is thicker, in shares of its longer side, is no stroke: a disc has a half."""
+MIN_PARTED, WELL_PARTED = 0.68, 0.85
+"""Share of the variance that lies between ink and ground, near the digit; of grain cut at any level it is 0.64."""
+OUTWEIGHS = 1.8
+"""Where there are printed lines, ink is so many times as wide, or as dark."""
+PALE = 0.28
+"""Share of full ink that is ink in a picture of few pixels, which has strokes narrower than a pixel."""
+AROUND = 0.25
+"""Width of the part around the digit in which there are two levels, shares of its longer side."""
 
 
 @dataclass(frozen=True)
@@ -60,26 +66,25 @@ def digit_from_array(picture: Bytes, rows: int = 28, cols: int = 28) -> DigitPic
     if picture.dtype != np.uint8 or not picture.size or picture.ndim < 2 or picture.shape[2:] not in ((), (3,)):
         what = f"{picture.dtype} of shape {picture.shape}"
         raise PictureError("an array is no picture", found=what, expected="uint8 of shape (H, W) or (H, W, 3)")
-    if picture.ndim == 3 and (picture == picture[:, :, :1]).all():
-        picture = picture[:, :, 0]
-    if picture.shape == (rows, cols):
-        for candidate in (picture, 255 - picture):
-            if not candidate.any():
-                return DigitPicture(np.zeros((rows, cols), np.uint8), "no ink found", empty=True)
-            if _is_ready(candidate):
+    if picture.shape[:2] == (rows, cols):
+        grey = grey_from(picture)
+        for candidate in (grey, 255 - grey):
+            if candidate.any() and _is_ready(candidate):
                 return DigitPicture(np.ascontiguousarray(candidate))
-    found = _find(picture)
+    try:
+        found = _find(picture)
+    except Exception as error:  # whatever happens to one picture may only cost that picture
+        what = f"{type(error).__name__}: {error}"
+        raise PictureError("cannot find the digit in a picture", found=what, fix="report it as a bug") from error
     if found is None:
         return DigitPicture(np.zeros((rows, cols), np.uint8), "no ink found", empty=True)
-    ink, note = found
-    return DigitPicture(drawn(ink, rows, cols), note)
+    return DigitPicture(drawn(found.cover, rows, cols), found.note)
 
 
 def _is_ready(picture: Bytes) -> bool:
     """Whether it looks like a picture out of MNIST: light ink on black, boxed and centred."""
     rows, cols = picture.shape
-    edge = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
-    if edge.mean() > 16 or picture.max() < 128:  # MNIST's edges are black, and its ink reaches white
+    if rim_of(picture).mean() > 16 or picture.max() < 128:  # MNIST's edges are black, and its ink reaches white
         return False
     ink = picture > 96
     ys, xs = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
@@ -91,87 +96,139 @@ def _is_ready(picture: Bytes) -> bool:
     return bool(abs(y - rows / 2) < 0.05 * rows and abs(x - cols / 2) < 0.05 * cols)
 
 
-def _find(picture: Bytes, depth: int = 0) -> tuple[Floats, str | None] | None:
-    """The digit's ink, cropped: (h, w) float32, above 0.5 inside the strokes; and a note. None: no ink."""
-    grey = grey_from(_reduce(picture, WORK_PX))
-    if depth < MAX_DEPTH:
-        within = _within(picture, grey)
-        if within is not None:
-            return _find(within, depth + 1)
-    inked = _inked(grey)
-    if inked is None:
+@dataclass(frozen=True)
+class Found:
+    """What is taken for the digit."""
+
+    cover: Floats
+    """(h, w), how much ink covers each pixel of its box, 0 to 1."""
+    note: str | None
+    parted: float
+    """Share of the variance near it that lies between ink and ground."""
+
+
+def _cut(picture: Bytes, box: tuple[float, float, float, float], scale: float) -> Bytes:
+    """A box, top, bottom, left and right, of a view with ``scale`` pixels for one of the picture, cut out of it."""
+    height, width = picture.shape[:2]
+    y0, y1 = (round(min(max(n / scale, 0), height)) for n in box[:2])
+    x0, x1 = (round(min(max(n / scale, 0), width)) for n in box[2:])
+    return picture[y0:y1, x0:x1]
+
+
+def _look_inside(picture: Bytes, pieces: Blobs, i: int, margin: int, scale: float, depth: int) -> Found | None:
+    """What ``_find`` finds inside a sheet or a frame; what of its box is beside it takes its colour."""
+    found = inside(pieces, i)
+    if found is None:
         return None
-    ink, votes, level = inked
-    mask = (ink > level) & without_lines(ink > 0.6 * level)
-    thick = grown(mask)
-    blobs = label(thick)  # a pixel or two between two pieces of a stroke is no gap
-    ground = ink[~thick]
-    chosen, note = choose(blobs, votes, faint=bool(len(ground)) and level < FAINT * float(ground.mean()))
+    hull, (top, left) = found
+    ys, xs = np.flatnonzero(hull.any(axis=1)), np.flatnonzero(hull.any(axis=0))
+    top, left = top - margin, left - margin
+    cut = _cut(picture, (top + ys[0], top + ys[-1] + 1, left + xs[0], left + xs[-1] + 1), scale).copy()
+    if min(cut.shape[:2]) < MIN_INSIDE_PX:
+        return None
+    own = Image.fromarray(hull[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]).resize(cut.shape[1::-1])
+    within = np.asarray(own)
+    cut[~within] = np.median(cut[within][:: max(1, cut.size // 10_000)], axis=0)
+    return _find(cut, depth + 1)
+
+
+def _find(picture: Bytes, depth: int = 0) -> Found | None:
+    """How much ink covers each pixel of the digit's box, 0 to 1, and a note; None: no ink."""
+    longest = max(picture.shape[:2])
+    if min(picture.shape[:2]) == 0:
+        return None
+    image = Image.fromarray(picture)
+    factor = -(-longest // WORK_PX)
+    image = image.reduce(factor) if factor > 1 else image
+    grey = grey_from(np.asarray(image))
+    levels = two_levels(grey)
+    if depth < MAX_DEPTH and min(levels.small.shape) >= MIN_SHEET_PX:
+        for mask in (levels.small > levels.level, levels.small <= levels.level):
+            if mask.sum() > 0 and rim_of(mask).mean() < 0.1:
+                pieces = label(mask)
+                at = max(levels.small.shape) / longest
+                found = _look_inside(picture, pieces, int(pieces.area.argmax()), 0, at, depth)
+                if found is not None:
+                    return found
+    best: Found | None = None
+    for ink in _inks(grey, levels):
+        found = _digit_of(picture, ink, max(grey.shape) / longest * ink.scale, depth)
+        if found is not None and (best is None or found.parted > best.parted):
+            best = found
+        if best is not None and best.parted > WELL_PARTED:
+            break
+    return best
+
+
+def _inks(grey: Bytes, levels: Levels) -> Iterator[Ink]:
+    """The ink as that of a picture of two levels, if it is one, and as that of a photo."""
+    longest = max(grey.shape)
+    scale = max(1.0, ENLARGED_PX / longest)
+    if scale > 1:
+        size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
+        grey = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC))
+    if levels.clear:
+        yield even_ink(grey, levels, MARGIN_PX, scale)
+    if longest >= MIN_PHOTO_PX:
+        ink = photo_ink(grey.astype(np.float32), scale)
+        if ink is not None:
+            yield ink
+
+
+def _digit_of(picture: Bytes, ink: Ink, scale: float, depth: int) -> Found | None:
+    """The digit among the pieces of ink, looked at closer if it is small, if it is one at all."""
+    mask = ink.cover > (PALE if ink.scale > 1 else 0.5)
+    inner = (slice(ink.margin, len(mask) - ink.margin), slice(ink.margin, mask.shape[1] - ink.margin))
+    lines = np.zeros_like(mask)
+    if depth == 0:  # lines end where the picture does, and its margin begins
+        bare = without_lines(ink.cover[inner] > (0.5 if ink.margin else 0.3))
+        lines[inner] = mask[inner] & ~bare
+        mask &= ~lines
+    blobs = label(grown(mask))  # a pixel or two between two pieces of a stroke is no gap
+    chosen, note = choose(blobs, ink.votes, ink.margin)
     if chosen is None:
         return None
-    inside = inside_frame(blobs, int(chosen[0])) if depth < MAX_DEPTH else None
-    if inside is not None:
-        found = _find(_cut(picture, grey, inside), depth + 1)
+    keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels]
+    if lines.any() and _weight(ink.cover, mask & keep) < OUTWEIGHS * _weight(ink.cover, lines):
+        return None  # what is left of them
+    if depth < MAX_DEPTH:
+        found = _look_inside(picture, blobs, int(chosen[0]), ink.margin, scale, depth)
         if found is not None:
             return found
     top, bottom = int(blobs.top[chosen].min()), int(blobs.bottom[chosen].max())
     left, right = int(blobs.left[chosen].min()), int(blobs.right[chosen].max())
     extent = max(bottom - top, right - left)
-    if depth == 0 and extent < SMALL_PX and max(picture.shape[:2]) > 1.5 * max(grey.shape):  # small: look closer
-        margin = 0.6 * extent
-        closer = _find(_cut(picture, grey, (top - margin, bottom + margin, left - margin, right + margin)), depth + 1)
-        if closer is not None:
-            return closer[0], note
-    box = (slice(top, bottom), slice(left, right))
-    keep = np.append(np.isin(np.arange(len(blobs)), chosen), False)[blobs.labels[box]]
-    level = threshold(ink[box], slope_votes(ink[box])) or level
-    crop = np.where(grown(keep), ink[box], 0) * np.float32(0.5 / level)
-    return crop, note
-
-
-def _within(picture: Bytes, grey: Floats) -> Bytes | None:
-    """What of the picture is the sheet, if that is not all; ``grey`` is its smaller copy."""
-    pasted = pasted_sheet(grey)
-    if pasted is not None:
-        return _cut(picture, grey, pasted)
-    return sheet_on_desk(picture, grey) if even_ground(grey) is None else None
-
-
-def _cut(picture: Bytes, grey: Floats, box: tuple[float, float, float, float]) -> Bytes:
-    """Top, bottom, left, right in ``grey``, a smaller copy, as a part of the picture."""
-    scale = max(picture.shape[:2]) / max(grey.shape)
-    y0, y1, x0, x1 = (max(0, round(n * scale)) for n in box)
-    return picture[y0:y1, x0:x1]
-
-
-def _inked(grey: Floats) -> tuple[Floats, Floats, float] | None:
-    """How much ink covers each pixel, how far each is an edge, and the level of the edges; None: no ink."""
-    ink = ink_on_even_ground(grey)
-    if ink is None:
-        ink = ink_from(grey, ink_is_dark(grey))
-    votes = slope_votes(ink)
-    if votes is None:  # blank, or all edges, as the dots of a fax: blur them together
-        for _ in range(4):
-            grey = blurred(grey)
-        ink = ink_from(grey, ink_is_dark(grey))
-        votes = slope_votes(ink)
-    level = threshold(ink, votes)
-    if votes is None or level is None:
+    if extent - 2 < max(MIN_SHARE * max(mask.shape) if depth == 0 else 0, MIN_OWN_PX * scale):
         return None
-    if stroke_width(ink > level) < HAIRLINE_PX:
-        softer = blurred(ink)
-        soft_votes = slope_votes(softer)
-        soft_level = threshold(softer, soft_votes)
-        if soft_votes is not None and soft_level is not None:
-            return softer, soft_votes, soft_level
-    return ink, votes, level
+    box = tuple(n - ink.margin for n in (top, bottom, left, right))
+    if depth == 0 and extent < SMALL_SHARE * max(mask.shape) and scale < 0.67:  # small: look closer
+        room = 0.6 * extent
+        wider = (box[0] - room, box[1] + room, box[2] - room, box[3] + room)
+        closer = _find(_cut(picture, wider, scale), depth + 1)
+        if closer is not None:
+            return replace(closer, note=note)
+    crop = (slice(top, bottom), slice(left, right))
+    if stroke_width(keep[crop]) > MAX_THICK * extent:
+        return None
+    room = round(AROUND * extent)
+    near = (slice(max(0, top - room), bottom + room), slice(max(0, left - room), right + room))
+    ground = (blobs.labels < 0) & ~grown(lines)
+    parted = _parted(ink.cover[near][(mask & keep)[near]], ink.cover[near][ground[near]])
+    if parted < MIN_PARTED:
+        return None
+    return Found(np.where(grown(keep[crop]), np.clip(ink.cover[crop], 0, 1), 0), note, parted)
 
 
-def _reduce(picture: Bytes, longest: int) -> Bytes:
-    """The picture with its longest side at most ``longest``, averaged, so that hairlines stay."""
-    height, width = picture.shape[:2]
-    scale = max(height, width) / longest
-    if scale <= 1:
-        return picture
-    size = (max(1, round(width / scale)), max(1, round(height / scale)))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+def _weight(cover: Floats, mask: Mask) -> float:
+    """Width of strokes, in pixels of full ink."""
+    return stroke_width(mask) * float(cover[mask].mean())
+
+
+def _parted(ink: Floats, ground: Floats) -> float:
+    """Share of the variance that lies between ink and ground, 0 to 1."""
+    if not len(ink) or not len(ground):
+        return 1.0
+    share = len(ink) / (len(ink) + len(ground))
+    between = share * (1 - share) * float(ink.mean() - ground.mean()) ** 2
+    within = share * float(ink.var()) + (1 - share) * float(ground.var())
+    return between / max(between + within, 1e-9)

@@ -1,5 +1,6 @@
 """Which pixels are ink: grey values, the paper behind them, the polarity, the threshold."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -7,11 +8,28 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from edgelstm.data.picture.blobs import label
+from edgelstm.data.picture.draw import stroke_width
+
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
-EVEN_SHARE = 0.6
-"""Paper never has one value over so much of a picture; a drawing's canvas does."""
+TWO_LEVELS_PX = 64
+"""Longest side of the copy in which two levels are looked for: averaged so far, grain is gone and strokes are not."""
+CLEAR, CLEAR_FAR_APART = 0.79, 0.7
+"""Share of the variance that two levels explain where there are only ink and paper; less will do where the two are as
+far apart as shades of one paper never are."""
+NEAR_TOGETHER, FAR_APART = 6, 100
+"""Grey levels: averages of grain are whole numbers too, two or three of them."""
+EVEN_RIM = 0.1
+"""Ink along so little of the rim leaves no doubt about the ground."""
+TOGETHER = 1.0
+"""Weight of how far ink hangs together, against the shares of picture and rim that ground covers."""
+FULL = 0.75
+"""Share of the ink that is paler than full ink."""
+HAIRLINE_PX = 2.5
+"""Strokes narrower than this are blurred: whether they fall on one column of pixels or between two shows too much."""
 GROUND_PX = 160
 """Longest side of the copy in which paper is told from ink."""
 MIN_CONTRAST = 0.04
@@ -28,24 +46,26 @@ GRAIN = 4
 """A slope is an edge if it is so many times steeper than the median slope."""
 
 
-def grey_from(picture: Bytes) -> Floats:
-    """(H, W) float32: grey as it is; colour along the direction in which the ink differs most."""
+def grey_from(picture: Bytes) -> Bytes:
+    """(H, W) uint8: grey as it is; colour along the direction in which the ink differs most."""
     if picture.ndim == 2:
-        return picture.astype(np.float32)
-    flat = picture.reshape(-1, 3).astype(np.float32)
+        return picture
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    flat = picture.reshape(-1, 3)
+    flat = flat[:: max(1, len(flat) // 10_000)].astype(np.float32)  # enough to see how the colours spread
     away = flat - np.array([median(channel) for channel in flat.T], np.float32)
     spread, axes = np.linalg.eigh(away.T @ away / len(away))
-    main = axes[:, -1].astype(np.float32)
     # another direction is worth its noise only if things differ there three times as much as in brightness
-    if float(np.var(away @ LUMA)) * 3 < float(spread[-1]) * float(LUMA @ LUMA):
-        main = main / np.abs(main).sum()
-        if main @ LUMA < 0:
-            main = -main
-        grey = flat @ main
-        grey = grey - min(0.0, float(255 * main[main < 0].sum()))
-    else:
-        grey = flat @ LUMA
-    return np.asarray(grey.reshape(picture.shape[:2]), np.float32)
+    if float(np.var(away @ LUMA)) * 3 >= float(spread[-1]) * float(LUMA @ LUMA):
+        return np.asarray(image.convert("L"))
+    main = axes[:, -1] / np.abs(axes[:, -1]).sum()
+    main = main if main @ LUMA >= 0 else -main
+    return np.asarray(image.convert("L", (*main.tolist(), float(-255 * main[main < 0].sum()))))
+
+
+def rim_of(picture: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The pixels along the four edges."""
+    return np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
 
 
 def median(values: npt.NDArray[Any]) -> float:
@@ -73,10 +93,10 @@ def _extreme(values: Floats, size: int, highest: bool) -> Floats:
     return values
 
 
-def _small(grey: Floats) -> Floats:
-    """A copy of at most GROUND_PX, averaged."""
+def _small(grey: npt.NDArray[Any], longest: int = GROUND_PX) -> npt.NDArray[Any]:
+    """A copy of at most so many pixels, averaged."""
     height, width = grey.shape
-    scale = max(height, width) / GROUND_PX
+    scale = max(height, width) / longest
     if scale <= 1:
         return grey
     size = (max(1, round(width / scale)), max(1, round(height / scale)))
@@ -130,24 +150,74 @@ def _quadratic(y: Floats, x: Floats) -> tuple[Floats, ...]:
     return np.ones_like(x), x, y, x * x, x * y, y * y
 
 
-def even_ground(grey: Floats) -> int | None:
-    """The one grey value of a drawing's ground; None for other pictures."""
-    counts = np.bincount(np.rint(grey).astype(np.uint8).ravel(), minlength=256)
-    ground = int(counts.argmax())
-    return ground if counts[ground] >= EVEN_SHARE * grey.size else None
+@dataclass(frozen=True)
+class Ink:
+    """How much ink covers each pixel of a picture, at some scale."""
+
+    cover: Floats
+    """(H, W), above 0.5 inside the strokes, 1 in their middle."""
+    votes: Floats | None
+    """(H-2, W-2), how far each inner pixel is an edge; None: all edges are alike."""
+    margin: int
+    """Pixels of even ground that were added all around; 0 in a photo, which ends at its edges."""
+    scale: float
+    """Pixels of ``cover`` for one of what it was made of."""
 
 
-def ink_on_even_ground(grey: Floats) -> Floats | None:
-    """How much ink covers each pixel of a drawing, whose ground is one exact value; None for other pictures."""
-    ground = even_ground(grey)
-    if ground is None:
-        return None
-    away = grey - np.float32(ground)
-    darker, lighter = np.maximum(-away, 0), np.maximum(away, 0)
-    weight = _centre_weight((grey.shape[0], grey.shape[1]))
-    if float((weight * darker * darker).sum()) >= float((weight * lighter * lighter).sum()):
-        return np.asarray(darker / max(ground, DARKEST), np.float32)
-    return np.asarray(lighter / 255, np.float32)
+@dataclass(frozen=True)
+class Levels:
+    """A small copy of a picture, parted in two."""
+
+    small: Bytes
+    level: float
+    """What is above it is light, the rest dark."""
+    clear: bool
+    """Whether there are just ink and paper."""
+
+
+def two_levels(grey: Bytes) -> Levels:
+    """Part a small copy by Otsu's level (1979), and tell whether it shows just ink and paper.
+
+    Averaged so far that grain is gone, these are two levels. Shading, grain or soft shadows are two levels, cut
+    anywhere, to two thirds or three quarters only.
+    """
+    small = _small(grey, TWO_LEVELS_PX)
+    counts = np.bincount(small.ravel(), minlength=256).astype(np.float64)
+    below, total = np.cumsum(counts), np.cumsum(counts * np.arange(256))
+    above = below[-1] - below
+    between = (total[-1] * below - total * below[-1]) ** 2 / np.maximum(below * above, 1)
+    best = np.flatnonzero(between >= between.max() * (1 - 1e-9))
+    level = float(best.mean())
+    share = float(between.max()) / max(float(small.var()) * below[-1] ** 2, 1e-9)
+    apart = float(small[small > level].mean() - small[small <= level].mean()) if share > 1e-6 else 0.0
+    return Levels(small, level, apart > NEAR_TOGETHER and share > (CLEAR if apart < FAR_APART else CLEAR_FAR_APART))
+
+
+def even_ink(grey: Bytes, levels: Levels, margin: int, scale: float) -> Ink:
+    """The ink of a picture of two levels, in a margin of its ground."""
+    level, dark = levels.level, levels.small <= levels.level
+    on_rim = float(rim_of(dark).mean())
+    ground_is_dark = on_rim > 0.5
+    if EVEN_RIM < on_rim < 1 - EVEN_RIM:
+        ground_is_dark = _ground_score(dark) >= _ground_score(~dark)
+    own = grey[(grey <= level) == ground_is_dark]
+    ground = median(own)
+    away = (grey.astype(np.float32) - np.float32(ground)) * (1 if ground_is_dark else -1)
+    away = np.pad(np.maximum(away, 0), margin)
+    for _ in range(4):
+        strokes = away[away > abs(level - ground)]
+        full = float(np.partition(strokes, int(FULL * len(strokes)))[int(FULL * len(strokes))]) if len(strokes) else 1.0
+        if stroke_width(away > full / 2) >= HAIRLINE_PX:
+            break
+        away = blurred(away)
+    return Ink(away / np.float32(max(full, 1)), None, margin, scale)
+
+
+def _ground_score(mask: Mask) -> float:
+    """How far a part of the picture is ground: it covers most of it, and of the rim, and ink divides it."""
+    pieces = label(mask)
+    together = float(pieces.area.max() / mask.sum()) if len(pieces) else 0.0
+    return float(mask.mean() + rim_of(mask).mean()) - TOGETHER * together
 
 
 def ink_is_dark(grey: Floats) -> bool:
@@ -216,3 +286,24 @@ def blurred(ink: Floats) -> Floats:
         before, after = (np.take(padded, range(i, i + n), axis) for i in (0, 2))
         ink = np.asarray((before + 2 * ink + after) / 4, np.float32)
     return ink
+
+
+def photo_ink(grey: Floats, scale: float) -> Ink | None:
+    """The ink of a photo, whose paper has shadows and shading; None: no ink."""
+    ink = ink_from(grey, ink_is_dark(grey))
+    votes = slope_votes(ink)
+    if votes is None:  # blank, or all edges, as the dots of a fax: blur them together
+        for _ in range(4):
+            grey = blurred(grey)
+        ink = ink_from(grey, ink_is_dark(grey))
+        votes = slope_votes(ink)
+    level = threshold(ink, votes)
+    if level is None:
+        return None
+    if stroke_width(ink > level) < HAIRLINE_PX:
+        softer = blurred(ink)
+        soft_votes = slope_votes(softer)
+        soft_level = threshold(softer, soft_votes)
+        if soft_level is not None:
+            ink, votes, level = softer, soft_votes, soft_level
+    return Ink(ink * np.float32(0.5 / level), votes, 0, scale)

@@ -26,10 +26,12 @@ def without_lines(mask: Mask) -> Mask:
 def _without_rules(mask: Mask) -> Mask:
     """Take away near-horizontal lines. Where a stroke crosses one, the ink is too high to be a line."""
     height, width = mask.shape
+    if mask.any(axis=0).mean() < WHOLE:  # the common case, and quick
+        return mask
     highest = max(3, height // 70)  # pixels; lines are printed thinner than people write
     thin = mask & ~_opened(mask, highest + 1)
     y, x = np.nonzero(thin)
-    if len(y) < width // 2:  # too few for any line: the common case, and quick
+    if len(y) < width // 2:  # too few for any line
         return mask
     found: list[tuple[bool, Ints]] = []
     edge = max(2, width // 25)
@@ -48,10 +50,26 @@ def _without_rules(mask: Mask) -> Mask:
                 found.append((whole, on))
     n_partial = len({int(y[on].mean()) // max(4, height // 30) for _, on in found})  # one line is found many times
     out = mask.copy()
+    if n_partial < MIN_PARTIAL and any(_turns(mask, y[on], x[on], highest) for _, on in found):
+        return mask
     for whole, on in found:
         if whole or n_partial >= MIN_PARTIAL:
             out[y[on], x[on]] = False
     return out if out.sum() > 0.02 * mask.sum() else mask  # or the line is all there is: a 1 from edge to edge
+
+
+def _turns(mask: Mask, y: Ints, x: Ints, highest: int) -> bool:
+    """Whether other ink joins one of its ends: a bar of a 2, 5 or 7 as wide as the picture; a printed line goes on."""
+    height, width = mask.shape
+    zone = width // 8
+    for end in (x < zone, x >= width - zone):
+        if end.any():
+            columns = np.unique(x[end])
+            level = round(float(y[end].mean()))
+            for at in (level - 2 * highest, level + 2 * highest):
+                if 0 <= at < height and mask[at, columns].any():
+                    return True
+    return False
 
 
 def _opened(mask: Mask, length: int) -> Mask:
