@@ -68,11 +68,12 @@ class Workers:
         n = n or min(n_cores(), MAX_WORKERS)
         self.n_ahead = 2 * n + 1
         """Tasks that are taken at most before the first of them is answered: what bounds the memory."""
+        # what they inherit, and the process that tracks their semaphores: no module that lies beside the pictures, one
+        # thread each, and no Ctrl-C but ours
+        os.environ.update(PYTHONSAFEPATH="1", OPENBLAS_NUM_THREADS="1")
         spawn = get_context("spawn")
         theirs, self._lifeline = spawn.Pipe(duplex=False)
         self._pool = ProcessPoolExecutor(n, spawn, _begin, (theirs, setup, arguments))
-        # what they inherit: no module that lies beside the pictures, one thread each, and no Ctrl-C but ours
-        os.environ.update(PYTHONSAFEPATH="1", OPENBLAS_NUM_THREADS="1")
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for _ in range(n):  # the pool starts a process at each task that finds none idle
