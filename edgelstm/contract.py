@@ -63,6 +63,10 @@ MAX_COUNT = 2**63
 """Above any number of sequences, any seed: so that no number of thousands of digits reaches a terminal."""
 MAX_ROWS = int(MODEL_RANGES["rows"][1])
 """Of one call where lengths differ."""
+N_VIEWS = 7
+"""A picture and six changes of it: what the rule for no digit looks at."""
+MAX_UNITS, MAX_WEIGHT = 64, 1e4
+"""Of such a rule; an exported one has fewer and smaller ones."""
 _PREFIX = "edgelstm."
 _UINT8 = np.dtype(np.uint8)
 
@@ -136,6 +140,28 @@ class EarlyRule:
 
 
 @dataclass(frozen=True)
+class NoDigitRule:
+    """When a picture is said to show no digit: a layer of tanh units on the logits of it and of changes of it.
+
+    The changes are those of `edgelstm.runtime.calibration.logits_of_views`.
+    """
+
+    hidden: tuple[tuple[float, ...], ...]
+    """Of each unit the weights of N_VIEWS * classes logits, and its bias."""
+    output: tuple[float, ...]
+    """The weights of the units, and a bias: a sum above 0 says that it is no digit."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.hidden, tuple) or not 1 <= len(self.hidden) <= MAX_UNITS:
+            raise ValueError(f"no_digit: found {type(self.hidden).__name__}, expected 1 to {MAX_UNITS} units")
+        for weights in (*self.hidden, self.output):
+            if not isinstance(weights, tuple) or not all(type(w) is float and abs(w) <= MAX_WEIGHT for w in weights):
+                raise ValueError(f"no_digit: found {weights!r:.100}, expected numbers of at most {MAX_WEIGHT:,}")
+        if len(self.output) != len(self.hidden) + 1:
+            raise ValueError(f"no_digit: found {len(self.output)} weights, expected {len(self.hidden) + 1}")
+
+
+@dataclass(frozen=True)
 class ModelContract:
     """What an exported model says of itself in its ONNX metadata."""
 
@@ -163,6 +189,8 @@ class ModelContract:
     ranges: tuple[tuple[float, float], ...] = ()
     """Smallest and largest value of each column in the training split; empty for pixels. Far outside, a model was
     never trained, and integer engines saturate."""
+    no_digit: NoDigitRule | None = None
+    """For models of digits: when a picture shows none; None is not written down."""
 
     def __post_init__(self) -> None:
         texts = (self.name, *self.versions.keys(), *self.versions.values())
@@ -183,12 +211,15 @@ class ModelContract:
         if self.seed is not None and (type(self.seed) is not int or abs(self.seed) >= MAX_COUNT):
             raise ValueError(f"seed: found {self.seed!r}, expected a whole number")
         check_temperature(self.temperature)
+        check_no_digit(self.no_digit, self.config)
 
     def to_metadata(self) -> dict[str, str]:
         """String keys and values for ONNX ``metadata_props``, sorted: equal contracts, equal bytes."""
         values = asdict(self)
         if self.temperature == 1:  # as in files from before there was one
             del values["temperature"]
+        if self.no_digit is None:
+            del values["no_digit"]
         if self.kind == "picture":  # not written down, as in files from before there were others
             del values["kind"]
             if self.early is None:
@@ -225,6 +256,7 @@ class ModelContract:
                 read["early"] = EarlyRule(**{**early, "validation": validation})
             if "ranges" in read:
                 read["ranges"] = tuple(tuple(limits) for limits in read["ranges"])
+            read["no_digit"] = no_digit_from(read.get("no_digit"))
             return cls(**read)
         except ModelError:
             raise
@@ -252,6 +284,25 @@ def check_ranges(ranges: object, config: ModelConfig) -> None:
             raise ValueError(f"ranges: found {limits!r:.100}, expected two numbers")
         if not -FLOAT32_MAX <= limits[0] <= limits[1] <= FLOAT32_MAX:
             raise ValueError(f"ranges: found {limits!r:.100}, expected the smaller number first")
+
+
+def no_digit_from(values: Any) -> NoDigitRule | None:
+    """The rule of its values in JSON. Raises ValueError, TypeError, KeyError or AttributeError for nonsense."""
+    if values is None:
+        return None
+    hidden, output = (values.pop(key) for key in ("hidden", "output"))
+    return NoDigitRule(tuple(tuple(unit) for unit in hidden), tuple(output), **values)
+
+
+def check_no_digit(rule: NoDigitRule | None, config: ModelConfig) -> None:
+    """Raise ValueError unless it fits the pictures and classes of the model."""
+    if rule is None:
+        return
+    if config.preparation != "digit" or config.rows != config.cols:
+        raise ValueError("no_digit: found a rule, expected none but for digits in square pictures")
+    n = N_VIEWS * config.n_classes + 1
+    if wrong := [len(weights) for weights in rule.hidden if len(weights) != n]:
+        raise ValueError(f"no_digit: found {wrong[0]:,} weights of a unit, expected {n:,}")
 
 
 def in_batches(runner: Runner, sequences: Sequences, batch_size: int, lengths: Lengths | None = None) -> Logits:

@@ -62,6 +62,7 @@ def contract_of(
         kind=kind,
         early=early,
         ranges=checkpoint.ranges,
+        no_digit=checkpoint.no_digit,
         version=version,
     )
 

@@ -1,9 +1,9 @@
-"""That confidence means what it says: probabilities of logits, and the temperature that makes them fit."""
+"""That confidence means what it says: probabilities of logits, the temperature that makes them fit, and no digits."""
 
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.contract import Logits
+from edgelstm.contract import N_VIEWS, Logits, NoDigitRule, Pixels, Runner
 
 Shares = npt.NDArray[np.float64]
 
@@ -52,3 +52,26 @@ def fit_temperature(logits: Logits, labels: npt.NDArray[np.integer]) -> float:
         else:
             low = first
     return float(f"{np.exp((low + high) / 2):.4g}")
+
+
+def logits_of_views(runner: Runner, pixels: Pixels, logits: Logits | None = None) -> Logits:
+    """Square (B, rows, rows) pictures -> (B, N_VIEWS * classes) logits of each as it is and of six changes of it.
+
+    Its upper, lower, left and right half, the rest blank; mirrored; and transposed. What a digit becomes by these is
+    read as certain classes; a letter that is taken for that digit, or two digits, become something else. ``logits``
+    are those of the pictures as they are, if they are known.
+    """
+    half = pixels.shape[1] // 2
+    views = np.stack([pixels] * 4 + [pixels[:, :, ::-1], pixels.transpose(0, 2, 1)])
+    views[0, :, half:], views[1, :, :half], views[2, :, :, half:], views[3, :, :, :half] = 0, 0, 0, 0
+    found = runner.logits(views.reshape(-1, *pixels.shape[1:]))
+    whole = runner.logits(pixels) if logits is None else logits
+    return np.concatenate([whole, *np.split(found, N_VIEWS - 1)], axis=1)
+
+
+def no_digit_score(views: Logits, rule: NoDigitRule) -> npt.NDArray[np.float64]:
+    """(B,) scores of what `logits_of_views` gives: above 0 for no digit; sigmoid(-score) is the probability of one."""
+    hidden = np.array(rule.hidden)
+    units = np.tanh(views @ hidden[:, :-1].T + hidden[:, -1])
+    score: npt.NDArray[np.float64] = units @ np.array(rule.output[:-1]) + rule.output[-1]
+    return score

@@ -15,7 +15,7 @@ from edgelstm.contract import MAX_ROWS, Lengths, ModelContract, Pixels, Sequence
 from edgelstm.data.picture import MAX_FILE_BYTES, digit_from_array, pixels_of, read_pixels
 from edgelstm.errors import DataError, EdgeLstmError, ModelError, PictureError, printable
 from edgelstm.onnx_file import ModelSource, open_model
-from edgelstm.runtime.calibration import probabilities
+from edgelstm.runtime.calibration import logits_of_views, no_digit_score, probabilities
 from edgelstm.runtime.runner import AnyProvider, open_runner
 from edgelstm.runtime.session import SessionSettings
 
@@ -33,6 +33,8 @@ For sequences that are prepared already, (B, rows, cols), there is ``OrtRunner.l
 """
 LOW_CONFIDENCE = 0.7
 """Below, an answer gets a note: of such answers about every third is wrong or more."""
+NO_DIGIT = "no digit"
+"""The note of a picture that looks like none; the model's nearest class is named all the same."""
 CHUNK = 16
 """Inputs that are read before the model runs once on all of them: what one costs a run is then small."""
 
@@ -48,7 +50,8 @@ class Prediction:
     label: str | None = None
     """Name of the class; None where ``index`` is."""
     confidence: float | None = None
-    """Probability of the most probable class, 0 to 1, by the model's temperature; None if nothing was read."""
+    """Probability of the most probable class, 0 to 1, by the model's temperature, and times that of a digit at all if
+    the model knows it; None if nothing was read."""
     top: tuple[tuple[str, float], ...] = field(default=(), repr=False)
     """Names of the most probable classes with their probabilities, falling."""
     note: str | None = None
@@ -179,9 +182,15 @@ class Classifier:
                 fix="its weights are damaged: export the checkpoint again",
             )
         shares = probabilities(logits, self.runner.contract.temperature)
+        none = np.zeros(len(shares), bool)
+        if rule := self.runner.contract.no_digit:
+            score = no_digit_score(logits_of_views(self.runner, np.stack(sequences), logits), rule)
+            # how probable it is that there is a digit, and that it is this one
+            shares *= 1 / (1 + np.exp(np.minimum(score, 700)))[:, None]
+            none = score > 0
         order = np.argsort(-shares, axis=1, kind="stable")[:, : self._top]
         # as Python's own numbers in one go: a NumPy scalar at a time costs more than the model does
-        best = iter(zip(order.tolist(), np.take_along_axis(shares, order, 1).tolist(), strict=True))
+        best = iter(zip(order.tolist(), np.take_along_axis(shares, order, 1).tolist(), none.tolist(), strict=True))
         return [each if each.sequence is None else self._answered(each, *next(best)) for each in prepared]
 
     def _batch(self, sequences: list[Sequences]) -> tuple[Sequences, Lengths] | tuple[Sequences]:
@@ -192,7 +201,7 @@ class Classifier:
 
         return stacked(sequences, "the input")
 
-    def _answered(self, prepared: Prediction, indices: list[int], shares: list[float]) -> Prediction:
+    def _answered(self, prepared: Prediction, indices: list[int], shares: list[float], none: bool) -> Prediction:
         assert prepared.sequence is not None
         if self._config.preparation == "digit" and not prepared.sequence.any():
             return prepared  # the logits of an empty picture are the model's bias: not an answer
@@ -201,7 +210,9 @@ class Classifier:
         notes = [prepared.note]
         if self._config.is_values:
             notes += _unlike_training(prepared.sequence, self.runner.contract)
-        if confidence < max(LOW_CONFIDENCE, self._min_confidence):
+        if none:
+            notes.append(NO_DIGIT)
+        elif confidence < max(LOW_CONFIDENCE, self._min_confidence):
             notes.append("low confidence")
         note = "; ".join(filter(None, notes)) or None
         index, name = (None, None) if confidence < self._min_confidence else (indices[0], label)

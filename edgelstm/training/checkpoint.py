@@ -22,7 +22,7 @@ from edgelstm.config import (
     model_config_from,
     train_config_from,
 )
-from edgelstm.contract import Score, check_ranges, check_temperature
+from edgelstm.contract import NoDigitRule, Score, check_no_digit, check_ranges, check_temperature, no_digit_from
 from edgelstm.errors import CheckpointError
 from edgelstm.files import write_bytes
 from edgelstm.training.model import RowLstm, numpy_weights
@@ -60,6 +60,8 @@ class Checkpoint:
     """Fitted to the validation logits; see `edgelstm.runtime.calibration`."""
     ranges: tuple[tuple[float, float], ...] = ()
     """Smallest and largest value of each column in the training split; empty for pixels."""
+    no_digit: NoDigitRule | None = None
+    """Fitted by `tools/outliers.py`; None if nothing was."""
 
     def model(self) -> RowLstm:
         """A RowLstm with these weights, in evaluation mode."""
@@ -111,6 +113,7 @@ def _checkpoint_from(values: dict[str, Any]) -> tuple[Checkpoint, Shapes]:
     values["config"] = model_config_from(values["config"])
     values["train"] = train_config_from(values["train"])
     values["ranges"] = tuple(tuple(limits) for limits in values.get("ranges", ()))
+    values["no_digit"] = no_digit_from(values.get("no_digit"))
     checkpoint = Checkpoint(weights={}, **values)
     check_run(checkpoint.name, checkpoint.epoch, MAX_EPOCHS)
     versions = checkpoint.versions
@@ -119,6 +122,7 @@ def _checkpoint_from(values: dict[str, Any]) -> tuple[Checkpoint, Shapes]:
         raise ValueError(f"data_sha256 or versions: found something else than texts of at most {MAX_NAME} characters")
     check_temperature(checkpoint.temperature)
     check_ranges(checkpoint.ranges, checkpoint.config)
+    check_no_digit(checkpoint.no_digit, checkpoint.config)
     return checkpoint, weight_shapes(checkpoint.config)
 
 
