@@ -13,6 +13,7 @@ from edgelstm.contract import (
     PIXELS_NAME,
     EarlyRule,
     ModelContract,
+    NoDigitRule,
     Score,
     check_sequences,
     graph_layout,
@@ -20,10 +21,11 @@ from edgelstm.contract import (
 )
 from edgelstm.errors import ModelError
 
+NO_DIGIT = NoDigitRule(((0.5,) * 71, (-1.0,) * 71), (1.0, 2.0, -3.0))
 FULL = ModelContract(
     FAMILY["small"], name="small", recipe="best", seed=3, weights_sha256="a" * 64, data_sha256="b" * 64,
     validation=Score(4_950, 5_000), test=Score(9_901, 10_000), versions={"torch": "2.10", "edgelstm": "0.1.0"},
-    temperature=1.37, early=EarlyRule(0.95, 2, 20.5, Score(4_990, 5_000), 1.37),
+    temperature=1.37, early=EarlyRule(0.95, 2, 20.5, Score(4_990, 5_000), 1.37), no_digit=NO_DIGIT,
 )  # fmt: skip
 
 
@@ -49,7 +51,7 @@ def test_equal_contracts_make_the_same_metadata_in_the_same_order():
 def test_a_model_without_temperature_rule_or_stream_says_nothing_of_them():
     """So a file of the first version of this contract is still the same bytes."""
     plain = ModelContract(ModelConfig()).to_metadata()
-    assert {"edgelstm.temperature", "edgelstm.kind", "edgelstm.early"} & plain.keys() == set()
+    assert {"edgelstm.temperature", "edgelstm.kind", "edgelstm.early", "edgelstm.no_digit"} & plain.keys() == set()
     assert ModelContract.from_metadata(plain).temperature == 1.0
 
 
@@ -98,6 +100,16 @@ DAMAGED = [
     *(("early", RULE.replace('"n_stable": 1', f'"n_stable": {text}')) for text in ("0", "1.0", "9" * 4_000)),
     *(("early", RULE.replace('"mean_rows": null', f'"mean_rows": {text}')) for text in ("NaN", "1e300", "-1.0", "{}")),
     ("early", RULE.replace("1.0", "0.0")),
+    *(("no_digit", text) for text in ("{}", "[]", "5", '{"hidden": 3, "output": [1.0]}')),
+    *(
+        ("no_digit", json.dumps({"hidden": hidden, "output": output}))
+        for hidden, output in (
+            ([], [1.0]), ("ab", "abc"),
+            ([[0.5] * 70], [1.0, 1.0]), ([[0.5] * 71], [1.0]), ([[0.5] * 71] * 65, [1.0] * 66),
+            ([[1] * 71], [1.0, 1.0]), ([[1e5] * 71], [1.0, 1.0]), ([[0.5] * 71], [float("nan"), 1.0]),
+        )
+    ),
+    ("no_digit", json.dumps({"hidden": [[0.5] * 71], "output": [1.0, 1.0], "more": 1})),
     ("kind", '"row"'), ("kind", f'"{"x" * 100_000}"'), ("kind", "[]"), ("precision", '"fp8"'), ("precision", "{}"),
     ("unknown", "1"), ("x" * 100_000, "1"), ("version", "one"),
 ]  # fmt: skip
@@ -285,6 +297,12 @@ def test_impossible_ranges_are_refused(ranges):
 def test_ranges_are_of_values_only():
     with pytest.raises(ValueError, match="ranges"):
         ModelContract(ModelConfig(), ranges=((0.0, 255.0),) * 28)
+
+
+@pytest.mark.parametrize("other", [{"preparation": "plain"}, {"cols": 20}])
+def test_a_rule_for_no_digit_is_one_of_digits_in_square_pictures(other):
+    with pytest.raises(ValueError, match="no_digit: found a rule, expected none but for digits in square pictures"):
+        ModelContract(ModelConfig(**other), no_digit=NO_DIGIT)
 
 
 def test_a_contract_of_version_1_is_one_of_digits_of_one_length():

@@ -12,7 +12,7 @@ from sequences import SEQUENCES
 
 from edgelstm import onnx_file
 from edgelstm.config import ModelConfig, shipped_dir
-from edgelstm.contract import EarlyRule, Score, in_batches
+from edgelstm.contract import EarlyRule, NoDigitRule, Score, in_batches
 from edgelstm.data.dataset import Dataset, Part
 from edgelstm.errors import ModelError, ProviderError
 from edgelstm.exporting import checks as checks_module
@@ -660,6 +660,7 @@ def test_a_checkpoint_with_a_nan_verifies_no_file(verdict, tiny_checkpoint, mode
         ("seed", 7),
         ("recipe", "best"),
         ("temperature", 1.5),
+        ("no_digit", {"hidden": [[0.5] * 71], "output": [1.0, 0.0]}),
         ("weights_sha256", "1" * 64),
         ("data_sha256", None),
         ("validation", {"n_right": 9, "n": 10}),
@@ -668,7 +669,8 @@ def test_a_checkpoint_with_a_nan_verifies_no_file(verdict, tiny_checkpoint, mode
 def test_a_claim_that_is_not_the_checkpoints_is_caught(
     verdict, tiny_checkpoint, model_bytes_of, precision, kind, key, value
 ):
-    checkpoint = dataclasses.replace(tiny_checkpoint, temperature=1.25)
+    rule = NoDigitRule(((0.5,) * 71,), (1.0, 0.5))
+    checkpoint = dataclasses.replace(tiny_checkpoint, temperature=1.25, no_digit=rule)
     model = onnx.load_model_from_string(model_bytes_of(checkpoint, precision, kind))
     said(model, key, value)
     report = verdict(model, checkpoint)

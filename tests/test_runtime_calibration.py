@@ -1,15 +1,18 @@
-"""Tests of edgelstm.runtime.calibration: probabilities and temperature."""
+"""Tests of edgelstm.runtime.calibration: probabilities, temperature, and the score of being no digit."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgelstm.contract import N_VIEWS, NoDigitRule
 from edgelstm.runtime.calibration import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
     fit_temperature,
+    logits_of_views,
     negative_log_likelihood,
+    no_digit_score,
     probabilities,
 )
 
@@ -69,3 +72,29 @@ def test_few_right_answers_are_no_proof_of_certainty(n: int, least: float, most:
     labels = np.zeros(n, np.int64)
     confidence = probabilities(logits[:1], fit_temperature(logits, labels)).max()
     assert least < confidence < most
+
+
+class CornerRunner:
+    """Logits that are the four corners of a picture."""
+
+    name = "corners"
+
+    def logits(self, sequences: np.ndarray, lengths: None = None) -> np.ndarray:
+        return sequences[:, [0, 0, -1, -1], [0, -1, 0, -1]].astype(np.float32)
+
+
+def test_the_views_are_the_picture_its_halves_its_mirror_image_and_its_transpose() -> None:
+    picture = np.zeros((2, 4, 4), np.uint8)
+    picture[1, [0, 0, 3, 3], [0, 3, 0, 3]] = 1, 2, 3, 4
+    expected = [[1, 2, 3, 4], [1, 2, 0, 0], [0, 0, 3, 4], [1, 0, 3, 0], [0, 2, 0, 4], [2, 1, 4, 3], [1, 3, 2, 4]]
+    found = logits_of_views(CornerRunner(), picture)
+    assert found.shape == (2, N_VIEWS * 4)
+    assert found[1].reshape(N_VIEWS, 4).tolist() == expected
+    assert not found[0].any()
+
+
+def test_the_score_is_a_sum_of_tanh_units() -> None:
+    rule = NoDigitRule(((1.0, -2.0, 0.5), (0.0, 1.0, 0.0)), (3.0, -1.0, 0.25))
+    found = no_digit_score(np.float32([[1, 2], [0, 0]]), rule)
+    expected = [3 * np.tanh(-2.5) - np.tanh(2) + 0.25, 3 * np.tanh(0.5) + 0.25]
+    assert found == pytest.approx(expected)

@@ -20,11 +20,11 @@ from PIL import Image
 
 import edgelstm
 from edgelstm.config import ModelConfig
-from edgelstm.contract import MAX_ROWS
+from edgelstm.contract import MAX_ROWS, NoDigitRule
 from edgelstm.data.picture import read_picture
 from edgelstm.errors import DataError, ModelError, PictureError
 from edgelstm.runtime import classifier
-from edgelstm.runtime.calibration import probabilities
+from edgelstm.runtime.calibration import logits_of_views, no_digit_score, probabilities
 from edgelstm.runtime.classifier import CHUNK, Classifier, Prediction
 from edgelstm.runtime.session import SessionSettings
 
@@ -662,3 +662,47 @@ def test_values_do_not_slow_the_start_of_a_picture():
     code = "import sys, edgelstm; edgelstm.Classifier('nano', provider='cpu'); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"edgelstm.data.arrays", "edgelstm.data.folders", "edgelstm.data.dataset", "csv"}.isdisjoint(modules)
+
+
+# No digit
+
+
+def judged(checkpoint, model_bytes_of, provider="cpu", bias=0.0, **options):
+    """A model with a rule of two units."""
+    rule = NoDigitRule(((0.1, -0.2, 0.3, 0.1) + (0.0,) * 67, (0.01,) * 71), (4.0, 1.0, bias))
+    content = model_bytes_of(dataclasses.replace(checkpoint, no_digit=rule))
+    return Classifier(content, provider=provider, **options), rule
+
+
+@pytest.mark.parametrize("provider", ["cpu", "c", "c-int8"])
+def test_what_looks_like_no_digit_has_a_note_and_less_confidence(
+    tiny_checkpoint, tiny, model_bytes_of, pictures, provider
+):
+    pixels = np.stack([read_picture(picture).pixels for picture in pictures])
+    found, rule = judged(tiny_checkpoint, model_bytes_of)
+    middle = float(np.median(no_digit_score(logits_of_views(tiny.runner, pixels), rule)))
+    found, rule = judged(tiny_checkpoint, model_bytes_of, provider, bias=-middle)
+    score = no_digit_score(logits_of_views(found.runner, pixels), rule)
+    sure = probabilities(found.runner.logits(pixels)).max(1) / (1 + np.exp(score))
+    answers = list(found.classify_many(pictures))
+    said = ["no digit" in (answer.note or "") for answer in answers]
+    assert said == (score > 0).tolist()
+    assert {True, False} == set(said)
+    assert [answer.confidence for answer in answers] == pytest.approx(sure.tolist(), abs=1e-4)
+    if provider == "cpu":
+        assert [answer.label for answer in answers] == [answer.label for answer in tiny.classify_many(pictures)]
+
+
+def test_what_is_empty_or_of_several_pieces_keeps_its_own_note(tiny_checkpoint, model_bytes_of, pictures):
+    found, _ = judged(tiny_checkpoint, model_bytes_of, bias=100.0)
+    empty, digit = found.classify_many([png(np.full((50, 50), 255, np.uint8)), pictures[0]])
+    assert (empty.note, empty.label) == ("no ink found", None)
+    assert digit.note == "no digit"
+    assert digit.label is not None
+    assert digit.confidence == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_no_digit_is_no_answer_where_confidence_is_asked_for(tiny_checkpoint, model_bytes_of, pictures):
+    found, _ = judged(tiny_checkpoint, model_bytes_of, bias=100.0, min_confidence=0.5)
+    answer = found.classify(pictures[0])
+    assert (answer.label, answer.note) == (None, "no digit")

@@ -1,7 +1,8 @@
 """Rebuild the shipped models from nothing: python tools/build_models.py [--seeds 0 1 2] (make models)
 
 Trains the teachers, then base, small and nano with each seed, taught by them, and base once more by the recipe
-early; of each model the seed ships that is nearest the median on the validation images. A run that is already there
+early; of each model the seed ships that is nearest the median on the validation images, with the rule for no digit
+and the temperature that outliers.py fits. A run that is already there
 is gone on with, or taken as it is if it is complete. Every run takes one thread, so that the bits do not hang on the
 number of cores; as many run at a time as there are cores. tools/train_on_gpu.py trains the same runs on one GPU.
 """
@@ -15,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+from outliers import fitted
 from seeds import median_seed
 
 from edgelstm.config import FAMILY, n_cores
@@ -25,7 +28,7 @@ from edgelstm.files import sha256_of, write_bytes
 from edgelstm.measure.compile import logits_sha256
 from edgelstm.native.runner import CRunner
 from edgelstm.runtime.runner import OrtRunner
-from edgelstm.training.checkpoint import STATE_FILE, load_checkpoint
+from edgelstm.training.checkpoint import STATE_FILE, load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
@@ -87,7 +90,7 @@ def ship(name: str, commands: dict[int, str]) -> dict[str, Any]:
     runs = {seed: load_checkpoint(ROOT / RUNS / f"{name}-{seed}") for seed in commands}
     seed = median_seed({seed: _known(run.validation) for seed, run in runs.items()})
     checkpoint = MODELS / f"{name}.safetensors"
-    write_bytes(checkpoint, (ROOT / RUNS / f"{name}-{seed}" / "model.safetensors").read_bytes())
+    save_checkpoint(checkpoint, fitted(runs[seed]))
     exported = [MODELS / f"{name}{suffix}" for suffix in EXPORTS[name]]
     for suffix, options in EXPORTS[name].items():
         edgelstm("export", f"models/{checkpoint.name}", *options, "-o", f"models/{name}{suffix}")
@@ -143,6 +146,7 @@ def main() -> None:
         "--trained-by", metavar="COMMAND", help="what trained the runs that are there, for the manifest"
     )
     args = parser.parse_args()
+    torch.set_num_threads(1)  # what is fitted here does not hang on the number of cores either
     commands = {key: args.trained_by or command for key, command in train_all(args.seeds).items()}
     manifest = {
         name: ship(name, {seed: command for (model, seed), command in commands.items() if model == name})

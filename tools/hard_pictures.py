@@ -22,9 +22,12 @@ from edgelstm.config import DEFAULT_MODEL, N_VALIDATION
 from edgelstm.contract import Logits, in_batches
 from edgelstm.data.mnist import load_mnist
 from edgelstm.runtime.calibration import Shares, fit_temperature, probabilities
+from edgelstm.runtime.classifier import NO_DIGIT as NONE
 from edgelstm.show.contact_sheet import save_pairs
 
 N_BINS = 10
+CERTAIN = 0.9
+"""Confidence from which a wrong answer is one that nobody would check."""
 LOW = 0.8
 """Confidence below which an answer counts as doubtful in the table of what is no digit."""
 
@@ -62,20 +65,27 @@ def table(classifier: Classifier, args: argparse.Namespace) -> tuple[Logits, npt
     """
     n_right = n_all = 0
     pixels, labels = [], []
-    print(f"{'kind':28}{'right':>10}{'':10}{'noted':>7}  {'sure of right, wrong':>20}")
+    print(
+        f"{'kind':28}{'right':>10}{'':10}{'noted':>7}{'no digit':>9}{'wrong >= .9':>12}  {'sure of right, wrong':>20}"
+    )
     for kind in args.kind or KINDS:
         made = list(pictures(kind, args.split, args.n, args.seed))
         found = read(classifier, [content for _, content in made])
         right = np.array([prediction.index == label for prediction, (label, _) in zip(found, made, strict=True)])
         sure = np.array([prediction.confidence or 0.0 for prediction in found])
         noted = sum(prediction.note is not None for prediction in found)
-        seen = [(p.pixels, label) for p, (label, _) in zip(found, made, strict=True) if not p.abstained]
+        accused = sum(NONE in (prediction.note or "") for prediction in found)
+        certain = int((~right & (sure >= CERTAIN)).sum())
+        seen = [(p.sequence, label) for p, (label, _) in zip(found, made, strict=True) if not p.abstained]
         pixels += [own for own, _ in seen]
         labels += [label for _, label in seen]
         n_right, n_all = n_right + int(right.sum()), n_all + len(right)
         parts = "  ".join(f"{sure[part].mean():.2f}" if part.any() else "   -" for part in (right, ~right))
         score = f"{right.sum()}/{len(right)}"
-        print(f"{kind:28}{score:>10}{100 * right.mean():8.1f} %{noted:7d}  {parts:>20}", flush=True)
+        print(
+            f"{kind:28}{score:>10}{100 * right.mean():8.1f} %{noted:7d}{accused:9d}{certain:12d}  {parts:>20}",
+            flush=True,
+        )
     print(f"{'all':28}{f'{n_right}/{n_all}':>10}{100 * n_right / n_all:8.1f} %")
     return in_batches(classifier.runner, np.stack(pixels), 256), np.array(labels)
 
@@ -153,13 +163,20 @@ def _print_reliability(title: str, found: Reliability) -> None:
 
 
 def no_digit_table(classifier: Classifier, args: argparse.Namespace) -> None:
-    """Per kind of picture without a digit: the share with a note, and with a note or low confidence."""
-    print(f"\n{'no digit':28}{'noted':>10}{'noted or':>12} below {LOW}")
+    """Per kind of picture without a digit: how many are said to show none or several, or are doubted.
+
+    Said is: no ink, several objects, or no digit; a low confidence alone is none of these.
+    """
+    print(f"\n{'no digit':28}{'said so':>10}{'noted':>10}{'noted or':>12} below {LOW}")
     for kind in NO_DIGIT:
         found = read(classifier, list(no_digit_pictures(kind, args.split, args.n, args.seed)))
+        said = [prediction.note not in (None, "low confidence") for prediction in found]
         noted = [prediction.note is not None for prediction in found]
         doubtful = [p.note is not None or (p.confidence or 0.0) < LOW for p in found]
-        print(f"{kind:28}{sum(noted):6d}/{len(found)}{sum(doubtful):10d}/{len(found)}", flush=True)
+        print(
+            f"{kind:28}{sum(said):6d}/{len(found)}{sum(noted):6d}/{len(found)}{sum(doubtful):10d}/{len(found)}",
+            flush=True,
+        )
 
 
 def labelled(kind: str, args: argparse.Namespace) -> list[tuple[str, bytes]]:
