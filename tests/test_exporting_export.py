@@ -7,7 +7,7 @@ import pytest
 from sequences import SEQUENCES
 
 from edgelstm.config import ModelConfig
-from edgelstm.contract import Score, in_batches
+from edgelstm.contract import NoDigitRule, Score, in_batches
 from edgelstm.data.dataset import Dataset, Part
 from edgelstm.errors import DataError, ModelError, OutputError, ParityError
 from edgelstm.exporting import export as export_module
@@ -19,7 +19,7 @@ from edgelstm.onnx_file import open_model
 from edgelstm.runtime.early_exit import choose_rule
 from edgelstm.runtime.runner import OrtRunner
 from edgelstm.runtime.stream import Stream, logits_by_step, stateful_form
-from edgelstm.training.checkpoint import save_checkpoint
+from edgelstm.training.checkpoint import load_checkpoint, save_checkpoint
 from edgelstm.training.model import TorchRunner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -105,6 +105,17 @@ def test_streaming_writes_what_stream_runs_of_the_other_file(
     assert open_model(stream.path).contract == dataclasses.replace(open_model(whole.path).contract, kind="stream")
     assert (whole.early, whole.parity) == (stream.early, stream.parity)
     assert stream.n_bytes == stream.path.stat().st_size
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_rule_for_no_digit_goes_from_the_checkpoints_file_into_the_models(
+    tiny_checkpoint, tmp_path, digits, precision
+):
+    rule = NoDigitRule(((0.25,) * 71,), (1.0, 0.5))
+    save_checkpoint(tmp_path / "run.safetensors", dataclasses.replace(tiny_checkpoint, no_digit=rule))
+    loaded = load_checkpoint(tmp_path / "run.safetensors")
+    done = write_model(loaded, tmp_path / "model.onnx", precision, evaluation=digits, force=True)
+    assert open_model(done.path).contract.no_digit == loaded.no_digit == rule
 
 
 # The rule for early exit
