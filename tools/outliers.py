@@ -31,7 +31,7 @@ from edgelstm.training.model import TorchRunner
 
 N_UNITS, SMOOTHING, WEIGHT_DECAY, N_STEPS, BATCH = 10, 0.05, 0.3, 3400, 256
 """Chosen on held-out kinds of pictures: more units, steps or certainty fit these drawings and say less of others."""
-CLEAN_ACCUSED, HARD_ACCUSED = 0.002, 0.01
+CLEAN_ACCUSED, HARD_ACCUSED = 0.005, 0.02
 """Shares of MNIST's digits, and of the changed ones, that may be said to be no digit."""
 SKIPPED = ("real", "drawn", "blank", "texture", "2000")
 """Sets of crops.py that hold no digits, judge, or take long."""
