@@ -284,7 +284,7 @@ def fit_rule(
 
 
 def _rounded(weight: float) -> float:
-    return float(f"{weight:.4g}")
+    return float(f"{weight:.3g}")
 
 
 def main() -> None:
