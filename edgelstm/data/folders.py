@@ -46,7 +46,7 @@ MAX_GROUPS_BYTES = 2**27
 N_CACHED = 8
 """Data sets in the cache folder; beyond, the oldest goes."""
 MAX_CACHED_BYTES = 2**30
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """Another number wherever the same files would be read into other sequences, or be refused."""
 
 
