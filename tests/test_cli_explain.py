@@ -1,6 +1,7 @@
 """Tests of `edgelstm explain`: a line a row, JSON, drawings, and one clear line for what cannot be explained."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from shutil import which
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from edgelstm.cli.output import drawing
 from edgelstm.config import ModelConfig
+from edgelstm.contract import NoDigitRule
 from edgelstm.errors import MissingDependencyError
 from edgelstm.show.explain import explain
 
@@ -26,6 +28,15 @@ def _a_picture_and_a_model(tmp_path, monkeypatch, tiny_model_bytes):
 
 def said(*arguments, **options):
     return run("explain", *arguments, "--model", "tiny.onnx", **options)
+
+
+def test_the_answer_is_as_sure_as_infer_says(tiny_checkpoint, model_bytes_of):
+    rule = NoDigitRule(((0.0,) * 71,), (0.0, 3.0))
+    Path("tiny.onnx").write_bytes(model_bytes_of(replace(tiny_checkpoint, no_digit=rule)))
+    head = said("digit.jpg").stdout.splitlines()[0]
+    answer = json.loads(run("infer", "digit.jpg", "--model", "tiny.onnx", "--json").stdout)
+    assert f"{100 * answer['confidence']:.1f} %, settled at row" in head
+    assert head.endswith("(no digit)")
 
 
 def test_explain_prints_the_answer_and_a_line_a_row_with_its_ink():

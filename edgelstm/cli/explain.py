@@ -86,7 +86,7 @@ def _lines(explanation: "Explanation") -> list[str]:
     width, digits = max(len("input"), *map(len, rows)), max(3, len(str(len(rows))))
     lines = [
         f"{printable(prediction.source)}  {printable(names[leaders[-1]])}  "
-        f"{100 * explanation.probabilities[-1].max():.1f} %, settled at row {settled_at} of "
+        f"{100 * (prediction.confidence or 0):.1f} %, settled at row {settled_at} of "
         f"{explanation.n_rows}" + (f"  ({prediction.note})" if prediction.note else ""),
         f"{'row':<{digits}}  {'input':<{width}}  best",
     ]
