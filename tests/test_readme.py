@@ -11,7 +11,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from edgelstm.cli import COMMANDS, main
 from edgelstm.config import DIGITS
@@ -76,7 +76,9 @@ def printed(tmp_path_factory, sample):
     (folder / five).parent.mkdir(parents=True)
     shutil.copy(ROOT / five, folder / five)
     shutil.copy(next((ROOT / "tests/pictures/5").glob("ql*")), folder / "digit.png")
-    shutil.copy(next((ROOT / "tests/pictures/1").glob("7era*")), folder / "one.png")
+    letter = Image.new("L", (300, 300), 255)
+    ImageDraw.Draw(letter).text((60, 0), "R", 0, ImageFont.load_default(size=240.0))
+    letter.save(folder / "letter.png")
     Image.new("L", (60, 60), 255).save(folder / "blank.png")
     fitting, validation = (Part(sample.sequences[at], sample.labels[at], "") for at in (slice(800), slice(800, 1000)))
     sha256 = FILES["train", "images"].sha256

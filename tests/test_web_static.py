@@ -173,7 +173,7 @@ def test_a_drawing_is_prepared_as_python_prepares_its_picture(node):
     away = np.abs(found.astype(int) - expected).mean(axis=(1, 2))
     said = f"{different} decided otherwise; grey levels a pixel: mean {away.mean():.1f}, most {away.max():.1f}"
     assert len(different) == 0, said
-    assert away.mean() <= 3, said
+    assert away.mean() <= 3.5, said  # Python centres to a quarter of a pixel
     assert away.max() <= 12, said
     assert (decisions[0] == np.arange(N_DIGITS) % 10).mean() > 0.9, said
 
