@@ -683,7 +683,7 @@ def test_what_looks_like_no_digit_has_a_note_and_less_confidence(
     middle = float(np.median(no_digit_score(logits_of_views(tiny.runner, pixels), rule)))
     found, rule = judged(tiny_checkpoint, model_bytes_of, provider, bias=-middle)
     score = no_digit_score(logits_of_views(found.runner, pixels), rule)
-    sure = probabilities(found.runner.logits(pixels)).max(1) / (1 + np.exp(score))
+    sure = probabilities(found.runner.logits(pixels)).max(1) / np.where(score > 0, 1 + np.exp(score), 1)
     answers = list(found.classify_many(pictures))
     said = ["no digit" in (answer.note or "") for answer in answers]
     assert said == (score > 0).tolist()

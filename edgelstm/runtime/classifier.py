@@ -50,8 +50,9 @@ class Prediction:
     label: str | None = None
     """Name of the class; None where ``index`` is."""
     confidence: float | None = None
-    """Probability of the most probable class, 0 to 1, by the model's temperature, and times that of a digit at all if
-    the model knows it; None if nothing was read."""
+    """Probability of the most probable class, 0 to 1, by the model's temperature; None if nothing was read.
+
+    Where the note says that it is no digit, times the probability that it is one: less than a half."""
     top: tuple[tuple[str, float], ...] = field(default=(), repr=False)
     """Names of the most probable classes with their probabilities, falling."""
     note: str | None = None
@@ -185,9 +186,9 @@ class Classifier:
         none = np.zeros(len(shares), bool)
         if rule := self.runner.contract.no_digit:
             score = no_digit_score(logits_of_views(self.runner, np.stack(sequences), logits), rule)
-            # how probable it is that there is a digit, and that it is this one
-            shares *= 1 / (1 + np.exp(np.minimum(score, 700)))[:, None]
             none = score > 0
+            # how probable it is that there is a digit, and that it is this one; else as a stream of its rows says
+            shares[none] /= 1 + np.exp(np.minimum(score[none, None], 700))
         order = np.argsort(-shares, axis=1, kind="stable")[:, : self._top]
         # as Python's own numbers in one go: a NumPy scalar at a time costs more than the model does
         best = iter(zip(order.tolist(), np.take_along_axis(shares, order, 1).tolist(), none.tolist(), strict=True))
