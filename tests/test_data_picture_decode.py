@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import AvifImagePlugin, Image, ImageDraw
 
-from edgelstm.data import picture
 from edgelstm.data.picture import SUFFIXES, UNREADABLE_SUFFIXES, decode, read_picture
 from edgelstm.data.picture.decode import _DECODERS, KEEP_PX
 from edgelstm.errors import PictureError
@@ -281,7 +280,7 @@ def test_a_bug_in_the_preparation_costs_only_that_picture_and_keeps_its_cause(mo
     def broken(*_: object) -> None:
         raise IndexError("index 0 is out of bounds")
 
-    monkeypatch.setattr(picture, "digit_from_array", broken)
+    monkeypatch.setattr("edgelstm.data.picture.find.drawn", broken)
     with pytest.raises(PictureError, match=r"found IndexError: index 0 is out of bounds; report it as a bug") as caught:
         read_picture(encoded(drawn()))
     assert isinstance(caught.value.__cause__, IndexError)

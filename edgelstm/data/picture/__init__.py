@@ -5,7 +5,6 @@ import os
 from edgelstm.data.picture.decode import SUFFIXES, UNREADABLE_SUFFIXES, decode, pixels_of, read_pixels
 from edgelstm.data.picture.find import DigitPicture, digit_from_array
 from edgelstm.data.picture.limits import MAX_FILE_BYTES
-from edgelstm.errors import PictureError, printable
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -26,13 +25,4 @@ def read_picture(source: str | os.PathLike[str] | bytes, rows: int = 28, cols: i
     Raises PictureError, in one line, if it is no picture that can be read. What goes wrong with one picture, a bug
     of ours included, so ends with that picture.
     """
-    pixels = read_pixels(source)
-    try:
-        return digit_from_array(pixels, rows, cols)
-    except PictureError:
-        raise
-    except Exception as error:
-        name = "the picture" if isinstance(source, bytes) else printable(source)
-        raise PictureError(
-            f"cannot find the digit in {name}", found=f"{type(error).__name__}: {error}", fix="report it as a bug"
-        ) from error
+    return digit_from_array(read_pixels(source), rows, cols)

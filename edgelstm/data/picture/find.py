@@ -73,12 +73,13 @@ def digit_from_array(picture: Bytes, rows: int = 28, cols: int = 28) -> DigitPic
                 return DigitPicture(np.ascontiguousarray(candidate))
     try:
         found = _find(picture)
+        pixels = None if found is None else drawn(found.cover, rows, cols)
     except Exception as error:  # whatever happens to one picture may only cost that picture
         what = f"{type(error).__name__}: {error}"
         raise PictureError("cannot find the digit in a picture", found=what, fix="report it as a bug") from error
-    if found is None:
+    if found is None or pixels is None:
         return DigitPicture(np.zeros((rows, cols), np.uint8), "no ink found", empty=True)
-    return DigitPicture(drawn(found.cover, rows, cols), found.note)
+    return DigitPicture(pixels, found.note)
 
 
 def _is_ready(picture: Bytes) -> bool:
